@@ -1,0 +1,17 @@
+"""Raw feedback to preference pairs. The flow, one module a step:
+
+    fetch.py         real raw files and models from the package registry or a Hub
+    sources/         raw files of one source -> canonical tables (users, items, interactions)
+    embed.py         item text -> sentence embeddings
+    exposure.py      canonical tables -> candidate lists -> exposure (Algorithm 1)
+    scenes.py        tables + exposure + templates/ -> scenes (train, test)
+    prompts.py       scene -> chat messages, generation -> parsed decision
+    engines/         language models: sample decisions, score options
+    decisions.py     scenes -> decision processes with option probabilities
+    uncertainty.py   option probabilities -> total, epistemic, mutual information (equation 2)
+    distill.py       decisions of a weak and a strong model -> preference pairs (appendix B.2)
+    validate.py      proves the guarantees on any built dataset
+
+`schema.py` holds the Arrow schemas between the steps, `shards.py` how they are written so that a
+kill loses nothing, `commands.py` the command line.
+"""

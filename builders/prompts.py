@@ -1,0 +1,166 @@
+"""Scenes to chat messages, and generated text back to a decision (appendix E.2).
+
+The labels and the closing `Behavior: [X]` are an interface that recipes, engines and evaluation
+share; the sentences around them are Jinja files in `prompts/` that a user can replace by pointing
+`--prompts` to another folder with the same file names.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.schema import LABELS
+
+Mode = Literal["decision", "direct"]
+Message = dict[str, str]
+
+#: What stands before the single label token, in both modes.
+LABEL_PREFIX = "Behavior: ["
+#: Lines of a decision process, in order, before the Behavior line.
+FIELDS = (
+    "Stimulus",
+    "Stimulus Factors",
+    "Knowledge",
+    "Knowledge Factors",
+    "Evaluation",
+    "Evaluation Style",
+)
+STYLES = ("Logical", "Intuitive", "Impulsive", "Habitual")
+DEFAULT_PROMPTS = Path(__file__).parent / "prompts"
+
+
+@functools.cache
+def _templates(folder: Path) -> dict[str, Any]:
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    templates = {}
+    for name in ("decision_system", "direct_system", "scene"):
+        path = folder / f"{name}.jinja"
+        try:
+            templates[name] = environment.from_string(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                "prompt template is missing", where=path, fix=f"Copy it from {DEFAULT_PROMPTS}."
+            ) from None
+        except TemplateError as error:
+            raise UserError(f"prompt template is broken: {error}", where=path) from error
+    return templates
+
+
+def messages(
+    scene: Mapping[str, Any], mode: Mode = "decision", prompts: Path = DEFAULT_PROMPTS
+) -> list[Message]:
+    """Return the system and user message of a scene.
+
+    Args:
+        scene: Needs `profile` (str), `history` and `exposure` (lists of str).
+        mode: `decision` asks for a decision process first, `direct` for the label alone.
+        prompts: Folder with `decision_system.jinja`, `direct_system.jinja` and `scene.jinja`.
+
+    Raises:
+        UserError: if a template is missing or broken.
+    """
+    templates = _templates(Path(prompts))
+    user = templates["scene"].render(
+        profile=scene["profile"],
+        history=list(scene["history"]),
+        exposure=list(scene["exposure"]),
+        labels=LABELS,
+    )
+    return [
+        {"role": "system", "content": templates[f"{mode}_system"].render().strip()},
+        {"role": "user", "content": user.strip()},
+    ]
+
+
+def answer(label: str, thought: str = "") -> str:
+    """Return an assistant turn: the thought (if any) and its closing `Behavior: [label]` line."""
+    behavior = f"{LABEL_PREFIX}{label}]"
+    return f"{thought.rstrip()}\n{behavior}" if thought else behavior
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A parsed generation. `malformed` names the reason, and is "" for a well-formed one."""
+
+    thought: str = ""
+    behavior: int | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    malformed: str = ""
+
+
+_HEADING = re.compile(
+    rf"^[\s\-*]*\**\s*({'|'.join(sorted((*FIELDS, 'Thought', 'Behavior'), key=len, reverse=True))})"
+    r"\**\s*:\**\s*(.*)$",
+    re.I,
+)
+_BEHAVIOR = re.compile(r"^\**\[?\s*([A-Za-z])\s*\]?\**[.\s]*$")
+
+
+def parse(text: str, options: int, mode: Mode = "decision") -> Decision:
+    """Read one generation; tolerant of layout, never guessing a behavior.
+
+    Leading dashes, bold marks and letter case are tolerated; a description may run over several
+    lines. Malformed are: `no behavior`, `several behaviors`, `label outside the list`,
+    `behavior is not a label`, `text after behavior`, `missing <field>`, `empty <field>`.
+
+    Args:
+        text: The generation.
+        options: Number of options k of the scene.
+        mode: In `direct` mode only the Behavior line is asked for.
+    """
+    found: dict[str, str] = {}
+    current, behaviors, after = "", [], ""
+    for line in text.strip().splitlines():
+        match = _HEADING.match(line)
+        if match:
+            current = match.group(1).title()
+            if current == "Behavior":
+                behaviors.append(match.group(2).strip())
+            elif behaviors:
+                after = line
+            else:
+                found.setdefault(current, match.group(2).strip())
+        elif line.strip():
+            if behaviors:
+                after = line
+            elif current:
+                found[current] = f"{found[current]} {line.strip()}".strip()
+    return _judge(found, behaviors, after, options, mode)
+
+
+def _judge(
+    found: dict[str, str], behaviors: list[str], after: str, options: int, mode: Mode
+) -> Decision:
+    def bad(reason: str) -> Decision:
+        return Decision(fields=found, malformed=reason)
+
+    if not behaviors:
+        return bad("no behavior")
+    if len(behaviors) > 1:
+        return bad("several behaviors")
+    label = _BEHAVIOR.match(behaviors[0])
+    if not label:
+        return bad("behavior is not a label")
+    index = LABELS.find(label.group(1).upper())
+    if not 0 <= index < options:
+        return bad("label outside the list")
+    if after:
+        return bad("text after behavior")
+    if mode == "direct":
+        return Decision(behavior=index)
+    for name in FIELDS:
+        if name not in found:
+            return bad(f"missing {name.lower()}")
+        if not found[name]:
+            return bad(f"empty {name.lower()}")
+    thought = "\n".join(["Thought:", *(f"{name}: {found[name]}" for name in FIELDS)])
+    return Decision(thought=thought, behavior=index, fields=found)

@@ -1,0 +1,62 @@
+"""The command `usermirrorer`: a table of subcommands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.metadata import version
+
+import click
+from usermirrorer.builders.errors import UserError
+
+#: name -> (module:function, one line of help). Imports happen on use: `--help` stays instant.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": (
+        "usermirrorer.recipes.quickstart:command",
+        "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
+    ),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), function)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with:  usermirrorer quickstart",
+)
+@click.version_option(version("usermirrorer"))
+@click.option("--debug", is_flag=True, help="Show Python tracebacks instead of one-line errors.")
+@click.pass_context
+def app(ctx: click.Context, debug: bool) -> None:
+    """Build, release, train and score LLM user simulators from real recommender feedback."""
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line: errors that users can mend are one line on stderr, exit code 1."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app(prog_name="usermirrorer")
+    except UserError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
