@@ -1,0 +1,12 @@
+"""A small Hub for loopback, air-gapped labs and tests, spoken to by the unmodified clients.
+
+    store.py     accounts, tokens, repository records (SQLite) and where each repository lies
+    history.py   a repository's commits, trees and references (bare git, through libgit2)
+    objects.py   large files by SHA-256: receive, prove, send in ranges
+    xet.py       accepts uploads of clients that speak Xet and turns them into large files
+    access.py    who may read and write, and the errors that the clients understand
+    api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
+
+Every change becomes visible by exactly one atomic step (a git reference or a SQLite transaction)
+after everything that it refers to is on the disk, so that a kill at any moment leaves the old state.
+"""

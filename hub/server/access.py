@@ -1,0 +1,138 @@
+"""Who may read and write, and the errors in the form that the clients understand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
+
+
+class HubError(Exception):
+    """An answer other than success; `code` is the X-Error-Code that clients map to exceptions."""
+
+    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.headers = status, message, code, headers
+
+
+def error_response(_: Request, error: HubError) -> JSONResponse:
+    """Turn a HubError into JSON and the X-Error headers."""
+    message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300]
+    headers = {"X-Error-Message": message, **error.headers}
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return JSONResponse({"error": error.message}, error.status, headers)
+
+
+def store_of(request: Request) -> Store:
+    """Return the opened folder of this server."""
+    return request.app.state.store
+
+
+def visitor(request: Request) -> User | None:
+    """Return who asks, None without a token.
+
+    Raises:
+        HubError: 401 if there is a token that is not (or no longer) valid.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if not scheme:
+        return None
+    user = store_of(request).user(token.strip()) if scheme.lower() == "bearer" else None
+    if user is None:
+        raise HubError(401, "Invalid credentials in Authorization header")
+    return user
+
+
+def signed_in(request: Request, *, write: bool = False) -> User:
+    """Return who asks.
+
+    Raises:
+        HubError: 401 without a token, 403 if writing with a read token.
+    """
+    user = visitor(request)
+    if user is None:
+        raise HubError(401, "Invalid username or password.")
+    if write and user.role != "write":
+        raise HubError(403, "This token can only read. Use one with the role 'write'.")
+    return user
+
+
+def owned_namespace(request: Request, namespace: str) -> User:
+    """Return who asks if they may write to `namespace`.
+
+    Raises:
+        HubError: 401 or 403 if not.
+    """
+    user = signed_in(request, write=True)
+    if user.name.lower() != namespace.lower():
+        raise HubError(403, f"{user.name} has no rights to write to the namespace {namespace}")
+    return user
+
+
+def readable(
+    request: Request, kind: str, namespace: str, name: str, *, files: bool = False
+) -> Repo:
+    """Return a repository that the visitor may see; `files`: whose files they may read.
+
+    A private repository of somebody else looks as if it did not exist.
+
+    Raises:
+        HubError: RepoNotFound or GatedRepo.
+    """
+    user = visitor(request)
+    repo = None
+    if kind in KINDS and valid_name(namespace) and valid_name(name):
+        repo = store_of(request).find(kind, namespace, name)
+    owner = repo is not None and user is not None and user.name.lower() == repo.namespace.lower()
+    if repo is None or (repo.private and not owner):
+        raise HubError(404 if user else 401, "Repository not found", "RepoNotFound")
+    if files and repo.gated and not owner and (user is None or repo.gated == "manual"):
+        raise HubError(
+            403 if user else 401, f"Access to {repo.full_name} is restricted", "GatedRepo"
+        )
+    return repo
+
+
+def writable(request: Request, kind: str, namespace: str, name: str) -> tuple[Repo, User]:
+    """Return a repository that the visitor may change, and who they are.
+
+    Raises:
+        HubError: 401, 403 or 404.
+    """
+    signed_in(request)
+    repo = readable(request, kind, namespace, name)
+    return repo, owned_namespace(request, namespace)
+
+
+async def json_body(request: Request, limit: int = 1 << 20) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes.
+
+    Raises:
+        HubError: 413 if it is longer, 400 if it is not a JSON object.
+    """
+    import json
+
+    try:
+        value = json.loads(await body(request, limit) or b"{}")
+    except (ValueError, RecursionError):
+        raise HubError(400, "The body is not JSON") from None
+    if not isinstance(value, dict):
+        raise HubError(400, "The body is not a JSON object")
+    return value
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
+
+    Raises:
+        HubError: 413 if it is longer.
+    """
+    data = bytearray()
+    async for block in request.stream():
+        data += block
+        if len(data) > limit:
+            raise HubError(413, f"The body is longer than {limit} bytes")
+    return bytes(data)

@@ -1,0 +1,466 @@
+"""Files: listing, upload (preupload, large files, commit) and download."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pygit2
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from usermirrorer.hub.server import access, history, objects
+from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.api_repos import REPO, commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.store import Repo, Store
+
+router = APIRouter()
+
+#: Longest commit body, longest line of it (one regular file in base64), and most operations.
+COMMIT_LIMIT, LINE_LIMIT, OPERATIONS_LIMIT = 256 << 20, 16 << 20, 50_000
+#: Largest large file, and how long an upload address is good for.
+FILE_LIMIT, UPLOAD_SECONDS = 1 << 40, 6 * 3600
+
+
+@router.get(REPO + "/tree/{revision:ref}")
+@router.get(REPO + "/tree/{revision:ref}/{path:below}")
+def tree(
+    request: Request, kinds: str, namespace: str, name: str, revision: str, path: str = ""
+) -> JSONResponse:
+    """List the files and folders below a path."""
+    record = access.readable(request, kind_of(kinds), namespace, name)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    found = history.entry(repo, commit, path.strip("/"))
+    if found is None or not found.is_folder:
+        raise not_found(commit, path)
+    entries = list(history.walk(repo, commit, found.path, recursive=_true(request, "recursive")))
+    return _page(request, repo, commit, entries, expand=_true(request, "expand"))
+
+
+def _true(request: Request, key: str) -> bool:
+    return request.query_params.get(key, "").lower() in ("1", "true")
+
+
+def not_found(commit: pygit2.Commit, path: str) -> HubError:
+    """Return the error for a path that a commit does not have."""
+    message = f"{path[:200]} does not exist on this revision"
+    return HubError(404, message, "EntryNotFound", **{"X-Repo-Commit": str(commit.id)})
+
+
+def _page(
+    request: Request,
+    repo: pygit2.Repository,
+    commit: pygit2.Commit,
+    entries: list[history.Entry],
+    *,
+    expand: bool,
+    size: int = 1000,
+) -> JSONResponse:
+    start = request.query_params.get("cursor", "0")
+    first = int(start) if start.isdecimal() else 0
+    part = entries[first : first + size]
+    headers = {"X-Repo-Commit": str(commit.id)}
+    if first + size < len(entries):
+        following = request.url.include_query_params(cursor=first + size)
+        headers["Link"] = f'<{following}>; rel="next"'
+    return JSONResponse(_rows(repo, commit, part, expand), headers=headers)
+
+
+def _rows(
+    repo: pygit2.Repository, commit: pygit2.Commit, entries: list[history.Entry], expand: bool
+) -> list[dict[str, Any]]:
+    changed = history.last_changes(repo, commit, [e.path for e in entries]) if expand else {}
+    rows = []
+    for entry in entries:
+        row: dict[str, Any] = {
+            "type": "directory" if entry.is_folder else "file",
+            "oid": entry.oid,
+            "size": entry.size,
+            "path": entry.path,
+        }
+        if entry.lfs:
+            row["lfs"] = {"oid": entry.lfs[0], "size": entry.lfs[1], "pointerSize": 134}
+        if last := changed.get(entry.path):
+            title = last.message.partition("\n")[0]
+            row["lastCommit"] = {"id": str(last.id), "title": title, "date": iso(last.commit_time)}
+        rows.append(row)
+    return rows
+
+
+@router.post(REPO + "/paths-info/{revision:ref}")
+async def paths_info(
+    request: Request, kinds: str, namespace: str, name: str, revision: str
+) -> JSONResponse:
+    """Describe the given paths; those that do not exist are left out."""
+    from urllib.parse import parse_qs
+
+    data = await access.body(request, 8 << 20)
+    try:
+        if "json" in request.headers.get("content-type", ""):
+            payload = json.loads(data)
+            paths, expand = [str(p) for p in payload["paths"]], bool(payload.get("expand"))
+        else:
+            form = parse_qs(data.decode(), max_num_fields=20_000)
+            paths = form.get("paths", []) + form.get("paths[]", [])
+            expand = form.get("expand", [""])[0].lower() in ("1", "true")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise HubError(400, "The body does not name paths") from None
+    record = access.readable(request, kind_of(kinds), namespace, name)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    found = [history.entry(repo, commit, path.strip("/")) for path in paths]
+    rows = await run_in_threadpool(_rows, repo, commit, [e for e in found if e], expand)
+    return JSONResponse(rows, headers={"X-Repo-Commit": str(commit.id)})
+
+
+@router.post(REPO + "/preupload/{revision:ref}")
+async def preupload(
+    request: Request, kinds: str, namespace: str, name: str, revision: str
+) -> dict[str, Any]:
+    """Say how each file is to be sent and what is there already."""
+    record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    payload = await access.json_body(request, 4 << 20)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    rows = []
+    try:
+        for file in payload["files"]:
+            path, size = str(file["path"]), int(file["size"])
+            sample = base64.b64decode(file.get("sample") or "")
+            found = history.entry(repo, commit, path.strip("/"))
+            rows.append(
+                {
+                    "path": path,
+                    "uploadMode": history.upload_mode(path, size, sample),
+                    "shouldIgnore": False,
+                    "oid": found.etag if found and not found.is_folder else None,
+                }
+            )
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        raise HubError(400, "The body does not list files") from None
+    return {"files": rows, "commitOid": str(commit.id)}
+
+
+@router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
+@router.post("/{kinds}/{namespace}/{name}.git/info/lfs/objects/batch")
+async def batch(request: Request, namespace: str, name: str, kinds: str = "models") -> JSONResponse:
+    """Tell where to send or fetch large files (the git-lfs batch protocol, basic transfer)."""
+    payload = await access.json_body(request, 4 << 20)
+    upload = payload.get("operation") == "upload"
+    if upload:
+        record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    else:
+        record = access.readable(request, kind_of(kinds), namespace, name, files=True)
+    wanted = payload.get("objects")
+    if not isinstance(wanted, list):
+        raise HubError(400, "The body does not list objects")
+    rows = [_batch_row(request, record, item, upload) for item in wanted]
+    return JSONResponse(
+        {"transfer": "basic", "objects": rows}, media_type="application/vnd.git-lfs+json"
+    )
+
+
+def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[str, Any]:
+    oid = item.get("oid") if isinstance(item, dict) else None
+    size = item.get("size") if isinstance(item, dict) else None
+    if not isinstance(oid, str) or not isinstance(size, int) or not objects.OID.fullmatch(oid):
+        raise HubError(422, "An object is named by its SHA-256 and size")
+    row: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
+    if not 0 <= size <= FILE_LIMIT:
+        return {**row, "error": {"code": 422, "message": f"size is not in 0..{FILE_LIMIT}"}}
+    store = store_of(request)
+    there = objects.size_of(store.folder(record), oid)
+    if upload and there != size:
+        row["actions"] = {
+            "upload": {"href": _upload_address(request, record, oid, size)},
+            "verify": {"href": f"{str(request.url).removesuffix('/batch')}/verify"},
+        }
+    elif not upload and there is None:
+        row["error"] = {"code": 404, "message": "object does not exist"}
+    elif not upload:
+        expires = int(time.time()) + UPLOAD_SECONDS
+        signature = store.sign("get", record.id, oid, expires)
+        base = str(request.base_url).rstrip("/")
+        row["actions"] = {
+            "download": {"href": f"{base}/lfs/{record.id}/{oid}?e={expires}&s={signature}"}
+        }
+    return row
+
+
+def _upload_address(request: Request, record: Repo, oid: str, size: int) -> str:
+    """Clients send large files without their token: the address itself carries the right."""
+    expires = int(time.time()) + UPLOAD_SECONDS
+    signature = store_of(request).sign("put", record.id, oid, size, expires)
+    base = str(request.base_url).rstrip("/")
+    return f"{base}/lfs/{record.id}/{oid}?size={size}&e={expires}&s={signature}"
+
+
+def _signed_record(request: Request, repo_id: int, *parts: object) -> Repo:
+    store, query = store_of(request), request.query_params
+    expires = query.get("e", "")
+    fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
+    if not store.signed(query.get("s", ""), *parts, expires) or not fresh:
+        raise HubError(403, "The address is not valid, or no longer")
+    found = store.repos("id = ?", (repo_id,))
+    if not found:
+        raise HubError(404, "Repository not found", "RepoNotFound")
+    return found[0]
+
+
+@router.put("/lfs/{repo_id:int}/{oid}")
+async def receive(request: Request, repo_id: int, oid: str) -> Response:
+    """Receive a large file, proving its size and SHA-256 while it comes."""
+    announced = request.query_params.get("size", "")
+    record = _signed_record(request, repo_id, "put", repo_id, oid, announced)
+    length = request.headers.get("content-length")
+    if length is not None and length != announced:
+        raise HubError(400, f"{length[:20]} bytes come, {announced} were announced")
+    incoming = objects.Incoming(store_of(request).folder(record), oid, int(announced))
+    try:
+        async for block in _blocks(request):
+            await run_in_threadpool(incoming.write, block)
+        await run_in_threadpool(incoming.finish)
+    finally:
+        incoming.close()
+    return Response(status_code=200, headers={"ETag": f'"{oid}"'})
+
+
+async def _blocks(request: Request) -> AsyncIterator[bytes]:
+    """Gather what arrives into blocks worth a hop to another thread."""
+    gathered = bytearray()
+    async for part in request.stream():
+        gathered += part
+        if len(gathered) >= objects.BLOCK:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
+@router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
+@router.post("/{kinds}/{namespace}/{name}.git/info/lfs/objects/verify")
+async def verify(
+    request: Request, namespace: str, name: str, kinds: str = "models"
+) -> dict[str, str]:
+    """Confirm that a large file arrived whole."""
+    payload = await access.json_body(request)
+    record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    there = objects.size_of(store_of(request).folder(record), str(payload.get("oid")))
+    if there is None:
+        raise HubError(404, "object does not exist")
+    if there != payload.get("size"):
+        raise HubError(422, "object has another size")
+    return {"status": "ok"}
+
+
+@router.post(REPO + "/commit/{revision:ref}")
+async def commit(
+    request: Request, kinds: str, namespace: str, name: str, revision: str
+) -> dict[str, Any]:
+    """Make a commit out of NDJSON lines: a header, then one operation a line."""
+    record, user = access.writable(request, kind_of(kinds), namespace, name)
+    if _true(request, "create_pr"):
+        raise HubError(501, "This Hub has no pull requests; commit to a branch instead")
+    store = store_of(request)
+    header: dict[str, Any] = {}
+    changes: list[history.Change] = []
+    async for line in _lines(request):
+        key, value = _operation(line)
+        if key == "header":
+            header = value
+        elif not header:
+            raise HubError(400, "The first line of a commit is its header")
+        else:
+            changes.append(await run_in_threadpool(_change, store, record, key, value))
+        if len(changes) > OPERATIONS_LIMIT:
+            raise HubError(413, f"A commit has at most {OPERATIONS_LIMIT} operations")
+    if not header:
+        raise HubError(400, "The first line of a commit is its header")
+    oid = await run_in_threadpool(
+        _commit_locked, store, record, revision, changes, user.name, header
+    )
+    prefix = "" if kinds == "models" else f"{kinds}/"
+    url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
+    return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+
+
+def _commit_locked(
+    store: Store,
+    record: Repo,
+    branch: str,
+    changes: list[history.Change],
+    author: str,
+    header: dict[str, Any],
+) -> str:
+    message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
+    parent = header.get("parentCommit")
+    with store.locks[record.id]:
+        if not store.repos("id = ?", (record.id,)):
+            raise HubError(404, "Repository not found", "RepoNotFound")
+        git = store.folder(record) / "git"
+        repo = history.open_(git)
+        if f"refs/heads/{branch}" not in repo.references:
+            raise HubError(404, f"Invalid rev id: {branch[:100]}", "RevisionNotFound")
+        return history.commit(
+            git, branch, changes, author, message, None if parent is None else str(parent)
+        )
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes]:
+    """Split a body into lines without ever holding more than one.
+
+    Raises:
+        HubError: 413 if a line or the whole is too long.
+    """
+    rest, total = bytearray(), 0
+    async for block in request.stream():
+        total += len(block)
+        if total > COMMIT_LIMIT:
+            raise HubError(413, f"A commit is at most {COMMIT_LIMIT} bytes; use large files")
+        first, *more = block.split(b"\n")
+        rest += first
+        for part in more:
+            if rest.strip():
+                yield bytes(rest)
+            rest = bytearray(part)
+        if len(rest) > LINE_LIMIT:
+            raise HubError(413, f"A line is at most {LINE_LIMIT} bytes; use large files")
+    if rest.strip():
+        yield bytes(rest)
+
+
+def _operation(line: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        parsed = json.loads(line)
+        key, value = parsed["key"], parsed["value"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise HubError(400, "A line of the commit is not {key, value} in JSON") from None
+    if not isinstance(key, str) or not isinstance(value, dict):
+        raise HubError(400, "A line of the commit is not {key, value} in JSON")
+    return key, value
+
+
+def _change(store: Store, record: Repo, key: str, value: dict[str, Any]) -> history.Change:
+    """Store what an operation carries and return the step of the commit."""
+    path = str(value.get("path", "")).rstrip("/")
+    history.check_path(path)
+    folder = store.folder(record)
+    if key == "deletedFile":
+        return history.Change("delete", path)
+    if key == "deletedFolder":
+        return history.Change("delete_folder", path)
+    if key == "file":
+        try:
+            content = str(value.get("content", ""))
+            plain = value.get("encoding") in ("utf-8", None)
+            data = content.encode() if plain else base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError):
+            raise HubError(400, f"{path} is not in base64") from None
+        return history.Change("put", path, history.write_blob(folder / "git", data))
+    if key == "lfsFile":
+        oid = str(value.get("oid", ""))
+        size = objects.size_of(folder, oid)
+        if size is None:
+            raise HubError(422, f"The content of {path} ({oid[:64]}) has not been uploaded")
+        if value.get("size", size) != size:
+            raise HubError(422, f"{path} has {size} bytes, not {value['size']}")
+        blob = history.write_blob(folder / "git", objects.pointer(oid, size))
+        return history.Change("put", path, blob)
+    raise HubError(400, f"Unknown operation {key[:40]!r}")
+
+
+@router.api_route(
+    "/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+)
+@router.api_route("/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"])
+@router.api_route(
+    "/{kinds}/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+)
+@router.api_route(
+    "/{kinds}/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+)
+def resolve(
+    request: Request, namespace: str, name: str, revision: str, path: str, kinds: str = "models"
+) -> Response:
+    """Send a file of a revision, or a range of it."""
+    record = access.readable(request, kind_of(kinds), namespace, name, files=True)
+    if record.name != name or record.namespace != namespace:
+        prefix = "" if kinds == "models" else f"/{kinds}"
+        target = f"{prefix}/{record.full_name}/resolve/{quote(revision, safe='')}/{quote(path)}"
+        return RedirectResponse(target, 307)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    entry = history.entry(repo, commit, path)
+    if entry is None or entry.is_folder:
+        raise not_found(commit, path)
+    headers = {"X-Repo-Commit": str(commit.id), **_content_headers(path)}
+    if entry.lfs:
+        headers |= {"X-Linked-Etag": f'"{entry.lfs[0]}"', "X-Linked-Size": str(entry.size)}
+        where = objects.path_of(store_of(request).folder(record), entry.lfs[0])
+        return send(request, where, entry.size, entry.etag, headers)
+    return send(request, repo[entry.oid].data, entry.size, entry.etag, headers)
+
+
+def _content_headers(path: str) -> dict[str, str]:
+    """Files of users are never a page of this server: no script in them may run."""
+    kind = "text/plain; charset=utf-8"
+    images = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif"}
+    ending = path.rpartition(".")[2].lower()
+    if ending in history.LARGE or b"\0" in path.encode():
+        kind = images.get(ending, "application/octet-stream")
+    return {
+        "Content-Type": kind,
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+@router.get("/lfs/{repo_id:int}/{oid}")
+def download(request: Request, repo_id: int, oid: str) -> Response:
+    """Send a large file to whoever was given its address."""
+    record = _signed_record(request, repo_id, "get", repo_id, oid)
+    folder = store_of(request).folder(record)
+    size = objects.size_of(folder, oid)
+    if size is None:
+        raise HubError(404, "object does not exist")
+    headers = {"Content-Type": "application/octet-stream"}
+    return send(request, objects.path_of(folder, oid), size, oid, headers)
+
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def send(request: Request, content: Any, size: int, etag: str, headers: dict[str, str]) -> Response:
+    """Send bytes or a file (a path), whole or the one range that is asked for.
+
+    Raises:
+        HubError: 416 if the range lies outside.
+    """
+    headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+    if request.headers.get("if-none-match", "").strip('W/"') == etag:
+        return Response(status_code=304, headers=headers)
+    start, end, status = 0, size, 200
+    match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    unchanged = request.headers.get("if-range", etag).strip('W/"') == etag
+    if match and unchanged and (match[1] or match[2]):
+        start = int(match[1]) if match[1] else max(0, size - int(match[2]))
+        end = min(size, int(match[2]) + 1) if match[1] and match[2] else size
+        if start >= end:
+            raise HubError(416, "The range lies outside", **{"Content-Range": f"bytes */{size}"})
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    if isinstance(content, bytes):
+        return Response(content[start:end], status, headers)
+    blocks: Iterator[bytes] = objects.read_blocks(content, start, end - start)
+    return StreamingResponse(blocks, status, headers)

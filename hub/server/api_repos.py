@@ -1,0 +1,412 @@
+"""Accounts, repositories, their settings, references and history."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from typing import Any
+
+import pygit2
+import yaml
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from usermirrorer.hub.server import access, history
+from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.store import KINDS, Repo, valid_name
+
+router = APIRouter()
+REPO = "/api/{kinds}/{namespace}/{name}"
+#: Front matter longer than this is not parsed: YAML aliases must not blow up the server.
+_CARD_LIMIT = 1 << 20
+_PREFIXED_TAGS = ("language", "license", "size_categories", "task_categories", "task_ids")
+
+
+def kind_of(kinds: str) -> str:
+    """Return `dataset` for `datasets`, and so on.
+
+    Raises:
+        HubError: 404 for anything else.
+    """
+    if kinds.removesuffix("s") not in KINDS or not kinds.endswith("s"):
+        raise HubError(404, "Not found")
+    return kinds.removesuffix("s")
+
+
+def open_repo(request: Request, repo: Repo) -> pygit2.Repository:
+    """Open a repository's history."""
+    return history.open_(store_of(request).folder(repo) / "git")
+
+
+def commit_of(repo: pygit2.Repository, revision: str) -> pygit2.Commit:
+    """Return the commit that `revision` names.
+
+    Raises:
+        HubError: RevisionNotFound.
+    """
+    found = history.resolve(repo, revision)
+    if found is None:
+        raise HubError(404, f"Invalid rev id: {revision[:100]}", "RevisionNotFound")
+    return found
+
+
+def iso(seconds: float) -> str:
+    """Return a time as the Hub writes it, e.g. `2026-01-31T12:00:00.000Z`."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """Return the YAML header of a card, {} if there is none.
+
+    Raises:
+        ValueError: if it is not a YAML mapping, or uses aliases.
+    """
+    head, mark, rest = text.lstrip("\ufeff").replace("\r\n", "\n").partition("---\n")
+    block, end, _ = rest.partition("\n---")
+    if head or not mark or not end:
+        return {}
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(block, yaml.CSafeLoader)):
+            raise ValueError("YAML aliases are not accepted in a card")
+        value = yaml.load(block, yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"the card's header is not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError("the card's header is not a YAML mapping")
+    return value
+
+
+def card_data(repo: pygit2.Repository, commit: pygit2.Commit) -> dict[str, Any]:
+    """Return the header of README.md, {} if it is missing or broken."""
+    readme = history.entry(repo, commit, "README.md")
+    if readme is None or readme.is_folder or readme.lfs or readme.size > _CARD_LIMIT:
+        return {}
+    try:
+        return front_matter(repo[readme.oid].data.decode("utf-8", "replace"))
+    except ValueError:
+        return {}
+
+
+@router.get("/api/whoami-v2")
+def whoami(request: Request) -> dict[str, Any]:
+    """Say whose token this is."""
+    user = access.signed_in(request)
+    token = {"displayName": user.label, "role": user.role}
+    return {
+        "type": "user",
+        "id": user.name,
+        "name": user.name,
+        "fullname": user.name,
+        "email": None,
+        "isPro": False,
+        "orgs": [],
+        "auth": {"type": "access_token", "accessToken": token},
+    }
+
+
+@router.post("/api/validate-yaml")
+async def validate_yaml(request: Request) -> JSONResponse:
+    """Check the header of a card before it is committed."""
+    payload = await access.json_body(request, _CARD_LIMIT)
+    try:
+        front_matter(str(payload.get("content", "")))
+    except ValueError as error:
+        return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
+    return JSONResponse({"errors": [], "warnings": []})
+
+
+@router.post("/api/repos/create")
+async def create(request: Request) -> JSONResponse:
+    """Make a repository with a first commit."""
+    payload = await access.json_body(request)
+    kind, name = str(payload.get("type") or "model"), payload.get("name")
+    user = access.signed_in(request, write=True)
+    namespace = payload.get("organization") or user.name
+    if kind not in KINDS or not valid_name(name) or not valid_name(namespace):
+        raise HubError(400, "Not a repository type or name")
+    access.owned_namespace(request, namespace)
+    private = payload.get("visibility") == "private" or payload.get("private") is True
+    made = store_of(request).create(kind, user.name, str(name), private)
+    url = web_url(request, kind, f"{user.name}/{name}")
+    if made is None:
+        message = "You already created this repo"
+        return JSONResponse({"error": message, "url": url}, 409, {"X-Error-Message": message})
+    return JSONResponse({"url": url, "name": made.full_name, "id": str(made.id)})
+
+
+@router.delete("/api/repos/delete")
+async def delete(request: Request) -> dict[str, str]:
+    """Delete a repository with everything in it."""
+    payload = await access.json_body(request)
+    user = access.signed_in(request, write=True)
+    namespace = str(payload.get("organization") or user.name)
+    kind = str(payload.get("type") or "model")
+    repo, _ = access.writable(request, kind, namespace, str(payload.get("name")))
+    store = store_of(request)
+    with store.locks[repo.id]:
+        store.delete(repo)
+    return {"status": "ok"}
+
+
+@router.post("/api/repos/move")
+async def move(request: Request) -> dict[str, str]:
+    """Rename a repository within the user's namespace."""
+    payload = await access.json_body(request)
+    kind = str(payload.get("type") or "model")
+    source, target = (str(payload.get(key, "")).partition("/") for key in ("fromRepo", "toRepo"))
+    repo, _ = access.writable(request, kind, source[0], source[2])
+    access.owned_namespace(request, target[0])
+    if not valid_name(target[2]):
+        raise HubError(400, "Not a repository name")
+    try:
+        store_of(request).update(repo, name=target[2])
+    except sqlite3.IntegrityError:
+        raise HubError(409, "The new name is taken") from None
+    return {"status": "ok"}
+
+
+@router.put(REPO + "/settings")
+async def settings(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
+    """Change visibility or gating."""
+    payload = await access.json_body(request)
+    repo, _ = access.writable(request, kind_of(kinds), namespace, name)
+    changes: dict[str, Any] = {}
+    if payload.get("visibility") in ("public", "private"):
+        changes["private"] = payload["visibility"] == "private"
+    if isinstance(payload.get("private"), bool):
+        changes["private"] = payload["private"]
+    if payload.get("gated") in (False, "auto", "manual"):
+        changes["gated"] = payload["gated"] or ""
+    if changes:
+        store_of(request).update(repo, **changes)
+    return {"private": repo.private, "gated": repo.gated or False, **changes}
+
+
+def web_url(request: Request, kind: str, full_name: str) -> str:
+    """Return the address of a repository's web page."""
+    prefix = "" if kind == "model" else f"{kind}s/"
+    return f"{str(request.base_url).rstrip('/')}/{prefix}{full_name}"
+
+
+def describe(
+    request: Request,
+    record: Repo,
+    revision: str = "main",
+    *,
+    files: bool = True,
+    blobs: bool = False,
+) -> dict[str, Any]:
+    """Return what `dataset_info` and `model_info` say about a repository at a revision."""
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    card = card_data(repo, commit)
+    info: dict[str, Any] = {
+        "_id": f"{record.id:024x}",
+        "id": record.full_name,
+        "author": record.namespace,
+        "sha": str(commit.id),
+        "createdAt": iso(record.created),
+        "lastModified": iso(commit.commit_time),
+        "private": record.private,
+        "gated": record.gated or False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": tags_of(card),
+        "cardData": card,
+    }
+    if record.kind == "model":
+        info |= {
+            "modelId": record.full_name,
+            "library_name": card.get("library_name"),
+            "pipeline_tag": card.get("pipeline_tag"),
+        }
+    if files:
+        info["siblings"] = [
+            _sibling(entry, blobs) for entry in history.walk(repo, commit) if not entry.is_folder
+        ]
+    return info
+
+
+def _sibling(entry: history.Entry, blobs: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"rfilename": entry.path}
+    if blobs:
+        described |= {"size": entry.size, "blobId": entry.oid}
+        if entry.lfs:
+            described["lfs"] = {"sha256": entry.lfs[0], "size": entry.lfs[1], "pointerSize": 134}
+    return described
+
+
+def tags_of(card: dict[str, Any]) -> list[str]:
+    """Return the tags by which the Hub lists a repository with this card."""
+    tags = [str(tag) for tag in _listed(card.get("tags"))]
+    for key in _PREFIXED_TAGS:
+        tags += [f"{key}:{value}" for value in _listed(card.get(key))]
+    tags += [f"dataset:{value}" for value in _listed(card.get("datasets"))]
+    tags += [str(card[key]) for key in ("library_name", "pipeline_tag") if card.get(key)]
+    return list(dict.fromkeys(tags))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+@router.get(REPO)
+@router.get(REPO + "/revision/{revision:ref}")
+def info(
+    request: Request, kinds: str, namespace: str, name: str, revision: str = "main"
+) -> dict[str, Any]:
+    """Describe a repository at a revision."""
+    record = access.readable(request, kind_of(kinds), namespace, name)
+    return describe(request, record, revision, blobs="blobs" in request.query_params)
+
+
+@router.get("/api/{kinds}")
+def listing(request: Request, kinds: str) -> JSONResponse:
+    """List and search the repositories that the visitor may see, a page at a time."""
+    kind, user, query = kind_of(kinds), access.visitor(request), request.query_params
+    mine = user.name.lower() if user else ""
+    words = [word.lower() for word in query.getlist("search")]
+    wanted = {tag for text in query.getlist("filter") for tag in text.split(",")}
+    found = []
+    for record in store_of(request).repos("kind = ?", (kind,)):
+        hidden = record.private and record.namespace.lower() != mine
+        author = query.get("author", record.namespace).lower()
+        if hidden or author != record.namespace.lower():
+            continue
+        if not all(word in record.full_name.lower() for word in words):
+            continue
+        described = describe(request, record, files="full" in query)
+        if wanted <= set(described["tags"]):
+            found.append(described)
+    if (key := query.get("sort")) in ("lastModified", "createdAt"):
+        found.sort(key=lambda item: item[key], reverse=True)
+    return page(request, found)
+
+
+@router.get("/api/settings/repositories")
+def my_repositories(request: Request) -> JSONResponse:
+    """List the user's own repositories of every kind."""
+    user = access.signed_in(request)
+    rows = [
+        {
+            "id": str(record.id),
+            "name": record.full_name,
+            "type": record.kind,
+            "visibility": "private" if record.private else "public",
+            "createdAt": iso(record.created),
+            "updatedAt": iso(record.created),
+            "storage": 0,
+            "storagePercent": 0.0,
+        }
+        for record in store_of(request).repos("namespace = ?", (user.name,))
+    ]
+    return page(request, rows)
+
+
+def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
+    """Return one page of `rows`, with the Link header that leads to the next."""
+    query = request.query_params
+    number = int(query.get("p", "0")) if query.get("p", "0").isdecimal() else 0
+    if query.get("limit", "").isdecimal():
+        size = max(1, min(size, int(query["limit"][:6])))
+    headers = {"X-Total-Count": str(len(rows))}
+    if (number + 1) * size < len(rows):
+        following = request.url.include_query_params(p=number + 1)
+        headers["Link"] = f'<{following}>; rel="next"'
+    return JSONResponse(rows[number * size : (number + 1) * size], headers=headers)
+
+
+@router.get(REPO + "/auth-check")
+@router.get(REPO + "/auth-check/{right}")
+def auth_check(
+    request: Request, kinds: str, namespace: str, name: str, right: str = "read"
+) -> dict[str, str]:
+    """Say whether the visitor may read (or write) the repository."""
+    if right == "write":
+        access.writable(request, kind_of(kinds), namespace, name)
+    else:
+        access.readable(request, kind_of(kinds), namespace, name, files=True)
+    return {"status": "ok"}
+
+
+@router.get(REPO + "/refs")
+def refs(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
+    """List branches and tags."""
+    record = access.readable(request, kind_of(kinds), namespace, name)
+    found = history.references(open_repo(request, record))
+
+    def rows(group: str) -> list[dict[str, str]]:
+        return [
+            {"name": ref, "ref": f"refs/{group}/{ref}", "targetCommit": oid}
+            for ref, oid in found[group].items()
+        ]
+
+    return {"branches": rows("heads"), "tags": rows("tags"), "converts": [], "pullRequests": []}
+
+
+@router.get(REPO + "/commits/{revision:ref}")
+def commits(request: Request, kinds: str, namespace: str, name: str, revision: str) -> JSONResponse:
+    """List the commits of a revision, newest first."""
+    record = access.readable(request, kind_of(kinds), namespace, name)
+    repo = open_repo(request, record)
+    rows = [
+        {
+            "id": str(commit.id),
+            "title": commit.message.partition("\n")[0],
+            "message": commit.message.partition("\n")[2].strip(),
+            "authors": [{"user": commit.author.name}],
+            "date": iso(commit.commit_time),
+        }
+        for commit in history.log(repo, commit_of(repo, revision))
+    ]
+    return page(request, rows)
+
+
+def _add(request: Request, record: Repo, group: str, name: str, start: str, **tag: str) -> None:
+    store = store_of(request)
+    with store.locks[record.id]:
+        target = commit_of(open_repo(request, record), start)
+        history.add_reference(store.folder(record) / "git", group, name, target, **tag)
+
+
+@router.post(REPO + "/branch/{branch:ref}")
+async def add_branch(
+    request: Request, kinds: str, namespace: str, name: str, branch: str
+) -> dict[str, str]:
+    """Make a branch at a revision (`startingPoint`, else main)."""
+    record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    start = str((await access.json_body(request)).get("startingPoint") or "main")
+    await run_in_threadpool(_add, request, record, "heads", branch, start)
+    return {"status": "ok"}
+
+
+@router.post(REPO + "/tag/{revision:ref}")
+async def add_tag(
+    request: Request, kinds: str, namespace: str, name: str, revision: str
+) -> dict[str, str]:
+    """Make a tag (`tag`, with an optional `message`) at a revision."""
+    record, user = access.writable(request, kind_of(kinds), namespace, name)
+    payload = await access.json_body(request)
+    tag, message = (str(payload.get(key) or "") for key in ("tag", "message"))
+    await run_in_threadpool(
+        _add, request, record, "tags", tag, revision, message=message, author=user.name
+    )
+    return {"status": "ok"}
+
+
+@router.delete(REPO + "/branch/{reference:ref}")
+@router.delete(REPO + "/tag/{reference:ref}")
+def remove(
+    request: Request, kinds: str, namespace: str, name: str, reference: str
+) -> dict[str, str]:
+    """Remove a branch or a tag."""
+    record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    group = "heads" if "/branch/" in request.url.path else "tags"
+    if (group, reference) == ("heads", "main"):
+        raise HubError(403, "The branch main cannot be removed")
+    store = store_of(request)
+    with store.locks[record.id]:
+        history.remove_reference(store.folder(record) / "git", group, reference)
+    return {"status": "ok"}

@@ -1,0 +1,76 @@
+"""Put the HTTP surface together and serve it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from usermirrorer.hub.server import access, addresses, history, objects
+from usermirrorer.hub.server.access import HubError
+from usermirrorer.hub.server.store import Store
+
+
+def create_app(root: Path) -> FastAPI:
+    """Return the application that serves the folder `root`.
+
+    Raises:
+        UserError: if another process serves it.
+    """
+    from usermirrorer.hub.server import api_content, api_repos
+
+    store = Store(root)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    app = FastAPI(title="UserMirrorer local Hub", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.store = store
+    app.add_exception_handler(HubError, access.error_response)  # type: ignore[arg-type]
+    for error, status, code in (
+        (history.Conflict, 412, ""),
+        (history.Missing, 404, "EntryNotFound"),
+        (history.BadName, 400, ""),
+        (objects.WrongContent, 422, ""),
+    ):
+        app.add_exception_handler(error, _handler(status, code))
+
+    @app.get("/healthz", include_in_schema=False)
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    app.include_router(api_repos.router)
+    app.include_router(api_content.router)
+    app.add_middleware(addresses.Segments)
+    return app
+
+
+def _handler(status: int, code: str) -> Callable[[Request, Exception], JSONResponse]:
+    def handle(request: Request, error: Exception) -> JSONResponse:
+        taken = status == 412 and "/commit/" not in request.url.path
+        return access.error_response(request, HubError(409 if taken else status, str(error), code))
+
+    return handle
+
+
+def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
+    """Return the uvicorn configuration that serves the folder `root`.
+
+    Raises:
+        UserError: if another process serves it.
+    """
+    import uvicorn
+
+    return uvicorn.Config(
+        create_app(root),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )

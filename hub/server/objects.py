@@ -1,0 +1,118 @@
+"""Large files of one repository, each named by its SHA-256: receive, prove, send in ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+#: Bytes moved at a time; memory stays bounded whatever the size of a file.
+BLOCK = 1 << 20
+OID = re.compile(r"[0-9a-f]{64}")
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:[a-z0-9.-]+ [^\n]*\n)*?"
+    rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n"
+)
+
+
+class WrongContent(ValueError):
+    """What arrived is not what was announced (size or SHA-256)."""
+
+
+def path_of(folder: Path, oid: str) -> Path:
+    """Return where the object lies below a repository's folder.
+
+    Raises:
+        ValueError: if `oid` is not 64 lower-case hex digits.
+    """
+    if not OID.fullmatch(oid):
+        raise ValueError(f"not a SHA-256: {oid[:80]!r}")
+    return folder / "lfs" / oid[:2] / oid[2:4] / oid
+
+
+def size_of(folder: Path, oid: str) -> int | None:
+    """Return the object's size in bytes, None if it is not there."""
+    try:
+        return path_of(folder, oid).stat().st_size
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+class Incoming:
+    """A file being received: `write` blocks, then `finish`, which proves and publishes it.
+
+    Nothing is visible before `finish` returns; a kill leaves a file in `incoming/` only.
+    """
+
+    def __init__(self, folder: Path, oid: str, size: int) -> None:
+        self.target, self.oid, self.expected = path_of(folder, oid), oid, size
+        self.file: BinaryIO = tempfile.NamedTemporaryFile(dir=folder / "incoming", delete=False)  # noqa: SIM115
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def write(self, block: bytes) -> None:
+        """Append a block.
+
+        Raises:
+            WrongContent: as soon as more than the announced bytes arrive.
+        """
+        self.size += len(block)
+        if self.size > self.expected:
+            raise WrongContent(f"more than the announced {self.expected} bytes")
+        self.digest.update(block)
+        self.file.write(block)
+
+    def finish(self) -> None:
+        """Prove size and hash, then rename the file into place, durably.
+
+        Raises:
+            WrongContent: if either is not as announced.
+        """
+        if self.size != self.expected:
+            raise WrongContent(f"{self.size} bytes came, {self.expected} were announced")
+        if self.digest.hexdigest() != self.oid:
+            raise WrongContent(f"content has SHA-256 {self.digest.hexdigest()}, not {self.oid}")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        Path(self.file.name).replace(self.target)
+        for parent in (self.target.parent, *self.target.parents[1:3]):
+            _sync_folder(parent)
+
+    def close(self) -> None:
+        """Drop whatever was not finished."""
+        self.file.close()
+        with contextlib.suppress(FileNotFoundError):
+            Path(self.file.name).unlink()
+
+
+def read_blocks(path: Path, start: int, length: int) -> Iterator[bytes]:
+    """Yield `length` bytes of a file from `start`, a block at a time."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while length > 0 and (block := file.read(min(BLOCK, length))):
+            length -= len(block)
+            yield block
+
+
+def pointer(oid: str, size: int) -> bytes:
+    """Return the git-lfs pointer file that stands for an object in a git tree."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
+
+
+def parse_pointer(data: bytes) -> tuple[str, int] | None:
+    """Return (SHA-256, size) if `data` is a git-lfs pointer file."""
+    match = _POINTER.fullmatch(data) if len(data) < 1024 else None
+    return (match[1].decode(), int(match[2])) if match else None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
