@@ -221,7 +221,8 @@ def delimited(
     Args:
         raw: The file.
         report: Counts the rows left out.
-        columns: With `header`, columns that must be there; else the names of all columns.
+        columns: With `header`, columns that must be there (fields behind the last of them may be
+            missing in a row); else the names of all columns.
         select: What to keep, computed from the columns, which are all strings ("" if empty).
         checks: On the selected columns.
         separator: One or more characters; one only with `quoted`.
@@ -237,7 +238,7 @@ def delimited(
     """
 
     def frames() -> Iterator[pl.DataFrame]:
-        names: Sequence[str] = () if header else columns
+        names: list[str] = [] if header else list(columns)
         for block in blocks(raw, quoted=quoted, encodings=encodings):
             first, text = block.first_line, block.text
             if not names:
@@ -245,7 +246,8 @@ def delimited(
                 names, first = _header(head, raw, columns, separator), first + 1
             if text:
                 parse = _quoted if quoted else _split
-                yield parse(Block(first, text), names, separator, raw, report)
+                needed = 1 + max(names.index(column) for column in columns)
+                yield parse(Block(first, text), _Row(names, needed, separator), raw, report)
 
     return _collect(frames(), raw, report, select, checks)
 
@@ -258,59 +260,67 @@ def _header(head: str, raw: Raw, columns: Sequence[str], separator: str) -> list
     return names
 
 
-def _wrong_fields(names: Sequence[str], separator: str) -> str:
-    return f"not {len(names)} fields split by {separator!r}"
+@dataclass(frozen=True)
+class _Row:
+    """How a row is made: names of its fields, how many of them must be there, what splits them."""
+
+    names: list[str]
+    needed: int
+    separator: str
+
+    @property
+    def wrong(self) -> str:
+        return f"not {len(self.names)} fields split by {self.separator!r}"
 
 
-def _split(
-    block: Block, names: Sequence[str], separator: str, raw: Raw, report: Report
-) -> pl.DataFrame:
+def _split(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame:
     """Split the lines of a file without quotes; rows with another number of fields are counted."""
     lines = pl.Series("text", [block.text]).str.split("\n").explode().to_frame()
     lines = lines.with_row_index("line", offset=block.first_line).filter(pl.col("text") != "")
-    fits = pl.col("text").str.count_matches(separator, literal=True) == len(names) - 1
+    fields = pl.col("text").str.count_matches(row.separator, literal=True) + 1
+    fits = fields.is_between(row.needed, len(row.names))
     wrong = lines.filter(~fits)
-    report.skip(_wrong_fields(names, separator), len(wrong), where=raw, line=_first(wrong["line"]))
-    fields = pl.col("text").str.split_exact(separator, len(names) - 1)
-    return lines.filter(fits).select("line", fields.struct.rename_fields(names)).unnest("text")
+    report.skip(row.wrong, len(wrong), where=raw, line=_first(wrong["line"]))
+    split = pl.col("text").str.split_exact(row.separator, len(row.names) - 1)
+    frame = lines.filter(fits).select("line", split.struct.rename_fields(row.names)).unnest("text")
+    return frame.with_columns(pl.col(row.names[row.needed :]).fill_null(""))
 
 
-def _quoted(
-    block: Block, names: Sequence[str], separator: str, raw: Raw, report: Report
-) -> pl.DataFrame:
+def _quoted(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame:
     """Parse CSV with quotes by polars, or by the `csv` module where a row does not fit."""
+    names, last = row.names, row.names[row.needed - 1]
     try:
         frame = pl.read_csv(
             block.text.encode(),
             has_header=False,
-            separator=separator,
+            separator=row.separator,
             schema=dict.fromkeys(names, pl.String),
         )
     except (pl.exceptions.PolarsError, ValueError):
-        return _csv_rows(block, names, separator, raw, report)
-    blank = pl.all_horizontal(pl.all().is_null())
-    if frame.select((pl.col(names[-1]).is_null() & ~blank).any()).item():  # fields may be missing
-        return _csv_rows(block, names, separator, raw, report)
+        return _csv_rows(block, row, raw, report)
+    blank_row = pl.all_horizontal(pl.col(names).is_null())
+    if frame.select((pl.col(last).is_null() & ~blank_row).any()).item():  # fields may be missing
+        return _csv_rows(block, row, raw, report)
     breaks = pl.sum_horizontal(pl.col(names).str.count_matches("\n", literal=True).fill_null(0))
     line = (breaks + 1).cum_sum().shift(1, fill_value=0) + block.first_line
-    return frame.with_columns(line.alias("line"), pl.col(names).fill_null("")).filter(
-        pl.any_horizontal(pl.col(names) != "")
+    return (
+        frame.with_columns(line.alias("line"))
+        .filter(~blank_row)
+        .with_columns(pl.col(names).fill_null(""))
     )
 
 
-def _csv_rows(
-    block: Block, names: Sequence[str], separator: str, raw: Raw, report: Report
-) -> pl.DataFrame:
+def _csv_rows(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame:
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(io.StringIO(block.text, newline=""), delimiter=separator)
-    rows, line = [], block.first_line
-    for row in reader:
-        if len(row) == len(names):
-            rows.append((line, *row))
-        elif row:
-            report.skip(_wrong_fields(names, separator), where=raw, line=line)
+    reader = csv.reader(io.StringIO(block.text, newline=""), delimiter=row.separator)
+    rows, line, width = [], block.first_line, len(row.names)
+    for fields in reader:
+        if row.needed <= len(fields) <= width:
+            rows.append((line, *fields, *[""] * (width - len(fields))))
+        elif fields:
+            report.skip(row.wrong, where=raw, line=line)
         line = block.first_line + reader.line_num
-    schema = {"line": pl.UInt32, **dict.fromkeys(names, pl.String)}
+    schema = {"line": pl.UInt32, **dict.fromkeys(row.names, pl.String)}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
