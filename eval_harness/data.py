@@ -1,0 +1,129 @@
+"""Test scenes of one source from a Hub, a local folder or a Parquet file, and their provenance."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.schema import SCENE
+from usermirrorer.builders.shards import fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DATASET = "usermirrorer/mixed"
+PACKAGES = ("usermirrorer", "lm_eval", "datasets", "transformers", "torch", "vllm")
+
+
+def load_scenes(
+    source: str, dataset: str = "", revision: str = ""
+) -> tuple[Dataset, dict[str, str]]:
+    """Return the test scenes of a source, and where they came from.
+
+    Args:
+        source: `movielens`, `amazon_beauty`, ...: the part of a task's name after `usermirror_`.
+        dataset: Hub repository, local folder laid out like one, or one Parquet file of scenes.
+            Default: the environment variable USERMIRROR_DATASET, then `usermirrorer/mixed`.
+        revision: Tag, branch or commit of a repository. Default: USERMIRROR_REVISION, then the
+            newest.
+
+    Returns:
+        The scenes, and `dataset`, `dataset_revision` (as asked), `dataset_commit` (resolved; empty
+        for local files) and `scenes_hash` (changes with any scene, whatever the route).
+
+    Raises:
+        UserError: if the data is missing, has no scenes of the source, or lacks a column.
+    """
+    dataset = dataset or os.environ.get("USERMIRROR_DATASET", "") or DATASET
+    revision = revision or os.environ.get("USERMIRROR_REVISION", "")
+    commit = "" if Path(dataset).exists() else _resolve(dataset, revision)
+    scenes = _read(source, dataset, commit)
+    wanted = [
+        source in (name, domain)
+        for name, domain in zip(scenes["source"], scenes["domain"], strict=True)
+    ]
+    scenes = scenes.select([i for i, keep in enumerate(wanted) if keep])
+    if not len(scenes):
+        raise UserError(
+            f"the test split holds no scene of {source}",
+            where=dataset,
+            fix="Choose another task, dataset or dataset_revision.",
+        )
+    _check(scenes, dataset)
+    return scenes, {
+        "dataset": dataset,
+        "dataset_revision": revision,
+        "dataset_commit": commit,
+        "scenes_hash": fingerprint(
+            [scenes[c] for c in ("scene_id", "profile", "history", "exposure", "answer")]
+        ),
+    }
+
+
+def _read(source: str, dataset: str, commit: str) -> Dataset:
+    from datasets import Dataset, load_dataset
+
+    if Path(dataset).is_file():
+        try:
+            return Dataset.from_parquet(dataset)
+        except Exception as error:
+            raise UserError(f"is not a Parquet file of scenes: {error}", where=dataset) from error
+    config = f"scenes_{source.split('_', maxsplit=1)[0]}"
+    try:
+        return load_dataset(dataset, config, split="test", revision=commit or None)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        raise UserError(
+            f"split 'test' of config {config!r} cannot be loaded: {error}",
+            where=dataset,
+            fix='Name another with --metadata \'{"dataset": "...", "dataset_revision": "..."}\'.',
+        ) from error
+
+
+def _resolve(dataset: str, revision: str) -> str:
+    """Return the commit of a repository's revision; from the local cache when offline."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        found = try_to_load_from_cache(
+            dataset, "README.md", revision=revision or "main", repo_type="dataset"
+        )
+        return Path(found).parent.name if isinstance(found, str) else ""
+    try:
+        return str(HfApi().dataset_info(dataset, revision=revision or None).sha)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"revision {revision or 'main'!r} cannot be reached: {type(error).__name__}: {error}",
+            where=dataset,
+            fix="Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file.",
+        ) from error
+
+
+def _check(scenes: Dataset, dataset: str) -> None:
+    optional = {"exposure_popularity", "history_similarity"}
+    arrow = scenes.features.arrow_schema
+    try:
+        for field in SCENE:
+            if field.name not in arrow.names and field.name not in optional:
+                raise ValueError(f"column {field.name!r} is missing")
+        for scene_id, options, answer in zip(
+            scenes["scene_id"], scenes["exposure"], scenes["answer"], strict=True
+        ):
+            if not 0 <= answer < len(options):
+                raise ValueError(f"scene {scene_id}: answer {answer} of {len(options)} options")
+    except ValueError as error:
+        raise UserError(str(error), where=dataset, fix="Rebuild it with this version.") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that a score depends on, of those installed."""
+    found: dict[str, Any] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

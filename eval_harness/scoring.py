@@ -1,0 +1,295 @@
+"""The two requests lm_eval does not have, for every model class it does have.
+
+`usermirror_labels` scores the option labels after a prompt; `usermirror_decisions` samples n
+decision processes and then scores the labels after each. lm_eval calls a request by looking its
+name up on the model object, so importing this module puts both names on lm_eval's base class `LM`,
+expressed in the requests every model has. Two families of models get more:
+
+* `--model hf`: the k options of a prompt cost one forward pass, reading k logits at its end.
+* chat APIs without log-probabilities: probabilities come back as None, and the task estimates them.
+
+A label is scored by the tokens that differ between the k texts `...Behavior: [A`, `...Behavior: [B`
+and so on: normally one token, also where a tokenizer merges `[A`. Where a label takes several
+tokens, it gets the exact sum of their log-probabilities.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM, TemplateLM
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.prompts import answer
+from usermirrorer.builders.schema import labels
+from usermirrorer.eval_harness.metrics import Floats, softmax
+
+LABELS = "usermirror_labels"
+DECISIONS = "usermirror_decisions"
+
+_BEHAVIOR_LINE = re.compile(r"^[\s\-*]*behavior\**\s*:", re.I | re.M)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How decisions of one scene are sampled (section 4.2: 5 samples, temperature 1, top-p 0.9)."""
+
+    options: int
+    samples: int = 5
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_tokens: int = 512
+    guided: bool = False
+    seed: int = 0
+
+    def request(self) -> dict[str, Any]:
+        """Return the form in which it stands in an lm_eval request."""
+        return asdict(self)
+
+
+#: `texts` are the generations ([] if nothing was sampled), `probabilities` the distribution over
+#: the options given each of them (one row a text; one row in direct mode), None if the model gives
+#: no log-probabilities.
+Outcome = dict[str, Any]
+
+
+def thought_of(text: str) -> str:
+    """Return what a generation says before its first Behavior line; all of it if it has none.
+
+    This is what the labels are scored after, for well-formed and malformed generations alike.
+    """
+    line = _BEHAVIOR_LINE.search(text)
+    return (text[: line.start()] if line else text).strip()
+
+
+def score_labels(lm: LM, requests: list[Instance]) -> list[Outcome]:
+    """Answer `usermirror_labels` requests: P(label | prompt), no decision process."""
+    prompts, settings = _unpack(requests)
+    check_lengths(lm, prompts, 8)
+    found = _probabilities(lm, prompts, [[""]] * len(prompts), settings)
+    if found is not None:
+        return [{"texts": [], "probabilities": rows} for rows in found]
+    texts = sample(lm, prompts, settings)
+    return [{"texts": t, "probabilities": None} for t in texts]
+
+
+def decide_and_score(lm: LM, requests: list[Instance]) -> list[Outcome]:
+    """Answer `usermirror_decisions` requests: n decisions, then P(label | prompt + decision)."""
+    prompts, settings = _unpack(requests)
+    check_lengths(lm, prompts, max(s.max_tokens for s in settings) + 8)
+    texts = sample(lm, prompts, settings)
+    thoughts = [[thought_of(text) for text in row] for row in texts]
+    found = _probabilities(lm, prompts, thoughts, settings)
+    rows = found if found is not None else [None] * len(texts)
+    return [{"texts": t, "probabilities": p} for t, p in zip(texts, rows, strict=True)]
+
+
+def register() -> None:
+    """Put both requests on lm_eval's base class of models."""
+    setattr(LM, LABELS, score_labels)
+    setattr(LM, DECISIONS, decide_and_score)
+
+
+register()
+
+
+def _unpack(requests: list[Instance]) -> tuple[list[str], list[Sampling]]:
+    return [r.args[0] for r in requests], [Sampling(**r.args[1]) for r in requests]
+
+
+def sample(lm: LM, prompts: Sequence[str], settings: Sequence[Sampling]) -> list[list[str]]:
+    """Return `samples` generations a prompt, through the model's own `generate_until`.
+
+    API servers are sent a seed a sample: lm_eval's constant one would make all samples equal.
+    """
+    if any(s.guided for s in settings):
+        raise UserError("guided decisions need --model hf", fix="Leave guided out.")
+    requests, owners = [], []
+    for owner, (prompt, s) in enumerate(zip(prompts, settings, strict=True)):
+        for number in range(s.samples):
+            arguments = (prompt, _generation_arguments(lm, s, number))
+            requests.append(Instance("generate_until", {}, arguments, number, ("", owner, 1)))
+            owners.append(owner)
+    texts: list[list[str]] = [[] for _ in prompts]
+    for owner, text in zip(owners, lm.generate_until(requests), strict=True):
+        texts[owner].append(text or "")  # None: withheld by an API's content filter
+    return texts
+
+
+def _generation_arguments(lm: LM, settings: Sampling, number: int) -> dict[str, Any]:
+    from lm_eval.models.api_models import TemplateAPI
+
+    arguments: dict[str, Any] = {
+        "do_sample": settings.temperature > 0,
+        "temperature": settings.temperature,
+        "max_gen_toks": settings.max_tokens,
+        "until": [],
+    }
+    if settings.temperature > 0:
+        arguments["top_p"] = settings.top_p
+    if isinstance(lm, TemplateAPI):
+        arguments["seed"] = settings.seed + number
+    return arguments
+
+
+def check_lengths(lm: LM, prompts: Sequence[str], room: int) -> None:
+    """Refuse prompts that the model would silently cut.
+
+    Args:
+        lm: A model; those without a tokenizer on this side are not checked.
+        prompts: Rendered prompts.
+        room: Tokens that must be left for the generation and label.
+
+    Raises:
+        UserError: naming how many prompts are too long, and by how much.
+    """
+    limit = getattr(lm, "max_length", None)
+    if not isinstance(lm, TemplateLM) or lm.tokenizer is None or not isinstance(limit, int):
+        return
+    lengths = [len(_encode(lm, p)) for p in dict.fromkeys(prompts) if isinstance(p, str)]
+    too_long = [n for n in lengths if n + room > limit]
+    if too_long:
+        raise UserError(
+            f"{len(too_long)} of {len(lengths)} prompts do not fit: the longest has "
+            f"{max(too_long)} tokens, {room} more are needed, the model takes {limit}",
+            fix="Shorten the histories, e.g. --metadata '{\"max_history\": 10}' (it is recorded), "
+            "or raise max_length in --model_args.",
+        )
+
+
+def _encode(lm: TemplateLM, text: str) -> list[int]:
+    tokens = lm.tok_encode(text)
+    return tokens[0] if tokens and isinstance(tokens[0], list) else tokens
+
+
+def _probabilities(
+    lm: LM,
+    prompts: Sequence[str],
+    thoughts: Sequence[Sequence[str]],
+    settings: Sequence[Sampling],
+) -> list[list[list[float]]] | None:
+    """Return P(label | prompt + thought), [prompts][thoughts][k]; None where not to be had."""
+    flat = [
+        [prompt + answer(label, thought)[:-1] for label in labels(s.options)]
+        for prompt, row, s in zip(prompts, thoughts, settings, strict=True)
+        for thought in row
+        if isinstance(prompt, str)
+    ]
+    if not flat:  # chat APIs hold their prompts as messages
+        return None
+    try:
+        scores = iter(_label_scores(lm, flat))
+    except NotImplementedError:
+        return None
+    return [[softmax(next(scores)).tolist() for _ in row] for row in thoughts]
+
+
+def _label_scores(lm: LM, texts: Sequence[Sequence[str]]) -> list[Floats]:
+    """Return log-probabilities (up to a constant a row) of the k endings of each row of texts."""
+    if not isinstance(lm, TemplateLM) or lm.tokenizer is None:
+        return _score_strings(lm, texts)
+    spans = [label_spans(lambda text: _encode(lm, text), row) for row in texts]
+    scores: list[Floats | None] = [None] * len(texts)
+    if _reads_logits(lm):
+        single = [i for i, (_, ends) in enumerate(spans) if all(len(e) == 1 for e in ends)]
+        found = last_logits(lm, [spans[i] for i in single])
+        for i, row in zip(single, found, strict=True):
+            scores[i] = row
+    rest = [i for i, row in enumerate(scores) if row is None]
+    pairs = [
+        (("", texts[i][j]), spans[i][0], end) for i in rest for j, end in enumerate(spans[i][1])
+    ]
+    values = iter(lm._loglikelihood_tokens(pairs) if pairs else [])
+    for i in rest:
+        scores[i] = np.array([next(values)[0] for _ in spans[i][1]])
+    return [row for row in scores if row is not None]
+
+
+def _score_strings(lm: LM, texts: Sequence[Sequence[str]]) -> list[Floats]:
+    pairs = [(text[:-1], text[-1]) for row in texts for text in row]
+    requests = [Instance("loglikelihood", {}, pair, 0, ("", i, 1)) for i, pair in enumerate(pairs)]
+    values = iter(lm.loglikelihood(requests))
+    return [np.array([next(values)[0] for _ in row]) for row in texts]
+
+
+def label_spans(
+    encode: Callable[[str], list[int]], texts: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Split k texts that differ only in their label into common tokens and k endings.
+
+    Raises:
+        UserError: if two texts have the same tokens, so that no score could tell them apart.
+    """
+    encoded = [encode(text) for text in texts]
+    common = 0
+    for column in zip(*encoded, strict=False):
+        if len(set(column)) > 1:
+            break
+        common += 1
+    common = min(common, min(len(e) for e in encoded) - 1)
+    endings = [e[common:] for e in encoded]
+    if len({tuple(e) for e in endings}) < len(endings):
+        raise UserError("the tokenizer cannot tell the option labels apart")
+    return encoded[0][:common], endings
+
+
+def _reads_logits(lm: TemplateLM) -> bool:
+    from lm_eval.models.huggingface import HFLM
+
+    return (
+        isinstance(lm, HFLM)
+        and lm.backend == "causal"
+        and type(lm)._loglikelihood_tokens is HFLM._loglikelihood_tokens
+        and type(lm)._model_call is HFLM._model_call
+    )
+
+
+def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
+    """Return the logits of each row's k single-token labels after its tokens, one forward a row.
+
+    Args:
+        lm: An `HFLM` with a causal model.
+        rows: Tokens before the label, and k labels of one token each.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+    found: dict[int, Floats] = {}
+    size = lm.batch_size if isinstance(lm.batch_size, int) else 32
+    start = 0
+    while start < len(order):
+        batch = order[start : start + size]
+        try:
+            found.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
+        except RuntimeError as error:
+            if size == 1 or "out of memory" not in str(error).lower():
+                raise
+            size //= 2
+            continue
+        start += size
+    return [found[i] for i in range(len(rows))]
+
+
+def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
+    """One batch, padded on the right: a causal model's earlier positions never see the padding."""
+    import inspect
+
+    import torch
+
+    lengths = [len(tokens) for tokens, _ in rows]
+    inputs = torch.zeros((len(rows), max(lengths)), dtype=torch.long, device=lm.device)
+    for i, (tokens, _) in enumerate(rows):
+        inputs[i, : len(tokens)] = torch.tensor(tokens)
+    ends = sorted({n - 1 for n in lengths})
+    keep = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+    extra = {"logits_to_keep": torch.tensor(ends, device=lm.device)} if keep else {}
+    with torch.no_grad():
+        logits = lm.model(inputs, use_cache=False, **extra).logits
+    found = []
+    for i, (_, endings) in enumerate(rows):
+        position = ends.index(lengths[i] - 1) if keep else lengths[i] - 1
+        picked = logits[i, position, torch.tensor([e[0] for e in endings], device=lm.device)]
+        found.append(picked.double().cpu().numpy())
+    return found
