@@ -8,5 +8,5 @@
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
 
 Every change becomes visible by exactly one atomic step (a git reference or a SQLite transaction)
-after everything that it refers to is on the disk, so that a kill at any moment leaves the old state.
+after everything that it refers to is on the disk: a kill at any moment leaves the old state.
 """

@@ -5,7 +5,6 @@ Used by `hub/local.py`; the closing of stdin stops the server when its parent is
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import threading
@@ -27,7 +26,7 @@ def main() -> None:
         sys.exit(str(error))
     temporary = port_file.with_suffix(".new")
     temporary.write_text(str(listener.getsockname()[1]))
-    os.replace(temporary, port_file)
+    temporary.replace(port_file)
     threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
     server.run([listener])
 

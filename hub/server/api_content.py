@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +32,7 @@ FILE_LIMIT, UPLOAD_SECONDS = 1 << 40, 6 * 3600
 @router.get(REPO + "/tree/{revision:ref}")
 @router.get(REPO + "/tree/{revision:ref}/{path:below}")
 def tree(
-    request: Request, kinds: str, namespace: str, name: str, revision: str, path: str = ""
+    request: Request, *, kinds: str, namespace: str, name: str, revision: str, path: str = ""
 ) -> JSONResponse:
     """List the files and folders below a path."""
     record = access.readable(request, kind_of(kinds), namespace, name)
@@ -283,8 +284,15 @@ async def commit(
             raise HubError(413, f"A commit has at most {OPERATIONS_LIMIT} operations")
     if not header:
         raise HubError(400, "The first line of a commit is its header")
+    message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
+    parent = header.get("parentCommit")
+    parent = None if parent is None else str(parent)
     oid = await run_in_threadpool(
-        _commit_locked, store, record, revision, changes, user.name, header
+        _commit_locked,
+        *(store, record, revision, changes),
+        author=user.name,
+        message=message,
+        parent=parent,
     )
     prefix = "" if kinds == "models" else f"{kinds}/"
     url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
@@ -296,11 +304,8 @@ def _commit_locked(
     record: Repo,
     branch: str,
     changes: list[history.Change],
-    author: str,
-    header: dict[str, Any],
+    **details: Any,
 ) -> str:
-    message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
-    parent = header.get("parentCommit")
     with store.locks[record.id]:
         if not store.repos("id = ?", (record.id,)):
             raise HubError(404, "Repository not found", "RepoNotFound")
@@ -308,9 +313,7 @@ def _commit_locked(
         repo = history.open_(git)
         if f"refs/heads/{branch}" not in repo.references:
             raise HubError(404, f"Invalid rev id: {branch[:100]}", "RevisionNotFound")
-        return history.commit(
-            git, branch, changes, author, message, None if parent is None else str(parent)
-        )
+        return history.commit(git, branch, changes, **details)
 
 
 async def _lines(request: Request) -> AsyncIterator[bytes]:
@@ -387,7 +390,7 @@ def _change(store: Store, record: Repo, key: str, value: dict[str, Any]) -> hist
     "/{kinds}/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
 )
 def resolve(
-    request: Request, namespace: str, name: str, revision: str, path: str, kinds: str = "models"
+    request: Request, *, namespace: str, name: str, revision: str, path: str, kinds: str = "models"
 ) -> Response:
     """Send a file of a revision, or a range of it."""
     record = access.readable(request, kind_of(kinds), namespace, name, files=True)
@@ -417,7 +420,7 @@ def _content_headers(path: str) -> dict[str, str]:
         kind = images.get(ending, "application/octet-stream")
     return {
         "Content-Type": kind,
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(Path(path).name, safe='')}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "X-Content-Type-Options": "nosniff",
     }

@@ -66,8 +66,8 @@ class Change:
 def create(git: Path, author: str) -> None:
     """Make a bare repository whose `main` holds `.gitattributes`."""
     pygit2.init_repository(git, bare=True, initial_head="main")
-    blob = write_blob(git, _ATTRIBUTES.encode())
-    commit(git, "main", [Change("put", ".gitattributes", blob)], author, "initial commit")
+    change = Change("put", ".gitattributes", write_blob(git, _ATTRIBUTES.encode()))
+    commit(git, "main", [change], author=author, message="initial commit")
 
 
 def open_(git: Path) -> pygit2.Repository:
@@ -127,6 +127,7 @@ def commit(
     git: Path,
     branch: str,
     changes: Iterable[Change],
+    *,
     author: str,
     message: str,
     parent: str | None = None,
@@ -200,7 +201,7 @@ def check_path(path: str) -> None:
     """Refuse paths that git or a safe checkout cannot have.
 
     Raises:
-        BadName: if it is absolute, leaves the repository, touches `.git`, or has control characters.
+        BadName: if it is absolute, leaves the repository, touches `.git`, has control signs.
     """
     parts = path.split("/")
     bad = (
@@ -226,7 +227,7 @@ def references(repo: pygit2.Repository) -> dict[str, dict[str, str]]:
 
 
 def add_reference(
-    git: Path, group: str, name: str, target: pygit2.Commit, message: str = "", author: str = ""
+    git: Path, group: str, name: str, target: pygit2.Commit, *, message: str = "", author: str = ""
 ) -> None:
     """Make a branch (`heads`) or tag (`tags`); a tag with a message is an annotated one.
 

@@ -214,7 +214,7 @@ def create_token(root: Path, user: str, role: str = "write", label: str = "token
 
 
 def list_tokens(root: Path) -> list[dict[str, Any]]:
-    """Return every token's `id` (first 12 digits of its hash), `user`, `label`, `role`, `created`."""
+    """Return every token's `id` (start of its hash), `user`, `label`, `role` and `created`."""
     with connect(root) as db:
         rows = db.execute(
             "select substr(digest, 1, 12) as id, user, label, role, created from tokens"

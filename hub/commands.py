@@ -1,0 +1,196 @@
+"""Commands `usermirrorer release ...` and `usermirrorer hub ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from usermirrorer.builders.errors import UserError
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.group()
+def release() -> None:
+    """Build, publish, fetch, compare and prove versions of a dataset or a model."""
+
+
+@release.command("build")
+@click.argument("folder", type=_FOLDER)
+@click.option("--repo", "repo_id", required=True, help="Repository it is meant for.")
+@click.option("--version", required=True, help="Semantic version, e.g. 1.0.0.")
+@click.option("--preference", type=_FOLDER, required=True, help="Parquet file of pairs.")
+@click.option("--train", type=_FOLDER, help="Parquet file of train scenes.")
+@click.option("--test", type=_FOLDER, help="Parquet file of test scenes.")
+@click.option("--manifest", type=_FOLDER, required=True, help="JSON: where the rows came from.")
+@click.option("--plot", "plots", type=_FOLDER, multiple=True, help="Plot for the card.")
+@click.option("--since", type=_FOLDER, help="Folder of the release before, for the changelog.")
+@click.option(
+    "--redistributable/--not-redistributable",
+    default=False,
+    show_default=True,
+    help="Whether the sources allow their texts in a public repository.",
+)
+def build_command(folder: Path, train: Path | None, test: Path | None, **options: Any) -> None:
+    """Write a release FOLDER; the same inputs give the same bytes."""
+    from usermirrorer.builders.shards import read_json
+    from usermirrorer.hub import releases
+
+    scenes = {split: path for split, path in (("train", train), ("test", test)) if path}
+    releases.build(
+        folder,
+        repo_id=options["repo_id"],
+        version=options["version"],
+        preference=options["preference"],
+        scenes=scenes,
+        manifest=read_json(options["manifest"]),
+        assets={path.name: path for path in options["plots"]},
+        redistributable=options["redistributable"],
+        changelog_from=options["since"],
+    )
+    click.echo(folder)
+
+
+@release.command("push")
+@click.argument("folder", type=_FOLDER)
+@click.argument("repo_id")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--gated", is_flag=True, help="Readers must sign in and accept (datasets).")
+@click.option("--model", is_flag=True, help="FOLDER is a model, not a dataset release.")
+@click.option("--version", help="Version of a model; a dataset release knows its own.")
+def push_command(
+    folder: Path, repo_id: str, model: bool, version: str | None, **options: bool
+) -> None:
+    """Publish FOLDER to REPO_ID: one commit, then the tag."""
+    from usermirrorer.hub import releases
+
+    if model and not version:
+        raise UserError("a model needs a version", fix="Add --version 1.0.0.")
+    if model:
+        click.echo(
+            releases.push_model(folder, repo_id, version=str(version), private=options["private"])
+        )
+    else:
+        click.echo(releases.push(folder, repo_id, **options))
+
+
+@release.command("pull")
+@click.argument("repo_id")
+@click.argument("version")
+@click.argument("folder", type=_FOLDER)
+def pull_command(repo_id: str, version: str, folder: Path) -> None:
+    """Download VERSION of REPO_ID into FOLDER and prove every hash."""
+    from usermirrorer.hub import releases
+
+    click.echo(releases.pull(repo_id, version, folder))
+
+
+@release.command("diff")
+@click.argument("old")
+@click.argument("new")
+def diff_command(old: str, new: str) -> None:
+    """Count the rows added, removed and changed from OLD to NEW (folders, or NAME@1.0.0)."""
+    from usermirrorer.hub import releases
+
+    columns = ("config", "split", "added", "removed", "changed", "same")
+    _table(columns, releases.diff(old, new))
+
+
+@release.command("verify")
+@click.argument("target")
+@click.argument("version", required=False)
+def verify_command(target: str, version: str | None) -> None:
+    """Prove every hash of a folder, or of VERSION of a repository, downloaded anew."""
+    from usermirrorer.hub import releases
+
+    manifest = releases.verify(target, version)
+    click.echo(f"{target} {manifest['version']}: {len(manifest['files'])} files are as they should")
+
+
+@release.command("list")
+@click.argument("repo_id")
+@click.option("--model", is_flag=True, help="REPO_ID is a model.")
+def list_command(repo_id: str, model: bool) -> None:
+    """List the versions of a repository, newest first."""
+    from usermirrorer.hub import releases
+
+    found = releases.versions(repo_id, "model" if model else "dataset")
+    _table(("version", "tag", "commit"), found)
+
+
+@click.group()
+def hub() -> None:
+    """Run a Hub of your own on this machine."""
+
+
+@hub.command("serve")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub, made if missing.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7861, show_default=True, help="Port to listen on.")
+def serve_command(root: Path, host: str, port: int) -> None:
+    """Serve until interrupted; clients find it with HF_ENDPOINT=http://HOST:PORT."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise UserError("the local Hub needs more", fix="pip install 'usermirrorer[hub]'") from None
+    from usermirrorer.hub.server.app import configuration
+    from usermirrorer.hub.server.store import create_token, list_tokens
+
+    first = not list_tokens(root)
+    server = uvicorn.Server(configuration(root, host, port))
+    click.echo(f"HF_ENDPOINT=http://{host}:{port}")
+    if first:
+        click.echo(f"HF_TOKEN={create_token(root, 'usermirrorer', label='first')}")
+        click.echo("The token is shown this once; it may write as the user 'usermirrorer'.")
+    server.run()
+
+
+@hub.group("token")
+def token() -> None:
+    """Make, list and revoke tokens."""
+
+
+_ROOT = click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub.")
+
+
+@token.command("create")
+@_ROOT
+@click.argument("user")
+@click.option("--role", type=click.Choice(["write", "read"]), default="write", show_default=True)
+@click.option("--label", default="token", help="What it is for.")
+def token_create(root: Path, user: str, role: str, label: str) -> None:
+    """Make a token for USER and show it once."""
+    from usermirrorer.hub.server.store import create_token
+
+    click.echo(create_token(root, user, role, label))
+
+
+@token.command("list")
+@_ROOT
+def token_list(root: Path) -> None:
+    """List tokens by id; they themselves are not stored."""
+    from usermirrorer.hub.server.store import list_tokens
+
+    _table(("id", "user", "label", "role"), list_tokens(root))
+
+
+@token.command("revoke")
+@_ROOT
+@click.argument("token_id")
+def token_revoke(root: Path, token_id: str) -> None:
+    """Revoke the token with this id."""
+    from usermirrorer.hub.server.store import revoke_token
+
+    revoke_token(root, token_id)
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)

@@ -1,0 +1,355 @@
+"""Publish, fetch, prove and compare versions on a Hub: public, or the one HF_ENDPOINT names.
+
+A version is a git tag (`v1.2.0`). A push is one commit that replaces everything, then the tag; what
+fails before the tag leaves no version behind and can simply be run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+from usermirrorer.builders import shards
+from usermirrorer.builders.errors import UserError
+from usermirrorer.hub import differences
+from usermirrorer.hub.folder import build, check, parse_version, tag_of
+
+__all__ = ["build", "diff", "pull", "push", "push_model", "tag_of", "verify", "versions"]
+
+Kind = Literal["dataset", "model"]
+#: Left alone on the Hub, and never sent: what the Hub and download tools keep for themselves.
+_KEPT = (".gitattributes",)
+_PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".msgpack", ".h5")
+
+
+def push(folder: Path, repo_id: str, *, private: bool = False, gated: bool = False) -> str:
+    """Publish a release folder as its version and return the commit's address.
+
+    Args:
+        folder: A folder that `build` made; every hash in it is proved first.
+        repo_id: `namespace/name`; made if missing.
+        private: Make a new repository private.
+        gated: Ask readers to sign in and accept before they get files.
+
+    Raises:
+        UserError: if the version exists, does not fit the one before, or its sources may not be
+            passed on in public; or if the Hub refuses.
+    """
+    manifest = check(folder)
+    api = HfApi()
+    if not manifest["redistributable"] and not private and not is_loopback(api.endpoint):
+        _refuse_public(manifest, repo_id)
+    with _one_line_errors(repo_id):
+        _check_version(api, repo_id, manifest)
+        return _publish(
+            api,
+            Path(folder),
+            repo_id,
+            "dataset",
+            tag_of(manifest["version"]),
+            private=private,
+            gated=gated,
+            must_be_private=not manifest["redistributable"] and not is_loopback(api.endpoint),
+        )
+
+
+def push_model(folder: Path, repo_id: str, *, version: str, private: bool = False) -> str:
+    """Publish a model folder (whole weights or an adapter) as a version; return its address.
+
+    Raises:
+        UserError: if weights are not safetensors, the card or the tokenizer is missing, or the
+            version exists.
+    """
+    folder = Path(folder)
+    check_model(folder)
+    with _one_line_errors(repo_id):
+        return _publish(HfApi(), folder, repo_id, "model", tag_of(version), private=private)
+
+
+def pull(repo_id: str, version: str, folder: Path) -> Path:
+    """Download a version of a dataset into `folder` and prove every hash.
+
+    An interrupted download goes on where it stopped.
+
+    Raises:
+        UserError: if there is no such version, the folder holds something else, or a hash is wrong.
+    """
+    folder = Path(folder)
+    mark = folder / ".cache" / "huggingface"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise UserError("is not empty", where=folder, fix="Choose another folder.")
+    with _one_line_errors(repo_id):
+        HfApi().snapshot_download(
+            repo_id, repo_type="dataset", revision=tag_of(version), local_dir=folder
+        )
+    check(folder)
+    shutil.rmtree(folder / ".cache")
+    return folder
+
+
+def verify(target: str | Path, version: str | None = None) -> dict[str, Any]:
+    """Prove every hash of a release folder, or of a version that is downloaded anew.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        UserError: naming the first file that is not as the manifest says.
+    """
+    if version is None:
+        if not Path(target).is_dir():
+            raise UserError("is not a folder", where=target, fix="For a repository give a version.")
+        return check(Path(target))
+    with fetched(str(target), version) as folder:
+        return check(folder)
+
+
+def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
+    """Compare two releases, each a folder or `namespace/name@1.2.0`: see `differences.diff`."""
+    with contextlib.ExitStack() as stack:
+        folders = []
+        for release in (old, new):
+            repo_id, mark, version = str(release).rpartition("@")
+            here = Path(release).is_dir() or not mark
+            folders.append(
+                Path(release) if here else stack.enter_context(fetched(repo_id, version))
+            )
+        for folder in folders:
+            shards.read_json(folder / "manifest.json")
+        return differences.diff(*folders)
+
+
+@contextlib.contextmanager
+def fetched(repo_id: str, version: str) -> Iterator[Path]:
+    """Download a version into a temporary folder, past every cache."""
+    with tempfile.TemporaryDirectory(prefix="usermirrorer-") as folder, _one_line_errors(repo_id):
+        HfApi().snapshot_download(
+            repo_id, repo_type="dataset", revision=tag_of(version), local_dir=folder
+        )
+        yield Path(folder)
+
+
+def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
+    """Return `version`, `tag` and `commit` of every version, newest first."""
+    with _one_line_errors(repo_id):
+        refs = HfApi().list_repo_refs(repo_id, repo_type=kind)
+    found = []
+    for tag in refs.tags:
+        with contextlib.suppress(UserError):  # other tags are not versions
+            found.append((parse_version(tag.name), tag))
+    return [
+        {"version": tag.name.removeprefix("v"), "tag": tag.name, "commit": tag.target_commit}
+        for _, tag in sorted(found, key=lambda pair: pair[0], reverse=True)
+    ]
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Say whether an address is this machine's own."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_public(manifest: dict[str, Any], repo_id: str) -> None:
+    from usermirrorer.builders.sources import all_sources
+
+    known = all_sources()
+    bound = [
+        f"{known[name].title} ({known[name].licence})"
+        for name in manifest["sources"]
+        if name in known and not known[name].redistributable
+    ]
+    whose = "; ".join(bound) or "a source"
+    raise UserError(
+        f"the terms of {whose} do not allow its texts in a public repository",
+        where=repo_id,
+        fix="Push with --private, or to a local Hub.",
+    )
+
+
+def _check_version(api: HfApi, repo_id: str, manifest: dict[str, Any]) -> None:
+    """Refuse a version whose schema differs from the newest smaller one of its major version."""
+    if not api.repo_exists(repo_id, repo_type="dataset"):
+        return
+    own = parse_version(manifest["version"])
+    smaller = [row for row in versions(repo_id) if parse_version(row["version"]) < own]
+    if not smaller:
+        return
+    path = api.hf_hub_download(
+        repo_id, "manifest.json", repo_type="dataset", revision=smaller[0]["commit"]
+    )
+    differences.check_order(shards.read_json(Path(path)), manifest)
+
+
+def _publish(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    kind: Kind,
+    tag: str,
+    *,
+    private: bool,
+    gated: bool = False,
+    must_be_private: bool = False,
+) -> str:
+    api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    if tag in {row["tag"] for row in versions(repo_id, kind)}:
+        raise UserError(f"version {tag} exists", where=repo_id, fix="Choose a greater one.")
+    if gated:
+        api.update_repo_settings(repo_id, repo_type=kind, gated="auto")
+    info = api.repo_info(repo_id, repo_type=kind, revision="main")
+    if must_be_private and not info.private:
+        raise UserError("is public, and a source may not be passed on", where=repo_id)
+    files = sent_files(folder)
+    stale = {s.rfilename for s in info.siblings or []} - set(files) - set(_KEPT)
+    with contextlib.ExitStack() as stack:
+        operations = [
+            CommitOperationAdd(name, _content(stack, path, api.endpoint))
+            for name, path in files.items()
+        ]
+        commit = api.create_commit(
+            repo_id,
+            [*operations, *(CommitOperationDelete(name) for name in sorted(stale))],
+            commit_message=f"Release {tag}",
+            repo_type=kind,
+            parent_commit=info.sha,
+        )
+    api.create_tag(
+        repo_id, tag=tag, revision=commit.oid, repo_type=kind, tag_message=f"Release {tag}"
+    )
+    return commit.commit_url
+
+
+def _content(stack: contextlib.ExitStack, path: Path, endpoint: str) -> Any:
+    """Return what the client reads a file from.
+
+    From a path it takes the chunked Xet protocol, which spares bytes on a network; from an open
+    file the plain one, which is faster on loopback.
+    """
+    if is_loopback(endpoint):
+        return stack.enter_context(path.open("rb"))
+    return str(path)
+
+
+def sent_files(folder: Path) -> dict[str, Path]:
+    """Return path in the repository -> file, in order.
+
+    Raises:
+        UserError: if a symbolic link leads out of the folder.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        skipped = name.parts[0] in (".cache", ".git") or name.parts[0].startswith("checkpoint-")
+        if skipped or not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError("is a link that leads out of the folder", where=path)
+        files[name.as_posix()] = path
+    return files
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a model folder that is not safe and complete.
+
+    Raises:
+        UserError: if a file is a pickle (by name or content), weights are not whole safetensors,
+            or card, configuration or tokenizer is missing.
+    """
+    if not folder.is_dir():
+        raise UserError("is not a folder", where=folder)
+    files = sent_files(folder)
+    for name, path in files.items():
+        if path.suffix.lower() in _PICKLE_ENDINGS or _is_pickle(path):
+            raise UserError(
+                "can run code when it is loaded",
+                where=path,
+                fix="Save weights as safetensors and arguments as JSON, then remove it.",
+            )
+        if name.endswith(".safetensors"):
+            _check_safetensors(path)
+    for what, choices in {
+        "weights": (
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "adapter_model.safetensors",
+        ),
+        "configuration": ("config.json", "adapter_config.json"),
+        "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
+        "card": ("README.md",),
+    }.items():
+        if not any(choice in files for choice in choices):
+            raise UserError(f"has no {what}", where=folder, fix=f"Add {' or '.join(choices)}.")
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return True
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    return False
+
+
+def _check_safetensors(path: Path) -> None:
+    """Read the header alone: eight bytes of length, JSON, then exactly the bytes it tells of."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if not 2 <= length <= min(size - 8, 100_000_000):
+                raise ValueError
+            header = json.loads(file.read(length))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            if max(ends, default=0) != size - 8 - length:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise UserError("is not a whole safetensors file", where=path) from None
+
+
+@contextlib.contextmanager
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    """Turn what the client raises into errors that say what to do."""
+    try:
+        yield
+    except RevisionNotFoundError as error:
+        raise UserError(
+            "has no such version", where=repo_id, fix="See `usermirrorer release list`."
+        ) from error
+    except HFValidationError as error:
+        raise UserError(f"not a repository name: {error}", where=repo_id) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        raise UserError(_first_line(error), where=repo_id, fix=_FIXES.get(status, "")) from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        raise UserError(
+            f"the Hub cannot be reached: {_first_line(error)}", where=repo_id
+        ) from error
+
+
+_FIXES = {
+    401: "Sign in with `hf auth login`, or set HF_TOKEN; and check the name.",
+    403: "Use a token that may write to this namespace.",
+    404: "Check the name.",
+    412: "Somebody else pushed meanwhile; run it again.",
+}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
