@@ -20,7 +20,7 @@ def create_app(root: Path) -> FastAPI:
     Raises:
         UserError: if another process serves it.
     """
-    from usermirrorer.hub.server import api_content, api_repos
+    from usermirrorer.hub.server import api_content, api_repos, xet
 
     store = Store(root)
 
@@ -46,6 +46,7 @@ def create_app(root: Path) -> FastAPI:
 
     app.include_router(api_repos.router)
     app.include_router(api_content.router)
+    app.include_router(xet.router)
     app.add_middleware(addresses.Segments)
     return app
 
