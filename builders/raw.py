@@ -312,7 +312,8 @@ def _quoted(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame:
 
 def _csv_rows(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame:
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(io.StringIO(block.text, newline=""), delimiter=row.separator)
+    text = block.text.replace("\r", " ")  # only \n ends a row, as for polars
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=row.separator)
     rows, line, width = [], block.first_line, len(row.names)
     for fields in reader:
         if row.needed <= len(fields) <= width:

@@ -160,20 +160,3 @@ def domains() -> dict[str, tuple[str, ...]]:
     for source in all_sources().values():
         grouped[source.domain] = (*grouped.get(source.domain, ()), source.name)
     return grouped
-
-
-def find_file(folder: Path, *names: str) -> Path:
-    """Return the first of `names` that lies in `folder` or below it.
-
-    Raises:
-        UserError: if the folder or all of the names are missing.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise UserError("does not exist", where=folder, fix="Give the folder of the raw files.")
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-        if below := sorted(folder.rglob(name)):
-            return below[0]
-    raise UserError(f"none of {', '.join(names)} is there", where=folder)

@@ -6,9 +6,10 @@ import functools
 from pathlib import Path
 
 import polars as pl
+from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.sources import Report, Source, Tables, find_file
-from usermirrorer.builders.text import clean
+from usermirrorer.builders.sources import Report, Source, Tables
+from usermirrorer.builders.text import clean_column
 
 _GENRES_100K = [
     "unknown",
@@ -63,112 +64,131 @@ _AGE_BANDS = (
     (25, "25-34"),
     (18, "18-24"),
 )
-_EARLIEST, _LATEST = 788_918_400, 4_102_444_800  # 1995 (MovieLens began) to 2100
 _MISSING_YEAR = -1
 
 
 def read(folder: Path, report: Report) -> Tables:
-    """Read a MovieLens folder, whichever of the three layouts it has.
+    """Read MovieLens, whichever of the three layouts is there.
 
     Raises:
-        UserError: if no layout fits or a file cannot be parsed.
+        UserError: if no layout fits, or a file is missing, damaged, or has no usable row.
     """
-    folder = Path(folder)
     for marker, reader in (("ratings.dat", _read_1m), ("u.data", _read_100k), ("*.inter", _atomic)):
-        if folder.is_dir() and any(folder.rglob(marker)):
-            return _canonical(*reader(folder), report, folder)
+        if raw.has(folder, marker):
+            users, items, ratings = reader(folder, report)
+            return _canonical(users, items, ratings, report, raw.one(folder, marker))
     raise UserError(
         "no MovieLens layout is there",
         where=folder,
-        fix="Expected ratings.dat (1M), u.data (100K) or *.inter (RecBole).",
+        fix="Expected ratings.dat (1M), u.data (100K) or *.inter (RecBole), or a .zip of them.",
     )
 
 
-def _lines(path: Path, separator: str, names: list[str]) -> pl.DataFrame:
-    """Split a headerless latin-1 file; a line with another number of fields is an error."""
-    text = path.read_bytes().decode("latin-1").replace("\r\n", "\n")
-    rows = pl.DataFrame({"line": [line for line in text.split("\n") if line]})
-    fields = rows.select(pl.col("line").str.split(separator))["line"]
-    wrong = (fields.list.len() != len(names)).arg_true()
-    if len(rows) == 0 or len(wrong):
-        line = int(wrong[0]) + 1 if len(wrong) else 1
-        raise UserError(
-            f"expected {len(names)} fields split by {separator!r}", where=f"{path}:{line}"
-        )
-    return fields.to_frame("f").select(
-        pl.col("f").list.get(i).alias(n) for i, n in enumerate(names)
+_Three = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+
+
+def _table(
+    file: raw.Raw,
+    report: Report,
+    separator: str,
+    columns: list[str],
+    select: list[pl.Expr | str],
+    *,
+    header: bool = False,
+) -> pl.DataFrame:
+    """Read a file of users or items; its first column is the id."""
+    names = [name if isinstance(name, str) else name.meta.output_name() for name in select]
+    return raw.unique(
+        raw.delimited(
+            file,
+            report,
+            columns,
+            select,
+            raw.filled(names[0]),
+            separator=separator,
+            header=header,
+            encodings=("utf-8", "latin-1"),
+        ),
+        names[0],
+        report,
+        file,
     )
 
 
-def _read_1m(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    users = _lines(
-        find_file(folder, "users.dat"), "::", ["user_id", "gender", "age", "occupation", "zip"]
+def _ratings(
+    file: raw.Raw, report: Report, separator: str, columns: list[str], *, header: bool = False
+) -> pl.DataFrame:
+    user, item, rating, time = columns
+    return raw.delimited(
+        file,
+        report,
+        columns,
+        [
+            pl.col(user).alias("user_id"),
+            pl.col(item).alias("item_id"),
+            pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
+            raw.utc(pl.col(time)).alias("timestamp"),
+        ],
+        {
+            **raw.filled("user_id", "item_id"),
+            "rating outside of 0.5 to 5": pl.col("rating").is_between(0.5, 5),
+            **raw.between_years(1995, 2030),
+        },
+        separator=separator,
+        header=header,
     )
+
+
+_EVENT = ["user_id", "item_id", "rating", "timestamp"]
+
+
+def _read_1m(folder: Path, report: Report) -> _Three:
     names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
-    users = users.with_columns(pl.col("occupation").replace(names))
-    items = _lines(find_file(folder, "movies.dat"), "::", ["item_id", "title", "genres"])
-    ratings = _lines(
-        find_file(folder, "ratings.dat"), "::", ["user_id", "item_id", "rating", "timestamp"]
+    people = ["user_id", "gender", "age", "occupation", "zip"]
+    users = _table(raw.one(folder, "users.dat"), report, "::", people, [*people])
+    films = ["item_id", "title", "genres"]
+    year = _year_of_title()
+    return (
+        users.with_columns(pl.col("occupation").replace(names)),
+        _table(raw.one(folder, "movies.dat"), report, "::", films, [*films, year]),
+        _ratings(raw.one(folder, "ratings.dat"), report, "::", _EVENT),
     )
-    return users, items.with_columns(_year_of_title()), ratings
 
 
-def _read_100k(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    users = _lines(
-        find_file(folder, "u.user"), "|", ["user_id", "age", "gender", "occupation", "zip"]
-    )
+def _read_100k(folder: Path, report: Report) -> _Three:
+    people = ["user_id", "age", "gender", "occupation", "zip"]
     flags = [f"g{i}" for i in range(len(_GENRES_100K))]
-    items = _lines(
-        find_file(folder, "u.item"),
-        "|",
-        ["item_id", "title", "release", "video_release", "url", *flags],
-    )
+    films = ["item_id", "title", "release", "video_release", "url", *flags]
     genres = pl.concat_list(
         pl.when(pl.col(flag) == "1").then(pl.lit(name))
         for flag, name in zip(flags, _GENRES_100K, strict=True)
     ).list.drop_nulls()
-    items = items.with_columns(genres.list.join("|").alias("genres"), _year_of_title())
-    ratings = _lines(
-        find_file(folder, "u.data"), "\t", ["user_id", "item_id", "rating", "timestamp"]
-    )
-    return users, items.select("item_id", "title", "genres", "year"), ratings
-
-
-def _atomic(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    def table(suffix: str) -> pl.DataFrame:
-        path = find_file(folder, f"*.{suffix}")
-        try:
-            frame = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
-        except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"cannot be parsed: {str(error).splitlines()[0]}", where=path
-            ) from error
-        return frame.rename({name: name.partition(":")[0] for name in frame.columns})
-
-    users = _select(
-        table("user").rename({"zip_code": "zip"}),
-        folder,
-        ["user_id", "age", "gender", "occupation", "zip"],
-    )
-    items = table("item").rename(
-        {"movie_title": "title", "class": "genres", "release_year": "year"}
-    )
-    items = _select(items, folder, ["item_id", "title", "genres", "year"]).with_columns(
-        pl.col("genres").str.replace_all(" ", "|"),
-        pl.col("year").cast(pl.Int32, strict=False).fill_null(_MISSING_YEAR),
-    )
+    chosen = ["item_id", "title", genres.list.join("|").alias("genres"), _year_of_title()]
     return (
-        users,
-        items,
-        _select(table("inter"), folder, ["user_id", "item_id", "rating", "timestamp"]),
+        _table(raw.one(folder, "u.user"), report, "|", people, [*people]),
+        _table(raw.one(folder, "u.item"), report, "|", films, chosen),
+        _ratings(raw.one(folder, "u.data"), report, "\t", _EVENT),
     )
 
 
-def _select(frame: pl.DataFrame, folder: Path, names: list[str]) -> pl.DataFrame:
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        raise UserError(f"column(s) {', '.join(missing)} are missing", where=folder)
-    return frame.select(names)
+def _atomic(folder: Path, report: Report) -> _Three:
+    people = ["user_id", "age", "gender", "occupation", "zip_code"]
+    films = ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"]
+    item, title, year, genres = films
+    chosen = [
+        pl.col(item).alias("item_id"),
+        pl.col(title).alias("title"),
+        pl.col(genres).str.replace_all(" ", "|").alias("genres"),
+        pl.col(year).cast(pl.Int32, strict=False).fill_null(_MISSING_YEAR).alias("year"),
+    ]
+    asked = [pl.col(f"{name}:token").alias(name.replace("zip_code", "zip")) for name in people]
+    event = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    persons = [f"{name}:token" for name in people]
+    return (
+        _table(raw.one(folder, "*.user"), report, "\t", persons, asked, header=True),
+        _table(raw.one(folder, "*.item"), report, "\t", films, chosen, header=True),
+        _ratings(raw.one(folder, "*.inter"), report, "\t", event, header=True),
+    )
 
 
 def _year_of_title() -> pl.Expr:
@@ -177,32 +197,13 @@ def _year_of_title() -> pl.Expr:
 
 
 def _canonical(
-    users: pl.DataFrame, items: pl.DataFrame, ratings: pl.DataFrame, report: Report, folder: Path
+    users: pl.DataFrame, items: pl.DataFrame, ratings: pl.DataFrame, report: Report, file: raw.Raw
 ) -> Tables:
-    users = _unique(users, "user_id", report, folder)
-    items = _unique(items, "item_id", report, folder)
-    numbers = ratings.with_columns(
-        pl.col("rating").cast(pl.Float32, strict=False),
-        pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False),
-    )
-    good = pl.col("timestamp").is_between(_EARLIEST, _LATEST) & pl.col("rating").is_between(0.5, 5)
-    kept = numbers.filter(good)
-    report.skip("rating or timestamp out of range", len(numbers) - len(kept), where=folder)
-    known = kept.join(items.select("item_id"), on="item_id", how="semi").join(
-        users.select("user_id"), on="user_id", how="semi"
-    )
-    report.skip("interaction of an unknown user or item", len(kept) - len(known), where=folder)
-    return Tables(_people(users), _movies(items), known.with_columns(_utc("timestamp")))
-
-
-def _unique(frame: pl.DataFrame, key: str, report: Report, folder: Path) -> pl.DataFrame:
-    kept = frame.filter(pl.col(key) != "").unique(key, keep="first", maintain_order=True)
-    report.skip(f"duplicate or empty {key}", len(frame) - len(kept), where=folder)
-    return kept
-
-
-def _utc(name: str) -> pl.Expr:
-    return pl.from_epoch(name, time_unit="s").dt.cast_time_unit("ms").dt.replace_time_zone("UTC")
+    interactions = raw.known(ratings, items, "item_id", report, file)
+    interactions = raw.known(interactions, users, "user_id", report, file)
+    interactions = raw.once(interactions, report, file)
+    items = as_of.not_after_first(_movies(items), interactions)
+    return Tables(_people(users), items, interactions)
 
 
 def _people(users: pl.DataFrame) -> pl.DataFrame:
@@ -215,7 +216,7 @@ def _people(users: pl.DataFrame) -> pl.DataFrame:
         "user_id",
         pl.col("gender").replace_strict({"M": "male", "F": "female"}, default=""),
         band.otherwise(pl.lit("Under 18")).alias("age"),
-        pl.col("occupation").map_elements(clean, return_dtype=pl.String),
+        clean_column(pl.col("occupation"), 40),
         pl.col("zip").replace_strict(places, default="").alias("location"),
     )
 
@@ -233,9 +234,6 @@ def _place(zip_code: str) -> str:
 
 
 def _movies(items: pl.DataFrame) -> pl.DataFrame:
-    def text(row: dict[str, object]) -> str:
-        return f"{row['title']} - {row['genres']}" if row["genres"] else str(row["title"])
-
     year = pl.col("year")
     named = pl.col("title").str.contains(r"\(\d{4}\)\s*$")
     titled = (
@@ -243,21 +241,17 @@ def _movies(items: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("title"))
         .otherwise(pl.format("{} ({})", pl.col("title"), year))
     )
-    frame = items.with_columns(
-        titled.map_elements(lambda t: clean(t, 120), return_dtype=pl.String).alias("title")
-    )
-    frame = frame.with_columns(pl.col("genres").map_elements(clean, return_dtype=pl.String))
-    return frame.select(
+    shown = [pl.when(pl.col(c) != "").then(c) for c in ("title", "genres")]
+    known = pl.when(year.is_between(1850, 2030)).then(year)
+    return items.with_columns(
+        clean_column(titled, 120).alias("title"), clean_column(pl.col("genres"), 100)
+    ).select(
         "item_id",
         "title",
-        pl.struct("title", "genres").map_elements(text, return_dtype=pl.String).alias("text"),
-        pl.when(year == _MISSING_YEAR)
-        .then(None)
-        .otherwise(pl.datetime(year.clip(1, 9999), 1, 1, time_zone="UTC"))
-        .dt.cast_time_unit("ms")
-        .alias("available_from"),
+        pl.concat_str(shown, separator=" - ", ignore_nulls=True).alias("text"),
+        pl.datetime(known, 1, 1, time_zone="UTC").dt.cast_time_unit("ms").alias("available_from"),
         "genres",
-        pl.when(year == _MISSING_YEAR).then(None).otherwise(year).alias("year"),
+        known.alias("year"),
     )
 
 
@@ -280,6 +274,11 @@ SOURCES = (
             "users.dat|u.user|*.user": "users",
         },
         read=read,
+        sizes={"ml-1m.zip": "6 MB", "ml-100k.zip": "5 MB"},
+        hashes={
+            "ml-1m.zip": "md5:c4d9eecfca2ab87c1945afe126590906",
+            "ml-100k.zip": "md5:0e33842e24a9c977be4e0107933c0723",
+        },
         downloads={
             "ml-1m.zip": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
             "ml-100k.zip": "https://files.grouplens.org/datasets/movielens/ml-100k.zip",

@@ -1,0 +1,163 @@
+"""Steam (UCSD): games and reviews, one Python dict literal a line; read without evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import polars as pl
+from usermirrorer.builders import as_of, raw
+from usermirrorer.builders.sources import Report, Source, Tables
+from usermirrorer.builders.text import clean_column
+
+_TEXTS = pl.List(pl.String)
+_GAMES = {
+    "id": pl.String,
+    "app_name": pl.String,
+    "title": pl.String,
+    "genres": _TEXTS,
+    "tags": _TEXTS,
+    "specs": _TEXTS,
+    "developer": pl.String,
+    "publisher": pl.String,
+    "release_date": pl.String,
+    "sentiment": pl.String,
+    "price": pl.String,
+}
+_REVIEWS = {
+    "username": pl.String,
+    "product_id": pl.String,
+    "date": pl.String,
+    "hours": pl.Float64,
+    "text": pl.String,
+}
+
+
+def read(folder: Path, report: Report) -> Tables:
+    """Read `steam_games.json` and `steam_reviews.json`.
+
+    A review counts as the purchase, at the start of its day (UTC): dates are all there is. User
+    names are replaced by a hash of them. `hours` are as of the review.
+
+    Raises:
+        UserError: if a file is missing, damaged, or has no usable row.
+    """
+    items = _games(raw.one(folder, "steam_games.json"), report)
+    file = raw.one(folder, "steam_reviews.json", "steam_reviews_*.json", "steam_new.json")
+    interactions = raw.json_lines(
+        file,
+        report,
+        _REVIEWS,
+        [
+            pl.col("username").map_batches(_pseudonyms, return_dtype=pl.String).alias("user_id"),
+            pl.col("product_id").alias("item_id"),
+            raw.parsed_time(pl.col("date").str.head(10) + " 00:00", "%Y-%m-%d %H:%M").alias(
+                "timestamp"
+            ),
+            pl.when(pl.col("hours") > 0).then("hours").cast(pl.Float32).alias("hours_played"),
+            clean_column(pl.col("text"), 300).alias("review_text"),
+        ],
+        {**raw.filled("user_id", "item_id"), **raw.between_years(2003, 2030)},
+        python_literals=True,
+    )
+    interactions = raw.known(interactions, items, "item_id", report, file)
+    interactions = raw.once(interactions, report, file)
+    return Tables(
+        users=raw.users_of(interactions),
+        items=as_of.not_after_first(items, interactions),
+        interactions=interactions,
+    )
+
+
+def _pseudonyms(names: pl.Series) -> pl.Series:
+    """Display names are personal: keep 64 bits of their hash instead."""
+    hashed = [name and hashlib.blake2s(name.encode(), digest_size=8).hexdigest() for name in names]
+    return pl.Series(names.name, hashed, dtype=pl.String)
+
+
+def _games(file: raw.Raw, report: Report) -> pl.DataFrame:
+    def listed(name: str, limit: int) -> pl.Expr:
+        joined = pl.col(name).list.head(8).list.join(", ", ignore_nulls=True)
+        return clean_column(joined.fill_null(""), limit).alias(name)
+
+    def line(name: str) -> pl.Expr:
+        return clean_column(pl.col(name), 80).alias(name)
+
+    released = pl.col("release_date")
+    frame = raw.json_lines(
+        file,
+        report,
+        _GAMES,
+        [
+            pl.col("id").alias("item_id"),
+            clean_column(pl.coalesce("app_name", "title"), 120).alias("title"),
+            raw.parsed_time(released + " 00:00", "%Y-%m-%d %H:%M").alias("available_from"),
+            listed("genres", 100),
+            listed("tags", 150),
+            listed("specs", 150),
+            line("developer"),
+            line("publisher"),
+            line("release_date"),
+            line("sentiment"),
+            _price(pl.col("price")).alias("price"),
+        ],
+        raw.filled("item_id", "title"),
+        python_literals=True,
+    )
+    parts = [pl.when(pl.col(c) != "").then(c) for c in ("title", "genres", "tags")]
+    text = pl.concat_str(parts, separator=" - ", ignore_nulls=True).alias("text")
+    return raw.unique(frame, "item_id", report, file).with_columns(text)
+
+
+def _price(price: pl.Expr) -> pl.Expr:
+    """`$4.99` from a number; words such as `Free To Play` stay as they are."""
+    number = price.cast(pl.Decimal(12, 2), strict=False)
+    words = clean_column(price, 40)
+    return pl.when(number.is_not_null()).then(pl.format("${}", number)).otherwise(words)
+
+
+def _user_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
+    """`products`: games the user had bought before the scene, as far as this source knows.
+
+    The raw field `products` is as of the crawl, years after most scenes.
+    """
+    bought = (
+        tables.interactions.select("user_id", "item_id", "timestamp")
+        .join(rows.select("user_id").unique(), on="user_id", how="semi")
+        .sort("timestamp")
+        .unique(["user_id", "item_id"], keep="first", maintain_order=True)
+        .select(
+            "user_id", "timestamp", pl.int_range(1, pl.len() + 1).over("user_id").alias("products")
+        )
+    )
+    return as_of.latest(rows, bought, "user_id")
+
+
+SOURCES = (
+    Source(
+        name="steam",
+        domain="steam",
+        title="Steam Video Game and Bundle Data (UCSD)",
+        homepage="https://cseweb.ucsd.edu/~jmcauley/datasets.html#steam_data",
+        licence="no licence is stated; texts belong to their authors and to Valve, research use",
+        redistributable=False,
+        citation=(
+            "@inproceedings{kang2018self, title={Self-Attentive Sequential Recommendation}, "
+            "author={Kang, Wang-Cheng and McAuley, Julian}, booktitle={ICDM}, year={2018}} "
+            "@inproceedings{omahony2016condensing, title={Condensing Steam: Distilling the "
+            "Diversity of Gamer Behavior}, author={O'Neill, Mark and Vaziripour, Elham and Wu, "
+            "Justin and Zappala, Daniel}, booktitle={IMC}, year={2016}}"
+        ),
+        files={
+            "steam_games.json.gz": "32,135 games, Python literals",
+            "steam_reviews.json.gz": "7.8M reviews, Python literals",
+        },
+        sizes={"steam_games.json.gz": "2.7 MB", "steam_reviews.json.gz": "1.3 GB"},
+        read=read,
+        downloads={
+            name: f"https://cseweb.ucsd.edu/~wckang/{name}"
+            for name in ("steam_games.json.gz", "steam_reviews.json.gz")
+        },
+        user_as_of=_user_as_of,
+    ),
+)
