@@ -1,0 +1,394 @@
+"""The card of a trained model, made from its run and its scores alone: no number is typed by hand.
+
+    train_run.json (recipes/record.py)  \\
+    scores: rows of metrics              >  README.md, figures/*.png, .eval_results/*.yaml
+    facts of the dataset it was tested on /
+
+Texts that come from data (names, ids, licences) are escaped, so that none can break the Markdown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.shards import atomic, read_json
+from usermirrorer.model_cards import plots
+
+Row = Mapping[str, Any]
+
+TEMPLATES = Path(__file__).parent
+FIGURES = "figures"
+RUN = "train_run.json"
+EVAL_RESULTS = ".eval_results/usermirrorer.yaml"
+ACCURACY = ("acc", "accuracy")
+#: metric -> name in tables; those in PERCENT are fractions and shown in percent.
+METRIC_NAMES = {
+    "acc": "Accuracy",
+    "accuracy": "Accuracy",
+    "entropy": "Entropy (bits)",
+    "normalised_entropy": "Normalised entropy",
+    "log_loss": "Log-loss (bits)",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+    "malformed": "Malformed generations",
+}
+PERCENT = ("acc", "accuracy", "malformed")
+CONFIDENCE = ("entropy", "normalised_entropy")
+CALIBRATION = ("log_loss", "brier", "ece")
+STAGES = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
+
+
+def escape(text: str) -> str:
+    """Return `text` on one line, every sign that means something in Markdown or HTML disarmed."""
+    one_line = " ".join(str(text).split())
+    return _SPECIAL.sub(
+        lambda m: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(m[1], f"\\{m[1]}"), one_line
+    )
+
+
+class _Markdown(str):
+    """Text that is Markdown already and must not be escaped again."""
+
+    __slots__ = ()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> _Markdown:
+    """Return a Markdown table, its cells escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [
+        [escape(cell) if index != 1 else cell for cell in line] for index, line in enumerate(lines)
+    ]
+    return _Markdown("\n".join(f"| {' | '.join(line)} |" for line in cells))
+
+
+def _finalize(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, _Markdown):
+        return escape(value)
+    return value
+
+
+def write(
+    run_dir: Path,
+    *,
+    scores: Sequence[Row] | None,
+    dataset: Row | None,
+    repo_id: str,
+    version: str,
+) -> Path:
+    """Write README.md, its figures and `.eval_results` into the model's folder; return the README.
+
+    Args and errors: see `render`.
+    """
+    run_dir = Path(run_dir)
+    text = render(run_dir, scores=scores, dataset=dataset, repo_id=repo_id, version=version)
+    draw(run_dir, read_json(run_dir / RUN), scores, repo_id)
+    if entries := eval_entries(scores, dataset, repo_id):
+        with atomic(run_dir / EVAL_RESULTS) as temporary:
+            rows = eval_result_entries_to_yaml(entries)
+            temporary.write_text(yaml.safe_dump(rows, sort_keys=False), encoding="utf-8")
+    with atomic(run_dir / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return run_dir / "README.md"
+
+
+def render(
+    run_dir: Path,
+    *,
+    scores: Sequence[Row] | None,
+    dataset: Row | None,
+    repo_id: str,
+    version: str,
+) -> str:
+    """Return the card's Markdown with its YAML metadata.
+
+    Args:
+        run_dir: Folder with `train_run.json`.
+        scores: Rows of `model`, `task`, `metric`, `value`, `stderr`, `n`, `lower`, `upper`. Rows
+            whose model is `repo_id` are this model's; others (base model, `chance`,
+            `most popular`, ...) stand beside them. Entropies in bits.
+        dataset: The dataset it was tested on: `id`, and where known `revision`, `commit`,
+            `licence`, `sources` (rows of `title`, `licence`).
+        repo_id: Repository the model goes to, `name` or `owner/name`.
+        version: Tag of this version; "" if it has none.
+
+    Raises:
+        UserError: if there is no record of the run, `repo_id` is not a repository id, or the
+            scores lack a column or hold no row of this model.
+    """
+    run = read_json(Path(run_dir) / RUN)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(str(error), where=repo_id) from error
+    context = _context(run, list(scores or []), dataset or {}, repo_id, version)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["table"] = table
+    body = environment.get_template("model_card.md.jinja").render(context)
+    metadata = card_data(run, scores, dataset, repo_id).to_yaml()
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    return f"---\n{metadata}\n---\n\n{body}\n"
+
+
+def card_data(
+    run: Row, scores: Sequence[Row] | None, dataset: Row | None, repo_id: str
+) -> ModelCardData:
+    """Return the card's YAML metadata: what is not known is left out."""
+    base, data = run["base_model"], run["data"]
+    adapter_only = run["adapter_only"]
+    trained_on = None if data["local"] else data["name"]
+    results = eval_results(scores, dataset, repo_id)
+    named = {"eval_results": results, "model_name": repo_id} if results else {}
+    return ModelCardData(
+        base_model=base.get("name"),
+        datasets=trained_on or (dataset or {}).get("id"),
+        language="en",
+        library_name="peft" if adapter_only else "transformers",
+        license=run["license"],
+        pipeline_tag="text-generation",
+        tags=["usermirrorer", "user-simulation", "recommendation", "trl", run["stage"]],
+        **named,
+    )
+
+
+def eval_results(
+    scores: Sequence[Row] | None, dataset: Row | None, repo_id: str
+) -> list[EvalResult]:
+    """Return this model's accuracies for `model-index`; none without a dataset to name."""
+    if not dataset or not dataset.get("id"):
+        return []
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name=row["task"],
+            dataset_type=dataset["id"],
+            dataset_name=dataset["id"],
+            dataset_split="test",
+            dataset_revision=dataset.get("commit") or dataset.get("revision"),
+            metric_type="accuracy",
+            metric_name="Accuracy",
+            metric_value=round(row["value"], 4),
+        )
+        for row in _accuracies(_own(scores, repo_id))
+    ]
+
+
+def eval_entries(
+    scores: Sequence[Row] | None, dataset: Row | None, repo_id: str
+) -> list[EvalResultEntry]:
+    """Return this model's accuracies in the Hub's `.eval_results` format."""
+    if not dataset or not dataset.get("id"):
+        return []
+    return [
+        EvalResultEntry(
+            dataset_id=dataset["id"],
+            task_id=row["task"],
+            value=round(row["value"], 4),
+            dataset_revision=dataset.get("commit"),
+            notes=f"accuracy over {row['n']} scenes",
+        )
+        for row in _accuracies(_own(scores, repo_id))
+    ]
+
+
+def draw(run_dir: Path, run: Row, scores: Sequence[Row] | None, repo_id: str) -> None:
+    """Write the figures there is data for into `figures/`."""
+    if _has_curve(run):
+        plots.loss_curve(run["curve"], run_dir / FIGURES / "loss.png")
+    if own := _accuracies(_own(scores, repo_id)):
+        others = [row for row in _accuracies(scores) if row["model"] != repo_id]
+        plots.accuracy_bars(own, others, run_dir / FIGURES / "accuracy.png")
+
+
+def _alt_texts(run: Row, scores: Sequence[Row], repo_id: str) -> dict[str, str]:
+    texts = {}
+    if _has_curve(run):
+        texts["loss.png"] = plots.describe_loss(run["curve"])
+    if own := _accuracies(_own(scores, repo_id)):
+        texts["accuracy.png"] = plots.describe_accuracy(own)
+    return texts
+
+
+def _has_curve(run: Row) -> bool:
+    return len([row for row in run["curve"] if "loss" in row]) > 1
+
+
+def _accuracies(scores: Sequence[Row] | None) -> list[Row]:
+    return [row for row in scores or [] if row["metric"] in ACCURACY]
+
+
+def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
+    rows = list(scores or [])
+    for row in rows:
+        missing = [name for name in ("model", "task", "metric", "value", "n") if name not in row]
+        if missing:
+            raise UserError(f"a row of scores lacks {', '.join(missing)}", where=repo_id)
+    own = [row for row in rows if row["model"] == repo_id]
+    if rows and not own:
+        models = ", ".join(sorted({str(row["model"]) for row in rows}))
+        raise UserError(f"the scores are of {models}, none of this model", where=repo_id)
+    return own
+
+
+def _context(
+    run: Row, scores: list[Row], dataset: Row, repo_id: str, version: str
+) -> dict[str, Any]:
+    base = run["base_model"]
+    return {
+        "title": repo_id.rsplit("/", maxsplit=1)[-1],
+        "repo": _Markdown(repo_id),  # a valid repository id: nothing in it is special in code
+        "version": _version(version),
+        "run": run,
+        "stage": STAGES[run["stage"]],
+        "base": base.get("name") or base["folder"],
+        "lineage": [STAGES[stage["stage"]] for stage in base.get("lineage", [])],
+        "data_version": run["data"].get("revision") or run["data"].get("commit"),
+        "hyperparameters": [
+            [name, _plain(value)] for name, value in run["hyperparameters"].items()
+        ],
+        "training": _training(run),
+        "hardware": _hardware(run),
+        "alt": _alt_texts(run, scores, repo_id),
+        "domains": _domains(run["data"]["domains"]),
+        "sources": [[row["title"], row["licence"]] for row in dataset.get("sources", [])],
+        "accuracy": _table(scores, repo_id, ACCURACY),
+        "verdict": _verdict(scores, repo_id),
+        "confidence": _table(scores, repo_id, CONFIDENCE),
+        "calibration": _table(scores, repo_id, CALIBRATION),
+        "others": _table(scores, repo_id, _other_metrics(scores)),
+        "dataset": dataset,
+        "base_in_code": _Markdown(_code_safe(base.get("name") or base["folder"])),
+    }
+
+
+def _version(version: str) -> _Markdown:
+    if version and not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", version):
+        raise UserError(f"{version!r} is not a version", fix="Give a tag such as v1.0.0.")
+    return _Markdown(version)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _code_safe(name: str) -> str:
+    return re.sub(r"[^\w./\-]", "-", name)
+
+
+def _domains(counts: Mapping[str, int]) -> list[list[str]]:
+    whole = sum(counts.values())
+    return [[name, f"{n:,}", f"{100 * n / whole:.1f} %"] for name, n in counts.items()]
+
+
+def _training(run: Row) -> list[list[str]]:
+    results = run["results"]
+    rows = [
+        ["Optimizer steps", f"{results['steps']:,}"],
+        ["Passes over the data", f"{results['epochs']:.2f}"],
+        ["Trained parameters", f"{results['trained_parameters']:,} of {results['parameters']:,}"],
+        ["Tokens seen", f"{results['tokens']:,.0f}"],
+        ["Tokens per second", f"{results['tokens_per_second']:,.0f}"],
+        ["Time", f"{results['seconds'] / 3600:.2f} h ({results['seconds']:,.0f} s)"],
+        ["Peak memory of a process", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB"],
+    ]
+    if results["first_loss"] is not None:
+        rows.append(["Loss", f"{results['first_loss']:.4f} to {results['final_loss']:.4f}"])
+    return rows
+
+
+def _hardware(run: Row) -> str:
+    hardware = run["hardware"]
+    processes = f"{hardware['processes']} x " if hardware["processes"] > 1 else ""
+    return (
+        f"{processes}{hardware['device']} ({hardware['kind']}), {hardware['threads']} threads a "
+        f"process, {hardware['memory_bytes'] / 2**30:.0f} GiB of memory"
+    )
+
+
+def _other_metrics(scores: Sequence[Row]) -> tuple[str, ...]:
+    shown = {*ACCURACY, *CONFIDENCE, *CALIBRATION}
+    return tuple(dict.fromkeys(row["metric"] for row in scores if row["metric"] not in shown))
+
+
+def _table(
+    scores: Sequence[Row], repo_id: str, metrics: Sequence[str]
+) -> dict[str, list[Any]] | None:
+    """Return header and rows (task, metric, this model, others); None if there is nothing."""
+    own = [row for row in _own(scores, repo_id) if row["metric"] in metrics]
+    if not own:
+        return None
+    others = list(
+        dict.fromkeys(
+            row["model"] for row in scores if row["metric"] in metrics and row["model"] != repo_id
+        )
+    )
+    found = {(row["model"], row["task"], row["metric"]): row for row in scores}
+    rows = []
+    for row in own:
+        key = (row["task"], row["metric"])
+        beside = [found.get((name, *key)) for name in others]
+        rows.append(
+            [
+                row["task"].removeprefix(plots.TASK_PREFIX),
+                METRIC_NAMES.get(row["metric"], row["metric"]),
+                _cell(row),
+                *(_cell(one) if one else "" for one in beside),
+                f"{row['n']:,}",
+            ]
+        )
+    return {"header": ["Task", "Metric", "This model", *others, "Scenes"], "rows": rows}
+
+
+def _cell(row: Row) -> str:
+    scale, digits = (100, 1) if row["metric"] in PERCENT else (1, 3)
+    text = f"{scale * row['value']:.{digits}f}" + (" %" if scale == 100 else "")
+    if _known(row.get("lower")) and _known(row.get("upper")):
+        text += f" ({scale * row['lower']:.{digits}f} to {scale * row['upper']:.{digits}f})"
+    return text
+
+
+def _known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _verdict(scores: Sequence[Row], repo_id: str) -> str:
+    """Say on how many tasks the whole interval lies above everything it is compared with."""
+    own = _accuracies(_own(scores, repo_id))
+    judged = []
+    for row in own:
+        others = [
+            other["value"]
+            for other in scores
+            if other["metric"] == row["metric"]
+            and other["task"] == row["task"]
+            and other["model"] != repo_id
+        ]
+        if others and _known(row.get("lower")):
+            judged.append(row["lower"] > max(others))
+    if not judged:
+        return ""
+    return (
+        f"The whole 95 % interval lies above everything compared with on {sum(judged)} of "
+        f"{len(judged)} tasks."
+    )

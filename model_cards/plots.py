@@ -1,0 +1,192 @@
+"""Figures of the cards: small functions that write a PNG and return its alt text.
+
+Colours are from the palette of Okabe and Ito, which people with colour-vision deficiencies can
+tell apart; series differ in shape or pattern as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from usermirrorer.builders.schema import LABELS
+from usermirrorer.builders.shards import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+TASK_PREFIX = "usermirror_"
+MARKERS = (("|", ORANGE), ("x", GREEN), ("+", PURPLE), ("1", GREY))
+
+
+def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes]:
+    # The object interface: no global state and no display needed.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _write(figure: Figure, path: Path) -> None:
+    with atomic(Path(path)) as temporary:
+        # Without the version of matplotlib in it, the same figure gives the same bytes.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def loss_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """Draw training loss (and evaluation loss, where there is one) against the step.
+
+    Args:
+        curve: Rows with `step` and `loss` or `eval_loss`, in nats a token as trainers log it.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure()
+    train = [(row["step"], row["loss"]) for row in curve if "loss" in row]
+    held_out = [(row["step"], row["eval_loss"]) for row in curve if "eval_loss" in row]
+    axes.plot(*zip(*train, strict=True), color=BLUE, marker="." if len(train) < 60 else "")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color=ORANGE, marker="s", linestyle="--")
+        axes.legend(["training", "held out"], frameon=False)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _write(figure, path)
+    return describe_loss(curve)
+
+
+def describe_loss(curve: Sequence[Mapping[str, Any]]) -> str:
+    """Return the alt text of `loss_curve`."""
+    first, *_, last = [row for row in curve if "loss" in row]
+    return (
+        f"Training loss against optimizer step: {first['loss']:.3f} at step {first['step']}, "
+        f"{last['loss']:.3f} at step {last['step']}."
+    )
+
+
+def accuracy_bars(
+    rows: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], path: Path
+) -> str:
+    """Draw the accuracy of one model on each task with its 95 % interval, and what to compare with.
+
+    Args:
+        rows: One a task: `task`, `value`, and where known `lower` and `upper`, as fractions.
+        references: `model`, `task`, `value` of other models and baselines on those tasks.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure(height=1.8 + 0.42 * len(rows))
+    places = {row["task"]: len(rows) - 1 - index for index, row in enumerate(rows)}
+    values = [100 * row["value"] for row in rows]
+    axes.barh(
+        list(places.values()), values, height=0.62, color=BLUE, alpha=0.75, label="this model"
+    )
+    for row in rows:
+        if row.get("lower") is not None and row.get("upper") is not None:
+            ends = [100 * row["lower"], 100 * row["upper"]]
+            axes.plot(ends, [places[row["task"]]] * 2, color="black", linewidth=1.4, zorder=5)
+    for index, name in enumerate(dict.fromkeys(row["model"] for row in references)):
+        marker, colour = MARKERS[index % len(MARKERS)]
+        points = [
+            (100 * row["value"], places[row["task"]])
+            for row in references
+            if row["model"] == name and row["task"] in places
+        ]
+        if points:
+            style = {"marker": marker, "color": colour, "linestyle": "", "label": name}
+            axes.plot(*zip(*points, strict=True), markersize=14, markeredgewidth=2.4, **style)
+    axes.set_yticks(list(places.values()), [name.removeprefix(TASK_PREFIX) for name in places])
+    axes.set_ylim(-0.8, len(rows) - 0.2)
+    axes.set_xlabel("accuracy (%), black lines: 95 % interval")
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, markerscale=0.6, reverse=True)
+    _write(figure, path)
+    return describe_accuracy(rows)
+
+
+def describe_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the alt text of `accuracy_bars`."""
+    told = "; ".join(
+        f"{row['task'].removeprefix(TASK_PREFIX)} {100 * row['value']:.1f} %" for row in rows
+    )
+    return f"Accuracy by task with 95 % intervals: {told}."
+
+
+def entropy_histogram(
+    weak: Sequence[float],
+    strong: Sequence[float],
+    path: Path,
+    names: tuple[str, str] = ("weak", "strong"),
+) -> str:
+    """Draw the epistemic uncertainty of two models over the same scenes (Figure 3).
+
+    Args:
+        weak: E[H(P(Y | X + D))] of the weak model, one a scene, bits.
+        strong: The same of the strong model.
+        path: PNG to write.
+        names: What to call the two.
+
+    Returns:
+        Alt text.
+    """
+    weak, strong = np.asarray(weak, dtype=float), np.asarray(strong, dtype=float)
+    figure, axes = _figure()
+    edges = np.linspace(0, max(weak.max(), strong.max(), 1e-3), 31)
+    axes.hist(weak, edges, color=ORANGE, alpha=0.55, label=names[0], hatch="//", edgecolor=ORANGE)
+    axes.hist(strong, edges, color=BLUE, alpha=0.55, label=names[1])
+    for values, colour, line in ((weak, ORANGE, "--"), (strong, BLUE, "-")):
+        axes.axvline(values.mean(), color=colour, linestyle=line, linewidth=1.6)
+    axes.set_xlabel("epistemic uncertainty of a scene (bits), vertical lines: means")
+    axes.set_ylabel("scenes")
+    axes.legend(frameon=False)
+    _write(figure, path)
+    return (
+        f"Histogram of epistemic uncertainty over {len(weak)} scenes: mean {weak.mean():.3f} bits "
+        f"for {names[0]}, {strong.mean():.3f} bits for {names[1]}."
+    )
+
+
+def position_histogram(answers: Sequence[int], options: Sequence[int], path: Path) -> str:
+    """Draw at which label the real behavior stands, against a uniform position.
+
+    Args:
+        answers: Index of the real behavior, one a scene.
+        options: Number of options of each scene.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    longest = max(options)
+    seen = np.bincount(np.asarray(answers), minlength=longest)
+    sizes = np.asarray(options)
+    expected = np.array([(1 / sizes[sizes > position]).sum() for position in range(longest)])
+    figure, axes = _figure()
+    axes.bar(range(longest), seen, color=BLUE, alpha=0.75, label="scenes")
+    axes.plot(range(longest), expected, color=ORANGE, marker="D", linestyle="", label="if uniform")
+    axes.set_xticks(range(longest), list(LABELS[:longest]))
+    axes.set_xlabel("label of the real behavior")
+    axes.set_ylabel("scenes")
+    axes.legend(frameon=False)
+    axes.grid(axis="x", visible=False)
+    _write(figure, path)
+    gap = np.abs(seen - expected).max()
+    return (
+        f"Position of the real behavior in {len(answers)} exposures; no label is more than "
+        f"{gap:.0f} scenes away from a uniform position."
+    )

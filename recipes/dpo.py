@@ -1,0 +1,36 @@
+"""Direct Preference Optimization on chosen and rejected decision processes.
+
+    accelerate launch --config_file recipes/accelerate/single_gpu.yaml recipes/dpo.py \
+        --config recipes/llama-3.2-3b-instruct/dpo/config.yaml --model_name_or_path sft \
+        --dataset_name usermirrorer/mixed --dataset_revision v1.0.0 --output_dir dpo
+
+Start from the model of the SFT stage. Every option of TRL's DPOConfig and ModelConfig can be
+given; `--help` lists them. From an installed package:
+`accelerate launch -m usermirrorer.recipes.dpo ...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+from usermirrorer.recipes import data
+from usermirrorer.recipes.training import Arguments, max_tokens, parse, run, script
+
+
+def build(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> data.Prepared:
+    """Return prompt, chosen and rejected of each pair."""
+    return data.dpo_rows(arguments.data, tokenizer, max_tokens(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Train; return the output folder."""
+    arguments = parse(DPOConfig, argv)
+    arguments.training.include_num_input_tokens_seen = "non_padding"
+    return run("dpo", DPOTrainer, arguments, build)
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,362 @@
+"""What the three recipes share: arguments, checks before training, resume, saving, pushing.
+
+parse -> tokenizer -> rows -> claim the output folder -> trainer (TRL) -> check the disk
+      -> train, from the last whole checkpoint -> save model and train_run.json -> card -> push
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import Trainer as BaseTrainer
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.shards import read_json, write_json
+from usermirrorer.recipes import record
+from usermirrorer.recipes.data import DataArguments, Prepared
+
+RECIPES = Path(__file__).parent
+#: Written when a run starts: which run an output folder belongs to.
+RUN_KEY = "run_key.json"
+#: Where the adapter goes when the folder itself holds the merged model.
+ADAPTER = "adapter"
+
+
+@dataclass
+class ReleaseArguments:
+    """What to do with the trained model."""
+
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "LoRA: write the merged model, and the adapter to adapter/ in it."},
+    )
+    hub_revision_tag: str | None = field(
+        default=None, metadata={"help": "Version to push as, e.g. v1.0.0; a git tag on the Hub."}
+    )
+    base_model_id: str | None = field(
+        default=None,
+        metadata={"help": "Hub id of the base model for the card, if it is loaded from a folder."},
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained weights for the card, e.g. apache-2.0."},
+    )
+
+
+@dataclass
+class Arguments:
+    """The parsed command line of a recipe; `training` is TRL's configuration of the trainer."""
+
+    data: DataArguments
+    release: ReleaseArguments
+    training: Any
+    model: ModelConfig
+    extra: Any = None
+
+
+Build = Callable[[Arguments, PreTrainedTokenizerBase], Prepared]
+
+
+def parse(
+    config_class: type, argv: Sequence[str] | None = None, extra: type | None = None
+) -> Arguments:
+    """Read the command line and the YAML file of `--config`; the command line wins.
+
+    A `--config` path that is not there is also looked for in the installed package, so that
+    `recipes/<model>/<stage>/config.yaml` works from any folder.
+
+    Args:
+        config_class: TRL's configuration class.
+        argv: Arguments, by default the process's own.
+        extra: A further dataclass of the recipe.
+
+    Raises:
+        UserError: if the file is missing, or a name or value is not known.
+    """
+    words = _find_config(list(sys.argv[1:] if argv is None else argv))
+    kinds = [DataArguments, ReleaseArguments, config_class, ModelConfig]
+    try:
+        parsed = TrlParser([*kinds, extra] if extra else kinds).parse_args_and_config(words)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error), where="arguments") from error
+    arguments = Arguments(*parsed)
+    if not arguments.model.model_name_or_path:
+        raise UserError("no model given", where="--model_name_or_path")
+    if arguments.training.trust_remote_code:
+        raise UserError("code from model repositories is never run", where="--trust_remote_code")
+    if arguments.release.merge_adapter and not arguments.model.use_peft:
+        raise UserError(
+            "there is no adapter to merge", where="--merge_adapter", fix="Add --use_peft."
+        )
+    return arguments
+
+
+def _find_config(words: list[str]) -> list[str]:
+    if "--config" not in words[:-1]:
+        return words
+    index = words.index("--config") + 1
+    if not Path(words[index]).is_file():
+        packaged = RECIPES / words[index].removeprefix("recipes/")
+        if not packaged.is_file():
+            raise UserError(
+                "does not exist", where=words[index], fix="See recipes/*/*/config.yaml."
+            )
+        words[index] = str(packaged)
+    return words
+
+
+def script(main: Callable[[], object]) -> None:
+    """Run a recipe's `main`: errors that users can mend are one line on stderr, exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def run(
+    stage: str,
+    trainer_class: type[BaseTrainer],
+    arguments: Arguments,
+    build: Build,
+    **trainer_arguments: Any,
+) -> Path:
+    """Train, save, write the card, push if asked, and return the output folder.
+
+    A killed run goes on from its last whole checkpoint; a finished one is not done twice.
+
+    Args:
+        stage: `sft`, `dpo` or `grpo`.
+        trainer_class: TRL's trainer.
+        arguments: From `parse`.
+        build: Makes the rows for the trainer.
+        trainer_arguments: Further arguments of the trainer.
+
+    Raises:
+        UserError: for whatever can be known before training starts.
+    """
+    training = arguments.training
+    output = Path(training.output_dir)
+    # The Trainer would push every checkpoint; here the finished model is pushed, once.
+    push, training.push_to_hub = training.push_to_hub, False
+    if push and not (training.hub_model_id and arguments.release.hub_revision_tag):
+        raise UserError("--push_to_hub needs --hub_model_id and --hub_revision_tag")
+    tokenizer = load_tokenizer(arguments)
+    prepared = build(arguments, tokenizer)
+    facts = record.start(stage, arguments, prepared.facts)
+    if not is_finished(output, facts["key"]):
+        checkpoint = claim(output, facts["key"])
+        metrics = record.Metrics(output / record.METRICS)
+        trainer = _without_card(trainer_class)(
+            model=arguments.model.model_name_or_path,
+            args=_with_model_arguments(arguments),
+            train_dataset=prepared.rows,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(arguments.model),
+            peft_config=get_peft_config(arguments.model),
+            callbacks=[metrics],
+            **trainer_arguments,
+        )
+        check_disk(trainer, arguments)
+        if training.process_index == 0:
+            write_json(output / RUN_KEY, {"key": facts["key"]})
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        save(trainer, arguments)
+        if training.process_index == 0:
+            write_json(output / record.RUN, record.finish(facts, trainer, metrics))
+        trainer.end()
+    if training.process_index == 0:
+        _release(output, arguments, push)
+    return output
+
+
+def _release(output: Path, arguments: Arguments, push: bool) -> None:
+    from usermirrorer.model_cards import model_card
+
+    repo_id = arguments.training.hub_model_id or output.name
+    version = arguments.release.hub_revision_tag or ""
+    if not (output / "README.md").exists():
+        model_card.write(output, scores=None, dataset=None, repo_id=repo_id, version=version)
+    print(f"model: {output}")
+    if push:
+        from usermirrorer.hub.releases import push_model
+
+        private = bool(arguments.training.hub_private_repo)
+        print(f"pushed: {push_model(output, repo_id, version=version, private=private)}")
+
+
+def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and check the model's configuration against the arguments.
+
+    Raises:
+        UserError: if there is no such model, it is an adapter, it has no chat template, or its
+            context is shorter than `max_length`.
+    """
+    name, revision = arguments.model.model_name_or_path, arguments.model.model_revision
+    if (Path(name) / "adapter_config.json").is_file():
+        raise UserError(
+            "is a LoRA adapter, not a model", where=name, fix="Train it with --merge_adapter true."
+        )
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model cannot be loaded: {reason}", where=name) from error
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the tokenizer has no chat template", where=name, fix="Take an instruction-tuned model."
+        )
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    wanted = max_tokens(arguments)
+    if context and wanted and wanted > context:
+        raise UserError(f"the context of {context} tokens is shorter than {wanted}", where=name)
+    return tokenizer
+
+
+def max_tokens(arguments: Arguments) -> int | None:
+    """Return the longest sequence that the trainer will see, in tokens; None if not limited."""
+    training = arguments.training
+    if hasattr(training, "max_completion_length"):
+        return arguments.extra.max_prompt_length + training.max_completion_length
+    return training.max_length
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """Return the checkpoint with the most steps that was written to its end.
+
+    `trainer_state.json` is the last file of a checkpoint; without it, or with half of it, the
+    process was killed in the middle of saving.
+    """
+    found = []
+    for state in Path(output).glob("checkpoint-*/trainer_state.json"):
+        try:
+            found.append((json.loads(state.read_text())["global_step"], state.parent))
+        except (ValueError, KeyError):
+            continue
+    return max(found)[1] if found else None
+
+
+def is_finished(output: Path, key: str) -> bool:
+    """Say whether `output` holds the finished run `key`."""
+    path = output / record.RUN
+    return path.exists() and read_json(path)["key"] == key
+
+
+def claim(output: Path, key: str) -> Path | None:
+    """Return the checkpoint of run `key` to resume from, None to start anew.
+
+    Raises:
+        UserError: if the folder holds another run.
+    """
+    owner = output / RUN_KEY
+    if owner.exists() and read_json(owner)["key"] != key:
+        raise UserError(
+            "holds a run with other settings or data",
+            where=output,
+            fix="Choose another --output_dir, or delete this one.",
+        )
+    return last_checkpoint(output) if owner.exists() else None
+
+
+def check_disk(trainer: BaseTrainer, arguments: Arguments) -> None:
+    """Compare the free space with what the checkpoints and the model will take.
+
+    Raises:
+        UserError: if it is not enough.
+    """
+    output = Path(trainer.args.output_dir).absolute()
+    where = next(folder for folder in (output, *output.parents) if folder.exists())
+    needed, free = bytes_needed(trainer, arguments), shutil.disk_usage(where).free
+    if needed > free:
+        raise UserError(
+            f"checkpoints and model need {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free",
+            where=output,
+            fix="Free some, or lower --save_total_limit.",
+        )
+
+
+def bytes_needed(trainer: BaseTrainer, arguments: Arguments) -> int:
+    """Return the bytes the run will write: checkpoints with AdamW's two states, and the model."""
+    sizes = [
+        (getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad)
+        for p in trainer.model.parameters()
+    ]
+    whole = sum(count * width for count, width, _ in sizes)
+    trained = sum(count * width for count, width, on in sizes if on)
+    states = sum(2 * 4 * count for count, _, on in sizes if on)
+    saved = trained if arguments.model.use_peft else whole
+    limit = trainer.args.save_total_limit
+    # Rotation deletes the oldest after the newest is written, so one more is there for a while.
+    checkpoints = 0 if trainer.args.save_strategy == "no" else (limit or 1) + 1
+    final = saved + (whole if arguments.release.merge_adapter else 0)
+    return checkpoints * (saved + states) + final
+
+
+def save(trainer: BaseTrainer, arguments: Arguments) -> None:
+    """Write safetensors, tokenizer with chat template and generation config to the output folder.
+
+    With `--merge_adapter` the folder holds the merged model and `adapter/` the adapter. All
+    processes take part, since sharded weights are gathered.
+    """
+    output = Path(trainer.args.output_dir)
+    merge = arguments.release.merge_adapter
+    target = output / ADAPTER if merge else output
+    trainer.save_model(str(target))
+    if trainer.args.process_index != 0:
+        return
+    # A pickle, and a card that knows nothing of the run.
+    for name in ("training_args.bin", "README.md"):
+        (target / name).unlink(missing_ok=True)
+    if arguments.model.use_peft and arguments.release.base_model_id:
+        _name_base(target / "adapter_config.json", arguments.release.base_model_id)
+    trainer.processing_class.save_pretrained(output)
+    if merge:
+        _merge(target, output, arguments)
+    else:
+        trainer.accelerator.unwrap_model(trainer.model).generation_config.save_pretrained(output)
+
+
+def _merge(adapter: Path, output: Path, arguments: Arguments) -> None:
+    from peft import PeftModel
+
+    quantized = arguments.model.load_in_4bit or arguments.model.load_in_8bit
+    base = AutoModelForCausalLM.from_pretrained(
+        arguments.model.model_name_or_path,
+        revision=arguments.model.model_revision,
+        dtype=torch.bfloat16 if quantized else arguments.model.dtype,
+    )
+    PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(output)
+
+
+def _name_base(path: Path, model_id: str) -> None:
+    """Let an adapter name its base model by Hub id instead of a folder of this machine."""
+    write_json(path, read_json(path) | {"base_model_name_or_path": model_id})
+
+
+def _with_model_arguments(arguments: Arguments) -> Any:
+    arguments.training.model_init_kwargs = {
+        "revision": arguments.model.model_revision,
+        "attn_implementation": arguments.model.attn_implementation,
+        "dtype": arguments.model.dtype,
+        **(arguments.training.model_init_kwargs or {}),
+    }
+    return arguments.training
+
+
+def _without_card(trainer_class: type[BaseTrainer]) -> type[BaseTrainer]:
+    class Trainer(trainer_class):
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """Write none: the card is made from the finished run."""
+
+    return Trainer
