@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.schema import SCENE
-from usermirrorer.builders.shards import fingerprint
+from usermirrorer.builders.shards import fingerprint, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +41,7 @@ def load_scenes(
     revision = revision or os.environ.get("USERMIRROR_REVISION", "")
     commit = "" if Path(dataset).exists() else _resolve(dataset, revision)
     scenes = _read(source, dataset, commit)
+    _check_columns(scenes, dataset)
     wanted = [
         source in (name, domain)
         for name, domain in zip(scenes["source"], scenes["domain"], strict=True)
@@ -52,7 +53,7 @@ def load_scenes(
             where=dataset,
             fix="Choose another task, dataset or dataset_revision.",
         )
-    _check(scenes, dataset)
+    _check_answers(scenes, dataset)
     return scenes, {
         "dataset": dataset,
         "dataset_revision": revision,
@@ -65,16 +66,14 @@ def load_scenes(
 
 def _read(source: str, dataset: str, commit: str) -> Dataset:
     from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetsError
 
     if Path(dataset).is_file():
-        try:
-            return Dataset.from_parquet(dataset)
-        except Exception as error:
-            raise UserError(f"is not a Parquet file of scenes: {error}", where=dataset) from error
+        return Dataset(read_table(Path(dataset)))
     config = f"scenes_{source.split('_', maxsplit=1)[0]}"
     try:
         return load_dataset(dataset, config, split="test", revision=commit or None)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, OSError, DatasetsError) as error:
         raise UserError(
             f"split 'test' of config {config!r} cannot be loaded: {error}",
             where=dataset,
@@ -102,20 +101,25 @@ def _resolve(dataset: str, revision: str) -> str:
         ) from error
 
 
-def _check(scenes: Dataset, dataset: str) -> None:
+def _check_columns(scenes: Dataset, dataset: str) -> None:
     optional = {"exposure_popularity", "history_similarity"}
-    arrow = scenes.features.arrow_schema
-    try:
-        for field in SCENE:
-            if field.name not in arrow.names and field.name not in optional:
-                raise ValueError(f"column {field.name!r} is missing")
-        for scene_id, options, answer in zip(
-            scenes["scene_id"], scenes["exposure"], scenes["answer"], strict=True
-        ):
-            if not 0 <= answer < len(options):
-                raise ValueError(f"scene {scene_id}: answer {answer} of {len(options)} options")
-    except ValueError as error:
-        raise UserError(str(error), where=dataset, fix="Rebuild it with this version.") from error
+    missing = set(SCENE.names) - optional - set(scenes.column_names)
+    if missing:
+        raise UserError(
+            f"the scenes lack {', '.join(sorted(missing))}",
+            where=dataset,
+            fix="Rebuild them with this version.",
+        )
+
+
+def _check_answers(scenes: Dataset, dataset: str) -> None:
+    for scene_id, options, answer in zip(
+        scenes["scene_id"], scenes["exposure"], scenes["answer"], strict=True
+    ):
+        if not 0 <= answer < len(options):
+            raise UserError(
+                f"scene {scene_id}: answer {answer} of {len(options)} options", where=dataset
+            )
 
 
 def package_versions() -> dict[str, str]:

@@ -57,11 +57,12 @@ def brier(probabilities: ArrayLike, answer: int) -> float:
 def top_choice(scores: ArrayLike, answer: int) -> float:
     """Return the accuracy of picking the largest score, ties broken at random (its expectation).
 
+    Scores within 1e-9 are tied: means of the same numbers in another order differ by rounding.
     Missing scores (NaN) are never picked unless all are missing; then every option is a tie.
     """
     x = np.asarray(scores, dtype=np.float64)
     x = np.where(np.isnan(x), -np.inf, x)
-    best = x == x.max()
+    best = (x == x.max()) | (x >= x.max() - 1e-9)
     return float(best[answer] / best.sum())
 
 

@@ -5,7 +5,8 @@ decision processes and then scores the labels after each. lm_eval calls a reques
 name up on the model object, so importing this module puts both names on lm_eval's base class `LM`,
 expressed in the requests every model has. Two families of models get more:
 
-* `--model hf`: the k options of a prompt cost one forward pass, reading k logits at its end.
+* `--model hf`: see hf.py; the k options of a prompt cost one forward pass, and the decisions of a
+  scene share the keys and values of its prompt.
 * chat APIs without log-probabilities: probabilities come back as None, and the task estimates them.
 
 A label is scored by the tokens that differ between the k texts `...Behavior: [A`, `...Behavior: [B`
@@ -15,9 +16,7 @@ tokens, it gets the exact sum of their log-probabilities.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,44 +25,12 @@ from lm_eval.api.model import LM, TemplateLM
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import answer
 from usermirrorer.builders.schema import labels
+from usermirrorer.eval_harness import hf
 from usermirrorer.eval_harness.metrics import Floats, softmax
+from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
 
 LABELS = "usermirror_labels"
 DECISIONS = "usermirror_decisions"
-
-_BEHAVIOR_LINE = re.compile(r"^[\s\-*]*behavior\**\s*:", re.I | re.M)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How decisions of one scene are sampled (section 4.2: 5 samples, temperature 1, top-p 0.9)."""
-
-    options: int
-    samples: int = 5
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_tokens: int = 512
-    guided: bool = False
-    seed: int = 0
-
-    def request(self) -> dict[str, Any]:
-        """Return the form in which it stands in an lm_eval request."""
-        return asdict(self)
-
-
-#: `texts` are the generations ([] if nothing was sampled), `probabilities` the distribution over
-#: the options given each of them (one row a text; one row in direct mode), None if the model gives
-#: no log-probabilities.
-Outcome = dict[str, Any]
-
-
-def thought_of(text: str) -> str:
-    """Return what a generation says before its first Behavior line; all of it if it has none.
-
-    This is what the labels are scored after, for well-formed and malformed generations alike.
-    """
-    line = _BEHAVIOR_LINE.search(text)
-    return (text[: line.start()] if line else text).strip()
 
 
 def score_labels(lm: LM, requests: list[Instance]) -> list[Outcome]:
@@ -81,6 +48,8 @@ def decide_and_score(lm: LM, requests: list[Instance]) -> list[Outcome]:
     """Answer `usermirror_decisions` requests: n decisions, then P(label | prompt + decision)."""
     prompts, settings = _unpack(requests)
     check_lengths(lm, prompts, max(s.max_tokens for s in settings) + 8)
+    if (engine := hf.engine_of(lm)) is not None:
+        return hf.decide(lm, engine, prompts, settings)
     texts = sample(lm, prompts, settings)
     thoughts = [[thought_of(text) for text in row] for row in texts]
     found = _probabilities(lm, prompts, thoughts, settings)
@@ -107,7 +76,9 @@ def sample(lm: LM, prompts: Sequence[str], settings: Sequence[Sampling]) -> list
     API servers are sent a seed a sample: lm_eval's constant one would make all samples equal.
     """
     if any(s.guided for s in settings):
-        raise UserError("guided decisions need --model hf", fix="Leave guided out.")
+        raise UserError(
+            "guided decisions need --model hf with labels of one token", fix="Leave guided out."
+        )
     requests, owners = [], []
     for owner, (prompt, s) in enumerate(zip(prompts, settings, strict=True)):
         for number in range(s.samples):
@@ -194,9 +165,9 @@ def _label_scores(lm: LM, texts: Sequence[Sequence[str]]) -> list[Floats]:
         return _score_strings(lm, texts)
     spans = [label_spans(lambda text: _encode(lm, text), row) for row in texts]
     scores: list[Floats | None] = [None] * len(texts)
-    if _reads_logits(lm):
+    if hf.supports(lm):
         single = [i for i, (_, ends) in enumerate(spans) if all(len(e) == 1 for e in ends)]
-        found = last_logits(lm, [spans[i] for i in single])
+        found = hf.last_logits(lm, [spans[i] for i in single])
         for i, row in zip(single, found, strict=True):
             scores[i] = row
     rest = [i for i, row in enumerate(scores) if row is None]
@@ -235,61 +206,3 @@ def label_spans(
     if len({tuple(e) for e in endings}) < len(endings):
         raise UserError("the tokenizer cannot tell the option labels apart")
     return encoded[0][:common], endings
-
-
-def _reads_logits(lm: TemplateLM) -> bool:
-    from lm_eval.models.huggingface import HFLM
-
-    return (
-        isinstance(lm, HFLM)
-        and lm.backend == "causal"
-        and type(lm)._loglikelihood_tokens is HFLM._loglikelihood_tokens
-        and type(lm)._model_call is HFLM._model_call
-    )
-
-
-def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
-    """Return the logits of each row's k single-token labels after its tokens, one forward a row.
-
-    Args:
-        lm: An `HFLM` with a causal model.
-        rows: Tokens before the label, and k labels of one token each.
-    """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
-    found: dict[int, Floats] = {}
-    size = lm.batch_size if isinstance(lm.batch_size, int) else 32
-    start = 0
-    while start < len(order):
-        batch = order[start : start + size]
-        try:
-            found.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
-        except RuntimeError as error:
-            if size == 1 or "out of memory" not in str(error).lower():
-                raise
-            size //= 2
-            continue
-        start += size
-    return [found[i] for i in range(len(rows))]
-
-
-def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
-    """One batch, padded on the right: a causal model's earlier positions never see the padding."""
-    import inspect
-
-    import torch
-
-    lengths = [len(tokens) for tokens, _ in rows]
-    inputs = torch.zeros((len(rows), max(lengths)), dtype=torch.long, device=lm.device)
-    for i, (tokens, _) in enumerate(rows):
-        inputs[i, : len(tokens)] = torch.tensor(tokens)
-    ends = sorted({n - 1 for n in lengths})
-    keep = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
-    extra = {"logits_to_keep": torch.tensor(ends, device=lm.device)} if keep else {}
-    with torch.no_grad():
-        logits = lm.model(inputs, use_cache=False, **extra).logits
-    found = []
-    for i, (_, endings) in enumerate(rows):
-        position = ends.index(lengths[i] - 1) if keep else lengths[i] - 1
-        picked = logits[i, position, torch.tensor([e[0] for e in endings], device=lm.device)]
-        found.append(picked.double().cpu().numpy())
-    return found

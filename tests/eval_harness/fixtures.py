@@ -49,3 +49,70 @@ def make_scenes(
 def write_scenes(path: Path, rows: list[dict]) -> str:
     write_table(path, pa.Table.from_pylist(rows, schema=SCENE))
     return str(path)
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_model(seed: int = 0, max_length: int = 2048, chat_template: str | None = CHAT_TEMPLATE):
+    """A random Llama with its own tokenizer, wrapped as lm_eval's `hf` model."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    specials = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    corpus = [row["exposure"][0] + row["history"][0] for row in make_scenes(200)]
+    tokenizer.train_from_iterator([*corpus, "Thought: Stimulus: Behavior: [A]"], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    fast.chat_template = chat_template
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_length,
+        eos_token_id=fast.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    return HFLM(pretrained=model, tokenizer=fast, batch_size=4, max_length=max_length)
+
+
+TASKS = Path(__file__).parents[2] / "eval_harness" / "tasks"
+
+
+def evaluate(lm, tasks: list[str], dataset: str, chat: bool = True, **metadata) -> dict:
+    """Run lm_eval over our tasks, as `lm_eval run` does."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    arguments = {key: metadata.pop(key) for key in ("limit", "gen_kwargs") if key in metadata}
+    manager = TaskManager(
+        include_path=TASKS, include_defaults=False, metadata={"dataset": dataset, **metadata}
+    )
+    return simple_evaluate(
+        model=lm,
+        tasks=manager.match_tasks(tasks),
+        task_manager=manager,
+        apply_chat_template=chat,
+        **arguments,
+    )

@@ -1,0 +1,187 @@
+"""`--model hf`: one forward for all labels of a prompt, one prompt for all decisions of a scene."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import LM
+from tqdm import tqdm
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.prompts import LABEL_PREFIX
+from usermirrorer.eval_harness.metrics import Floats, softmax
+from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
+
+_log = logging.getLogger(__name__)
+
+#: Largest difference of two probabilities between the two ways of scoring a label.
+_TOLERANCE = 0.02
+
+
+def supports(lm: LM) -> bool:
+    """Say whether `lm` runs a causal model of `transformers` in the ordinary way."""
+    from lm_eval.models.huggingface import HFLM
+
+    return (
+        isinstance(lm, HFLM)
+        and lm.backend == "causal"
+        and type(lm)._loglikelihood_tokens is HFLM._loglikelihood_tokens
+        and type(lm)._model_call is HFLM._model_call
+    )
+
+
+def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
+    """Return the logits of each row's k single-token labels after its tokens, one forward a row.
+
+    Args:
+        lm: An `HFLM` with a causal model.
+        rows: Tokens before the label, and k labels of one token each.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+    found: dict[int, Floats] = {}
+    size = lm.batch_size if isinstance(lm.batch_size, int) else 32
+    start = 0
+    while start < len(order):
+        batch = order[start : start + size]
+        try:
+            found.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
+        except RuntimeError as error:
+            if size == 1 or "out of memory" not in str(error).lower():
+                raise
+            size //= 2
+            continue
+        start += size
+    return [found[i] for i in range(len(rows))]
+
+
+def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
+    """One batch, padded on the right: a causal model's earlier positions never see the padding."""
+    import torch
+
+    lengths = [len(tokens) for tokens, _ in rows]
+    inputs = torch.zeros((len(rows), max(lengths)), dtype=torch.long, device=lm.device)
+    for i, (tokens, _) in enumerate(rows):
+        inputs[i, : len(tokens)] = torch.tensor(tokens)
+    ends = sorted({n - 1 for n in lengths})
+    keep = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+    extra = {"logits_to_keep": torch.tensor(ends, device=lm.device)} if keep else {}
+    with torch.no_grad():
+        logits = lm.model(inputs, use_cache=False, **extra).logits
+    found = []
+    for i, (_, endings) in enumerate(rows):
+        position = ends.index(lengths[i] - 1) if keep else lengths[i] - 1
+        picked = logits[i, position, torch.tensor([e[0] for e in endings], device=lm.device)]
+        found.append(picked.double().cpu().numpy())
+    return found
+
+
+def engine_of(lm: Any) -> Any | None:
+    """Return the embedded engine around `lm`'s model, or None where it does not apply.
+
+    It does not where labels take several tokens, or where its shared attention does not give the
+    probabilities of plain forward passes (found out by trying, once a model).
+    """
+    if not supports(lm):
+        return None
+    if not hasattr(lm, "_usermirror_engine"):
+        lm._usermirror_engine = _make_engine(lm)
+    return lm._usermirror_engine
+
+
+def _make_engine(lm: Any) -> Any | None:
+    from usermirrorer.builders.engines.transformers import TransformersEngine
+
+    class TextEngine(TransformersEngine):
+        """Takes prompts that lm_eval has rendered, with the start token where it would add one."""
+
+        def text(self, prompt: str) -> str:  # type: ignore[override]
+            start = self.tokenizer.bos_token
+            if not start or prompt.startswith(start):
+                return prompt
+            adds = lm.tok_encode(prompt)[:1] == [self.tokenizer.bos_token_id]
+            return start + prompt if adds else prompt
+
+    try:
+        engine = TextEngine(lm.model, lm.tokenizer)
+        difference = _difference(lm, engine)
+    except (UserError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        _log.warning("decisions are scored one by one: %s", error)
+        return None
+    if difference > _TOLERANCE:
+        _log.warning("decisions are scored one by one: shared attention is off by %.3g", difference)
+        return None
+    return engine
+
+
+def _difference(lm: Any, engine: Any) -> float:
+    """Compare the engine's probabilities with those of plain forwards on two short branches."""
+    prompt, thoughts = "Which of these would you watch tonight?\n\n", ["I like A.", "It is late."]
+    shared = engine.score([prompt], [thoughts], [5])[0]
+    rows = []
+    for thought in thoughts:
+        ids = lm.tok_encode(f"{prompt}{thought}\n{LABEL_PREFIX}")
+        rows.append((ids, [[int(i)] for i in engine.label_ids[:5]]))
+    plain = np.array([softmax(row) for row in last_logits(lm, rows)])
+    return float(np.abs(shared - plain).max())
+
+
+def decide(
+    lm: Any, engine: Any, prompts: Sequence[str], settings: Sequence[Sampling]
+) -> list[Outcome]:
+    """Sample decisions and score the labels after each, a prompt's keys and values shared.
+
+    The random numbers of a prompt come from its text and `seed`, so a scene's decisions do not
+    depend on which other scenes are run.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    found: dict[int, Outcome] = {}
+    for batch in tqdm(list(_batches(lm, order, settings)), desc="Deciding"):
+        texts = [prompts[i] for i in batch]
+        options = [settings[i].options for i in batch]
+        drawn = engine.sample(
+            texts,
+            options,
+            _engine_sampling(settings[batch[0]]),
+            [_seed(prompts[i], settings[i].seed) for i in batch],
+        )
+        written = [[generation.text for generation in row] for row in drawn]
+        thoughts = [[thought_of(text) for text in row] for row in written]
+        scores = engine.score(texts, thoughts, options)
+        for i, row, score in zip(batch, written, scores, strict=True):
+            found[i] = {"texts": row, "probabilities": score.tolist()}
+    return [found[i] for i in range(len(prompts))]
+
+
+def _batches(lm: Any, order: Sequence[int], settings: Sequence[Sampling]) -> list[list[int]]:
+    """Cut `order` into batches of about `batch_size` decisions of equal settings."""
+    batches: list[list[int]] = []
+    for i in order:
+        size = lm.batch_size if isinstance(lm.batch_size, int) else 32
+        first = settings[batches[-1][0]] if batches else None
+        same = first and _engine_sampling(first) == _engine_sampling(settings[i])
+        if same and (len(batches[-1]) + 1) * settings[i].samples <= size:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _engine_sampling(settings: Sampling) -> Any:
+    from usermirrorer.builders.engines import Sampling as EngineSampling
+
+    return EngineSampling(
+        n=settings.samples,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        guided=settings.guided,
+    )
+
+
+def _seed(prompt: str, seed: int) -> int:
+    digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
