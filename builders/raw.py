@@ -487,6 +487,12 @@ def parsed_time(text: pl.Expr, pattern: str) -> pl.Expr:
     return time.dt.replace_time_zone("UTC")
 
 
+def parsed_day(text: pl.Expr, pattern: str, zone: str = "UTC") -> pl.Expr:
+    """Text to the canonical time of the day's start in `zone`, null if it is not of `pattern`."""
+    day = text.str.to_date(pattern, strict=False).cast(pl.Datetime("ms"))
+    return day.dt.replace_time_zone(zone).dt.convert_time_zone("UTC")
+
+
 def between_years(first: int, last: int, column: str = "timestamp") -> dict[str, pl.Expr]:
     """Check that a time lies from the start of `first` to the end of `last`."""
     time = pl.col(column)

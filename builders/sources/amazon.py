@@ -113,9 +113,7 @@ def _items(file: raw.Raw, report: Report, is_2023: bool) -> pl.DataFrame:
             clean_column(category, 100).alias("category"),
             clean_column(about, 300).alias("about"),
             _price(pl.col(price)).alias("price"),
-            raw.parsed_time(date.str.strip_chars() + " 00:00", "%B %d, %Y %H:%M").alias(
-                "available_from"
-            ),
+            raw.parsed_day(date.str.strip_chars(), "%B %d, %Y").alias("available_from"),
         ],
         raw.filled("item_id", "title"),
     )

@@ -106,7 +106,7 @@ def _books(folder: Path, report: Report) -> pl.DataFrame:
             clean_column(pl.col("publisher"), 60).alias("publisher"),
             _whole("num_pages", 1, 100_000),
             _whole("publication_year", 1000, 2030),
-            raw.parsed_time(day + " 00:00", "%Y-%m-%d %H:%M").alias("published"),
+            raw.parsed_day(day, "%Y-%m-%d").alias("published"),
         ],
         raw.filled("item_id", "title"),
     )

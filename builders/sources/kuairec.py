@@ -9,8 +9,9 @@ from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
 from usermirrorer.builders.text import clean_column
 
+_BEIJING = "Asia/Shanghai"
 #: `register_days` counts to the end of the log, 2020-09-05 (days are those of Beijing).
-_SNAPSHOT = pl.datetime(2020, 9, 5, time_zone="Asia/Shanghai")
+_SNAPSHOT = pl.datetime(2020, 9, 5, time_zone=_BEIJING)
 _COUNTS = {
     "play_cnt": "play_count",
     "like_cnt": "like_count",
@@ -97,19 +98,14 @@ def _daily(file: raw.Raw, report: Report) -> pl.DataFrame:
         ["video_id", "date", "upload_dt", "video_duration", *_COUNTS],
         [
             pl.col("video_id").alias("item_id"),
-            _beijing(pl.col("date"), "%Y%m%d").alias("day"),
-            _beijing(pl.col("upload_dt"), "%Y-%m-%d").alias("uploaded"),
+            raw.parsed_day(pl.col("date"), "%Y%m%d", _BEIJING).alias("day"),
+            raw.parsed_day(pl.col("upload_dt"), "%Y-%m-%d", _BEIJING).alias("uploaded"),
             (_number("video_duration") / 1000).alias("seconds"),
             *(_number(old).alias(new) for old, new in _COUNTS.items()),
         ],
         {**raw.filled("item_id"), **raw.between_years(2020, 2021, "day")},
         quoted=True,
     )
-
-
-def _beijing(day: pl.Expr, pattern: str) -> pl.Expr:
-    midnight = day.str.to_datetime(pattern + " %H:%M", time_unit="ms", strict=False)
-    return midnight.dt.replace_time_zone("Asia/Shanghai").dt.convert_time_zone("UTC")
 
 
 def _totals(daily: pl.DataFrame) -> pl.DataFrame:

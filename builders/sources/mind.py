@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 from usermirrorer.builders import raw
+from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Report, Source, Tables
 from usermirrorer.builders.text import clean_column
 
@@ -26,7 +27,9 @@ def read(folder: Path, report: Report) -> Tables:
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
     """
-    files = [file for file in raw.locate(folder, "behaviors.tsv") if "test" not in _split(file)]
+    files = [file for file in raw.locate(folder, "behaviors.tsv") if not _unlabelled(file)]
+    if not files:
+        raise UserError("only a test split is there, without clicks", where=folder)
     items = _news(folder, report)
     logs = pl.concat([_behaviors(file, report) for file in files])
     logs = _of_known_news(logs, items, report, folder)
@@ -53,6 +56,10 @@ def _split(file: raw.Raw) -> str:
     """Name of the split a file belongs to: its folder, or its archive."""
     inside = Path(file.member).parent.name if file.member else file.path.parent.name
     return inside or file.path.stem
+
+
+def _unlabelled(file: raw.Raw) -> bool:
+    return _split(file).lower() in ("test", "mindlarge_test", "mindsmall_test")
 
 
 def _news(folder: Path, report: Report) -> pl.DataFrame:

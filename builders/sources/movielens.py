@@ -162,6 +162,7 @@ def _read_100k(folder: Path, report: Report) -> _Three:
     genres = pl.concat_list(
         pl.when(pl.col(flag) == "1").then(pl.lit(name))
         for flag, name in zip(flags, _GENRES_100K, strict=True)
+        if name != "unknown"
     ).list.drop_nulls()
     chosen = ["item_id", "title", genres.list.join("|").alias("genres"), _year_of_title()]
     return (

@@ -51,9 +51,7 @@ def read(folder: Path, report: Report) -> Tables:
         [
             pl.col("username").map_batches(_pseudonyms, return_dtype=pl.String).alias("user_id"),
             pl.col("product_id").alias("item_id"),
-            raw.parsed_time(pl.col("date").str.head(10) + " 00:00", "%Y-%m-%d %H:%M").alias(
-                "timestamp"
-            ),
+            raw.parsed_day(pl.col("date").str.head(10), "%Y-%m-%d").alias("timestamp"),
             pl.when(pl.col("hours") > 0).then("hours").cast(pl.Float32).alias("hours_played"),
             clean_column(pl.col("text"), 300).alias("review_text"),
         ],
@@ -91,7 +89,7 @@ def _games(file: raw.Raw, report: Report) -> pl.DataFrame:
         [
             pl.col("id").alias("item_id"),
             clean_column(pl.coalesce("app_name", "title"), 120).alias("title"),
-            raw.parsed_time(released + " 00:00", "%Y-%m-%d %H:%M").alias("available_from"),
+            raw.parsed_day(released, "%Y-%m-%d").alias("available_from"),
             listed("genres", 100),
             listed("tags", 150),
             listed("specs", 150),
@@ -144,7 +142,7 @@ SOURCES = (
         citation=(
             "@inproceedings{kang2018self, title={Self-Attentive Sequential Recommendation}, "
             "author={Kang, Wang-Cheng and McAuley, Julian}, booktitle={ICDM}, year={2018}} "
-            "@inproceedings{omahony2016condensing, title={Condensing Steam: Distilling the "
+            "@inproceedings{oneill2016condensing, title={Condensing Steam: Distilling the "
             "Diversity of Gamer Behavior}, author={O'Neill, Mark and Vaziripour, Elham and Wu, "
             "Justin and Zappala, Daniel}, booktitle={IMC}, year={2016}}"
         ),

@@ -1,0 +1,133 @@
+"""Commands about raw data: `usermirrorer sources` and `usermirrorer fetch`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.sources import Source, all_sources, get_source
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """Return what is published about a source, as plain JSON values."""
+    names = (
+        *("name", "domain", "title", "homepage", "licence", "redistributable", "citation"),
+        *("files", "sizes", "downloads", "hashes"),
+    )
+    values = {name: getattr(source, name) for name in names}
+    return {k: dict(v) if hasattr(v, "keys") else v for k, v in values.items()}
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sources(name: str | None, as_json: bool) -> None:
+    """List the sources of feedback, or show everything about the source NAME."""
+    chosen = [get_source(name)] if name else list(all_sources().values())
+    if as_json:
+        listed = [facts(source) for source in chosen]
+        click.echo(json.dumps(listed[0] if name else listed, indent=2, ensure_ascii=False))
+    elif name:
+        _details(chosen[0])
+    else:
+        _table(chosen)
+
+
+def _table(chosen: list[Source]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("Source", "Title", "Licence", "May be published", "Get it with")
+    for source in chosen:
+        how = f"usermirrorer fetch {source.name}" if source.downloads else source.homepage
+        public = "texts" if source.redistributable else "ids only"
+        table.add_row(source.name, source.title, source.licence, public, how)
+    console = Console()
+    console.print(table)
+    console.print("Everything about one:  usermirrorer sources NAME", style="dim")
+
+
+def _details(source: Source) -> None:
+    public = "yes" if source.redistributable else "no: only ids and instructions to rebuild"
+    lines = [
+        f"{source.title} ({source.name}, domain {source.domain})",
+        f"  Homepage:            {source.homepage}",
+        f"  Licence:             {source.licence}",
+        f"  Texts may be public: {public}",
+        "  Files (also as .gz, or inside a .zip):",
+        *(f"    {name}: {what}" for name, what in source.files.items()),
+        "  Downloads:",
+        *(
+            f"    {name}: {url} {_size(source, name)}".rstrip()
+            for name, url in source.downloads.items()
+        ),
+        *([] if source.downloads else [f"    by hand. {by_hand(source, Path('FOLDER'))}"]),
+        "  Citation:",
+        f"    {source.citation}",
+    ]
+    click.echo("\n".join(lines))
+
+
+def _size(source: Source, name: str) -> str:
+    return f"({source.sizes[name]})" if name in source.sizes else ""
+
+
+def by_hand(source: Source, out: Path) -> str:
+    """Say what a person does to get a source that may not be downloaded automatically."""
+    files = ", ".join(f"{name} {_size(source, name)}".strip() for name in source.sizes)
+    wanted = files or ", ".join(source.files)
+    return (
+        f"Open {source.homepage}, accept the terms there, and put {wanted} into {out} as they are "
+        "(archives need no unpacking)."
+    )
+
+
+@click.command()
+@click.argument("name", metavar="SOURCE")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the raw files.  [default: raw/SOURCE]",
+)
+@click.option("--file", "only", multiple=True, help="Only this file; may be given several times.")
+def fetch(name: str, out: Path | None, only: tuple[str, ...]) -> None:
+    """Download the raw files of SOURCE from their publisher, where that is allowed.
+
+    A download that broke off is continued by running the same command again. Files are checked
+    against the publisher's hash where there is one; the SHA-256 of each is kept in downloads.json.
+    """
+    source = get_source(name)
+    folder = out or Path("raw") / name
+    if not source.downloads:
+        raise UserError(
+            f"{source.title} may not be downloaded automatically ({source.licence})",
+            fix=by_hand(source, folder),
+        )
+    if unknown := [file for file in only if file not in source.downloads]:
+        raise UserError(
+            f"{name} has no file {unknown[0]!r}", fix=f"Choose from {', '.join(source.downloads)}."
+        )
+    click.echo(f"{source.title}: {source.licence}", err=True)
+    for file in only or source.downloads:
+        _fetch_one(source, file, folder)
+    click.echo(str(folder))
+
+
+def _fetch_one(source: Source, file: str, folder: Path) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from usermirrorer.builders.download import download
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(file, total=None)
+        download(
+            source.downloads[file],
+            folder,
+            file,
+            expected=source.hashes.get(file, ""),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
