@@ -259,7 +259,13 @@ def info(
 ) -> dict[str, Any]:
     """Describe a repository at a revision."""
     record = access.readable(request, kind_of(kinds), namespace, name)
-    return describe(request, record, revision, blobs="blobs" in request.query_params)
+    described = describe(request, record, revision, blobs="blobs" in request.query_params)
+    if "evalResults" in request.query_params.getlist("expand"):
+        from usermirrorer.hub.server import results
+
+        repo = open_repo(request, record)
+        described["evalResults"] = results.read(repo, commit_of(repo, revision))
+    return described
 
 
 @router.get("/api/{kinds}")

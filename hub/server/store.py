@@ -31,9 +31,6 @@ create table if not exists repos (
     id integer primary key, kind text not null, namespace text not null collate nocase,
     name text not null collate nocase, private integer not null, gated text not null,
     created real not null, unique (kind, namespace, name));
-create table if not exists collections (
-    slug text primary key, namespace text not null, title text not null, description text not null,
-    private integer not null, items text not null, updated real not null);
 """
 
 

@@ -1,0 +1,197 @@
+"""Web pages: an index, and for each repository its card, files, versions, first rows, leaderboard.
+
+Cards come from users: Markdown is rendered with HTML switched off, addresses with a scheme that
+could run code are dropped by the renderer, and the pages' content policy allows no script at all.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pygit2
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from usermirrorer.hub.server import access, history, objects, results
+from usermirrorer.hub.server.api_content import resolve
+from usermirrorer.hub.server.api_repos import card_data, commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.store import KINDS, Repo
+
+router = APIRouter()
+#: Rows shown of each config, longest cell, largest Parquet file that is opened for them.
+ROWS, CELL, PARQUET_LIMIT = 5, 240, 512 << 20
+_POLICY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@router.get("/style.css", include_in_schema=False)
+def style() -> Response:
+    """Send the one style sheet."""
+    text = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return Response(text, media_type="text/css")
+
+
+@router.get("/", include_in_schema=False)
+def index(request: Request) -> HTMLResponse:
+    """Show the repositories that the visitor may see."""
+    user = access.visitor(request)
+    mine = user.name.lower() if user else ""
+    groups = {
+        kind: [
+            {"name": record.full_name, "address": address(record), "since": iso(record.created)}
+            for record in access.store_of(request).repos("kind = ?", (kind,))
+            if not record.private or record.namespace.lower() == mine
+        ]
+        for kind in KINDS
+    }
+    return _page("index.html.jinja", groups=groups)
+
+
+@router.get("/{namespace}/{name}", include_in_schema=False)
+@router.get("/{kinds}/{namespace}/{name}", include_in_schema=False)
+@router.get("/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
+@router.get("/{kinds}/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
+@router.get("/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
+@router.get("/{kinds}/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
+def repository(
+    request: Request, namespace: str, name: str, kinds: str = "models", revision: str = "main"
+) -> HTMLResponse:
+    """Show a repository at a revision."""
+    record = access.readable(request, kind_of(kinds), namespace, name, files=True)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    base = f"{address(record)}/resolve/{quote(revision, safe='')}/"
+    files = [e for e in history.walk(repo, commit) if not e.is_folder]
+    references = history.references(repo)
+    return _page(
+        "repository.html.jinja",
+        record=record,
+        address=address(record),
+        revision=revision,
+        commit=str(commit.id),
+        date=iso(commit.commit_time),
+        message=commit.message.partition("\n")[0],
+        card=render_card(_readme(repo, commit), base),
+        files=[{"path": e.path, "size": e.size, "address": base + quote(e.path)} for e in files],
+        tags=[*reversed(references["tags"]), *references["heads"]],
+        tables=first_rows(request, record, repo, commit) if record.kind == "dataset" else [],
+        leaderboard=results.leaderboard(request, record) if record.kind == "dataset" else [],
+        results=[r["data"] for r in results.read(repo, commit) if "data" in r],
+    )
+
+
+def address(record: Repo) -> str:
+    """Return the path of a repository's page."""
+    return ("" if record.kind == "model" else f"/{record.kind}s") + f"/{record.full_name}"
+
+
+def _page(template: str, **values: Any) -> HTMLResponse:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return HTMLResponse(environment.get_template(template).render(values), headers=_POLICY)
+
+
+def _readme(repo: pygit2.Repository, commit: pygit2.Commit) -> str:
+    found = history.entry(repo, commit, "README.md")
+    if found is None or found.is_folder or found.lfs:
+        return ""
+    text = repo[found.oid].data.decode("utf-8", "replace").replace("\r\n", "\n")
+    if text.startswith("---\n") and "\n---" in text[4:]:
+        text = text[4:].partition("\n---")[2].partition("\n")[2]
+    return text
+
+
+def render_card(text: str, base: str) -> Any:
+    """Render Markdown safely; relative addresses are taken below `base`."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(text)
+    for token in tokens:
+        if token.attrs.pop("style", "") == "text-align:right":  # the policy allows no inline style
+            token.attrs["class"] = "number"
+        for child in token.children or ():
+            for attribute in ("src", "href"):
+                target = str(child.attrs.get(attribute, ""))
+                if target and not target.startswith(("/", "#")) and ":" not in target:
+                    child.attrs[attribute] = base + target.removeprefix("./")
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def first_rows(
+    request: Request, record: Repo, repo: pygit2.Repository, commit: pygit2.Commit
+) -> list[dict[str, Any]]:
+    """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
+    folder = access.store_of(request).folder(record)
+    files = [e for e in history.walk(repo, commit) if e.path.endswith(".parquet") and e.lfs]
+    tables = []
+    for config, split, pattern in _patterns(card_data(repo, commit).get("configs")):
+        file = next((e for e in files if fnmatch.fnmatchcase(e.path, pattern)), None)
+        if file is None or file.lfs is None or file.size > PARQUET_LIMIT:
+            continue
+        head = _head(objects.path_of(folder, file.lfs[0]))
+        if head is not None:
+            tables.append({"config": config, "split": split, **head})
+    return tables
+
+
+def _patterns(configs: Any) -> list[tuple[str, str, str]]:
+    """Return (config, split, pattern) of the first split of each config; ignore what is odd."""
+    found = []
+    for config in configs if isinstance(configs, list) else []:
+        files = config.get("data_files") if isinstance(config, dict) else None
+        for row in files[:1] if isinstance(files, list) else []:
+            path = row.get("path") if isinstance(row, dict) else None
+            first = path[0] if isinstance(path, list) and path else path
+            if isinstance(first, str):
+                found.append((str(config.get("config_name")), str(row.get("split")), first))
+    return found[:50]
+
+
+def _head(path: Path) -> dict[str, Any] | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            batch = next(file.iter_batches(ROWS), None)
+            columns = list(file.schema_arrow.names)
+    except (pa.ArrowException, OSError):
+        return None
+    rows = batch.to_pylist() if batch is not None else []
+    return {"columns": columns, "rows": [[_cell(row[c]) for c in columns] for row in rows]}
+
+
+def _cell(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+@router.api_route(
+    "/{namespace}/{name}/blob/{revision:ref}/{path:below}",
+    methods=["GET"],
+    include_in_schema=False,
+)
+@router.api_route(
+    "/{kinds}/{namespace}/{name}/blob/{revision:ref}/{path:below}",
+    methods=["GET"],
+    include_in_schema=False,
+)
+def blob(
+    request: Request, *, namespace: str, name: str, revision: str, path: str, kinds: str = "models"
+) -> Response:
+    """Show a file as it is."""
+    return resolve(
+        request, namespace=namespace, name=name, revision=revision, path=path, kinds=kinds
+    )

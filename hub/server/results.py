@@ -1,0 +1,86 @@
+"""Evaluation results that model repositories carry, and the leaderboards made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pygit2
+import yaml
+from fastapi import APIRouter, Request
+from usermirrorer.hub.server import access, history
+from usermirrorer.hub.server.api_repos import REPO, commit_of, kind_of, open_repo
+from usermirrorer.hub.server.store import Repo
+
+router = APIRouter()
+_FOLDER, _LIMIT = ".eval_results", 1 << 20
+
+
+def read(repo: pygit2.Repository, commit: pygit2.Commit) -> list[dict[str, Any]]:
+    """Return the entries of `.eval_results/*.yaml`: `filename` and `data`, or `error` if broken."""
+    folder = history.entry(repo, commit, _FOLDER)
+    if folder is None or not folder.is_folder:
+        return []
+    found: list[dict[str, Any]] = []
+    for file in history.walk(repo, commit, _FOLDER, recursive=False):
+        if file.path.endswith((".yaml", ".yml")) and not file.lfs and file.size <= _LIMIT:
+            try:
+                rows = _entries(repo[file.oid].data)
+                found += [{"filename": file.path, "data": row} for row in rows]
+            except ValueError as error:
+                found.append({"filename": file.path, "error": str(error)})
+    return found
+
+
+def _entries(data: bytes) -> list[dict[str, Any]]:
+    try:
+        if any(isinstance(t, yaml.AliasToken) for t in yaml.scan(data, yaml.CSafeLoader)):
+            raise ValueError("YAML aliases are not accepted")
+        rows = yaml.load(data, yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not YAML: {error}") from error
+    for row in rows if isinstance(rows, list) else [None]:
+        dataset = row.get("dataset") if isinstance(row, dict) else None
+        named = isinstance(dataset, dict) and {"id", "task_id"} <= dataset.keys()
+        if not named or not isinstance(row.get("value"), int | float):
+            raise ValueError("an entry needs dataset.id, dataset.task_id and a value")
+        if row.get("date") is not None:
+            row["date"] = str(row["date"])
+    return rows
+
+
+def leaderboard(request: Request, dataset: Repo) -> list[dict[str, Any]]:
+    """Return the results of all models that the visitor may see, best first in each task."""
+    user = access.visitor(request)
+    mine = user.name.lower() if user else ""
+    rows = []
+    for model in access.store_of(request).repos("kind = 'model'"):
+        if model.private and model.namespace.lower() != mine:
+            continue
+        repo = open_repo(request, model)
+        for result in read(repo, commit_of(repo, "main")):
+            data = result.get("data", {})
+            if str(data.get("dataset", {}).get("id", "")).lower() == dataset.full_name.lower():
+                rows.append({**_row(model, data), "filename": result["filename"]})
+    rows.sort(key=lambda row: (row["taskId"], -row["value"], row["modelId"]))
+    ranks: dict[str, int] = {}
+    for row in rows:
+        row["rank"] = ranks[row["taskId"]] = ranks.get(row["taskId"], 0) + 1
+    return rows
+
+
+def _row(model: Repo, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "modelId": model.full_name,
+        "taskId": str(data["dataset"]["task_id"]),
+        "value": data["value"],
+        "verified": False,
+        "source": data.get("source"),
+        "notes": data.get("notes"),
+        "author": {"type": "user", "name": model.namespace, "fullname": model.namespace},
+    }
+
+
+@router.get(REPO + "/leaderboard")
+def get(request: Request, kinds: str, namespace: str, name: str) -> list[dict[str, Any]]:
+    """List the results of models on a benchmark dataset."""
+    return leaderboard(request, access.readable(request, kind_of(kinds), namespace, name))

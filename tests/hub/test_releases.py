@@ -1,0 +1,153 @@
+"""Promises of a release folder: same bytes from same inputs, every change found, rules kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard
+from usermirrorer.builders import shards
+from usermirrorer.builders.errors import UserError
+from usermirrorer.hub import releases
+from usermirrorer.hub.folder import parse_version
+
+from .conftest import build_release, scene
+
+
+def hashes(folder):
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_same_inputs_give_the_same_bytes(tmp_path):
+    one = build_release(tmp_path / "a" / "release", "1.0.0")
+    two = build_release(tmp_path / "b" / "release", "1.0.0")
+    assert hashes(one) == hashes(two)
+    assert "data/scenes/steam/test-00000-of-00001.parquet" in hashes(one)
+
+
+def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
+    plot = tmp_path / "entropy.png"
+    plot.write_bytes(b"not really a picture")
+    folder = build_release(tmp_path / "r", "1.0.0", assets={"entropy.png": plot})
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.license == "cc-by-sa-4.0"
+    configs = {c["config_name"]: c for c in card.data.configs}
+    assert configs["preference"]["default"] is True
+    assert set(configs) == {
+        *("preference", "preference_movielens", "preference_steam"),
+        *("scenes", "scenes_movielens", "scenes_steam"),
+    }
+    # Popularity ties two of three options, one of them right: half a hit on every scene.
+    assert "| movielens | 33.3 % | 50.0 % | 0.0 % |" in card.text
+    assert "| **all** | 8 | 8 | 8 | |" in card.text
+    assert "lab/strong\\|x" in card.text
+    assert "![Entropy in bits of the decisions of the weak and the strong model]" in card.text
+    assert "## Changes" not in card.text
+
+
+@pytest.mark.parametrize("change", ["flip", "remove", "add"])
+def test_every_change_of_a_file_is_found(tmp_path, change):
+    folder = build_release(tmp_path / "r", "1.0.0")
+    assert releases.verify(folder)["version"] == "1.0.0"
+    victim = folder / "data/preference/steam/train-00000-of-00001.parquet"
+    if change == "flip":
+        data = bytearray(victim.read_bytes())
+        data[100] ^= 1
+        victim.write_bytes(data)
+    elif change == "remove":
+        victim.unlink()
+    else:
+        (folder / "extra.txt").write_text("x")
+    with pytest.raises(UserError, match=r"manifest|missing"):
+        releases.verify(folder)
+
+
+def test_a_user_in_train_and_test_is_refused(tmp_path):
+    import pyarrow as pa
+    from usermirrorer.builders import schema
+
+    leaking = scene(0, "steam", "test") | {"user_id": "train-user-0"}
+    path = tmp_path / "leak.parquet"
+    shards.write_table(path, pa.Table.from_pylist([leaking], schema=schema.SCENE))
+    build_release(tmp_path / "r", "1.0.0")
+    with pytest.raises(UserError, match="train-user-0 of steam"):
+        build_release(
+            tmp_path / "s",
+            "1.0.0",
+            scenes={"train": tmp_path / "r.inputs" / "train.parquet", "test": path},
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_changelog_counts_rows_and_versions_must_rise(tmp_path):
+    one = build_release(tmp_path / "a", "1.0.0", rows=4)
+    two = build_release(tmp_path / "b", "1.1.0", rows=3, changelog_from=one)
+    manifest = json.loads((two / "manifest.json").read_text())
+    assert manifest["changelog"][0]["since"] == "1.0.0"
+    assert all(row["removed"] == 1 and not row["added"] for row in manifest["changelog"][0]["rows"])
+    assert "| preference_steam | train | 0 | 1 | 0 |" in (two / "README.md").read_text()
+    with pytest.raises(UserError, match="does not come after"):
+        build_release(tmp_path / "c", "1.0.0", changelog_from=two)
+    manifest["schema_version"] = 0
+    (two / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"Release it as 2\.0\.0"):
+        build_release(tmp_path / "c", "1.2.0", changelog_from=two)
+    build_release(tmp_path / "c", "2.0.0", changelog_from=two)
+
+
+@pytest.mark.parametrize("bad", ["1.0", "1.0.0-rc1", "01.0.0", "v1.0.0\n", "latest", ""])
+def test_what_is_not_a_version_is_refused(bad):
+    with pytest.raises(UserError):
+        parse_version(bad)
+
+
+def test_bound_sources_stay_out_of_public_repositories(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    folder = build_release(tmp_path / "r", "1.0.0", redistributable=False)
+    assert "keep this repository private" in (folder / "README.md").read_text()
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    with pytest.raises(UserError, match="do not allow its texts in a public repository"):
+        releases.push(folder, "usermirrorer/mixed")
+
+
+def model_folder(folder):
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    save_file({"w": np.zeros(4, dtype="float32")}, folder / "model.safetensors")
+    for name, text in {"config.json": "{}", "tokenizer.json": "{}", "README.md": "# x\n"}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_only_whole_safetensors_pass_for_a_model(tmp_path):
+    import pickle
+    import zipfile
+
+    folder = model_folder(tmp_path / "m")
+    releases.check_model(folder)
+    with zipfile.ZipFile(folder / "harmless.txt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(UserError, match="can run code"):
+        releases.check_model(folder)
+    (folder / "harmless.txt").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="can run code"):
+        releases.check_model(folder)
+    (folder / "harmless.txt").rename(folder / "training_args.bin")
+    with pytest.raises(UserError, match=r"training_args\.bin"):
+        releases.check_model(folder)
+    (folder / "training_args.bin").unlink()
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        releases.check_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no weights"):
+        releases.check_model(folder)
