@@ -14,6 +14,8 @@ from urllib.parse import unquote
 from fastapi.responses import JSONResponse
 from starlette.convertors import Convertor, register_url_convertor
 
+#: Where the API of a repository begins; routes use the convertors `ref` and `below` behind it.
+REPO = "/api/{kinds}/{namespace}/{name}"
 _SLASH = "\x1f"
 _Call = Callable[..., Awaitable[Any]]
 

@@ -18,7 +18,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response, Streamin
 from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, history, objects
 from usermirrorer.hub.server.access import HubError, store_of
-from usermirrorer.hub.server.api_repos import REPO, commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.addresses import REPO
+from usermirrorer.hub.server.api_repos import commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import Repo, Store
 
 router = APIRouter()

@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, history
 from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.store import KINDS, Repo, valid_name
 
 router = APIRouter()
-REPO = "/api/{kinds}/{namespace}/{name}"
 #: Front matter longer than this is not parsed: YAML aliases must not blow up the server.
 _CARD_LIMIT = 1 << 20
 _PREFIXED_TAGS = ("language", "license", "size_categories", "task_categories", "task_ids")

@@ -8,7 +8,8 @@ import pygit2
 import yaml
 from fastapi import APIRouter, Request
 from usermirrorer.hub.server import access, history
-from usermirrorer.hub.server.api_repos import REPO, commit_of, kind_of, open_repo
+from usermirrorer.hub.server.addresses import REPO
+from usermirrorer.hub.server.api_repos import commit_of, kind_of, open_repo
 from usermirrorer.hub.server.store import Repo
 
 router = APIRouter()

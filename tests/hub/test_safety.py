@@ -1,0 +1,289 @@
+"""Promises: rights are checked, garbage gets the right status, nothing escapes, no script runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from usermirrorer.builders.errors import UserError
+from usermirrorer.hub.local import running
+from usermirrorer.hub.server.history import BadName, check_path
+from usermirrorer.hub.server.pages import render_card
+from usermirrorer.hub.server.store import Store, create_token, list_tokens, revoke_token
+
+REPO = "/api/datasets/usermirrorer/d"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hub")
+    with running(root) as hub:
+        client = httpx.Client(
+            base_url=hub.endpoint, headers={"Authorization": f"Bearer {hub.token}"}, timeout=30
+        )
+        client.post("/api/repos/create", json={"name": "d", "type": "dataset"}).raise_for_status()
+        yield root, client
+
+
+def commit(client, *lines, **options):
+    header = {"key": "header", "value": {"summary": "x"}}
+    body = "\n".join(json.dumps(line) for line in (header, *lines))
+    return client.post(f"{REPO}/commit/main", content=body, **options)
+
+
+def file(path, content="aGk="):
+    return {"key": "file", "value": {"path": path, "content": content, "encoding": "base64"}}
+
+
+def test_tokens_are_stored_hashed_and_can_be_revoked(tmp_path):
+    token = create_token(tmp_path, "ann", "read")
+    store = Store(tmp_path)
+    assert store.user(token).name == "ann"
+    everything = b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+    assert token.encode() not in everything
+    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
+        assert db.execute("select digest from tokens").fetchone()[0] != token
+    revoke_token(tmp_path, list_tokens(tmp_path)[0]["id"])
+    assert store.user(token) is None
+    assert (tmp_path / "hub.sqlite").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
+    with pytest.raises(UserError, match="another server"):
+        Store(tmp_path)
+
+
+def test_only_the_owner_with_a_write_token_writes(hub):
+    root, client = hub
+    calls = [
+        ("POST", f"{REPO}/commit/main"),
+        ("POST", f"{REPO}/preupload/main"),
+        ("POST", f"{REPO}/tag/main"),
+        ("POST", f"{REPO}/branch/b"),
+        ("DELETE", f"{REPO}/tag/v"),
+        ("PUT", f"{REPO}/settings"),
+        ("GET", f"{REPO}/xet-write-token/main"),
+        ("GET", f"{REPO}/auth-check/write"),
+        ("POST", "/datasets/usermirrorer/d.git/info/lfs/objects/verify"),
+    ]
+    for method, path in calls:
+        for token, wanted in (
+            ("", {401}),
+            ("hf_wrong", {401}),
+            (create_token(root, "eve"), {403}),
+            (create_token(root, "usermirrorer", "read"), {403}),
+        ):
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            answer = httpx.request(
+                method, f"{client.base_url}{path}", headers=headers, content=b"{}"
+            )
+            assert answer.status_code in wanted, (path, token, answer.text)
+
+
+def test_upload_addresses_cannot_be_forged_or_reused(hub):
+    _, client = hub
+    data = b"large" * 100
+    oid = hashlib.sha256(data).hexdigest()
+
+    def address(oid, size):
+        answer = client.post(
+            "/datasets/usermirrorer/d.git/info/lfs/objects/batch",
+            json={"operation": "upload", "objects": [{"oid": oid, "size": size}]},
+        ).json()
+        return answer["objects"][0]["actions"]["upload"]["href"]
+
+    good = address(oid, 500)
+    other = good.replace(oid, "0" * 64)
+    for bad, content, status in (
+        (other, data, 403),
+        (good.replace("size=500", "size=501"), data + b"x", 403),
+        (good.replace("&e=", "&e=9"), data, 403),
+        (good, data[:-1], 400),
+        (good, data + b"x", 400),
+        (good, b"LARGE" * 100, 422),
+        (good, iter([data, b"more"]), 422),
+        (good, iter([data[:10]]), 422),
+    ):
+        assert httpx.put(bad, content=content).status_code == status
+    assert httpx.put(good, content=data).status_code == 200
+    line = {"key": "lfsFile", "value": {"path": "l", "algo": "sha256", "oid": "1" * 64, "size": 3}}
+    assert commit(client, line).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../x", "a/../../x", "/etc/passwd", "a//b", "./a", ".git/config", "a/.GIT/hooks/x"),
+        *("a\\b", "", "a/", "x\ny", "a/..", "n" * 300),
+    ],
+)
+def test_paths_that_escape_are_refused(hub, path):
+    _, client = hub
+    if path != "a/":  # a trailing slash is dropped, as clients write it for folders
+        assert commit(client, file(path)).status_code == 400
+    with pytest.raises(BadName):
+        check_path(path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/datasets/usermirrorer/d/resolve/main/../../../../../hub.sqlite",
+        "/datasets/usermirrorer/d/resolve/main/%2e%2e/%2e%2e/secret",
+        "/datasets/usermirrorer/d/resolve/main/..%2f..%2fsecret",
+        "/datasets/usermirrorer/d/resolve/..%2F..%2Fsecret/x",
+        "/datasets/usermirrorer/..%2Fd/resolve/main/x",
+        "/datasets/usermirrorer/d/resolve/main/%00",
+        "/datasets/usermirrorer/d/resolve/main/a%1Fb",
+        "/lfs/1/..%2F..%2Fsecret?e=99999999999&s=x",
+    ],
+)
+def test_addresses_that_escape_find_nothing(hub, address):
+    root, client = hub
+    secret = (root / "secret").read_bytes()
+    # httpx would tidy the address up: the raw path goes on the wire as it is.
+    url = client.base_url.copy_with(raw_path=address.encode())
+    answer = client.get(url)
+    assert answer.status_code in (400, 403, 404)
+    assert secret not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["not json"], 400),
+        ([file("a")], 400),  # the header comes first: here it does, twice over
+        ([{"key": "what", "value": {"path": "a"}}], 400),
+        ([{"key": "file", "value": []}], 400),
+        ([file("a", "!!!")], 400),
+        ([{"key": "deletedFile", "value": {"path": "nothing"}}], 404),
+        ([file("dir/a"), file("dir")], 400),
+        ([{"key": "header", "value": {"summary": "x", "parentCommit": "0" * 40}}, file("a")], 412),
+    ],
+)
+def test_garbage_commits(hub, lines, status):
+    _, client = hub
+    if lines == [file("a")]:  # without a header
+        answer = client.post(f"{REPO}/commit/main", content=json.dumps(file("a")))
+    elif lines == ["not json"]:
+        answer = client.post(f"{REPO}/commit/main", content=b"not json\n")
+    else:
+        answer = commit(client, *lines)
+    assert answer.status_code == status, answer.text
+    assert client.get(f"{REPO}/tree/main").status_code == 200
+
+
+def test_oversized_bodies_are_cut_off(hub):
+    _, client = hub
+    assert commit(client, file("a", "A" * (17 << 20))).status_code == 413
+    assert client.post(f"{REPO}/tag/main", content=b" " * (2 << 20)).status_code == 413
+
+
+_CALLS = st.tuples(
+    st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD"]),
+    st.sampled_from(
+        [
+            *(f"{REPO}/{end}" for end in ("", "commit/main", "preupload/main", "tree/main/%s")),
+            *(f"{REPO}/{end}" for end in ("paths-info/main", "tag/%s", "branch/%s", "refs")),
+            *(f"{REPO}/{end}" for end in ("revision/%s", "settings", "commits/%s", "leaderboard")),
+            *("/api/repos/create", "/api/repos/move", "/api/validate-yaml", "/api/datasets"),
+            *("/datasets/usermirrorer/d/resolve/%s/x", "/datasets/usermirrorer/d/tree/%s"),
+            *("/datasets/usermirrorer/d.git/info/lfs/objects/batch", "/lfs/1/%s", "/%s/%s"),
+            *("/xet/1/1/v1/shards", "/xet/1/1/v1/xorbs/default/%s"),
+        ]
+    ),
+    st.text(max_size=20),
+    st.one_of(
+        st.binary(max_size=60),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        [
+                            *("name", "type", "files", "path", "objects", "oid", "size", "tag"),
+                            *("key", "value", "paths", "operation", "fromRepo", "startingPoint"),
+                        ]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
+            max_leaves=8,
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    st.dictionaries(
+        st.sampled_from(["Range", "If-None-Match", "If-Range", "Content-Type", "X-Any"]),
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
+        max_size=2,
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_CALLS)
+def test_no_request_makes_the_server_fail(hub, call):
+    _, client = hub
+    method, path, text, body, headers = call
+    path = path.replace("%s", "".join(f"%{byte:02x}" for byte in text.encode()))
+    answer = client.request(
+        method, client.base_url.copy_with(raw_path=path.encode()), content=body, headers=headers
+    )
+    assert answer.status_code < 500 or answer.status_code == 501, (call, answer.text)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "<script>alert(1)</script>",
+        "[x](javascript:alert(1))",
+        "[x](JaVaScRiPt:alert(1))",
+        "![x](data:text/html;base64,PHNjcmlwdD4=)",
+        '<img src=x onerror="alert(1)">',
+        '[x](<a" onmouseover="alert(1)>)',
+        "[x]: javascript:alert(1)\n\n[x]",
+        "<a href='vbscript:x'>",
+    ],
+)
+def test_no_script_gets_out_of_a_card(card):
+    from html.parser import HTMLParser
+
+    found = []
+
+    class Seen(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.append((tag, dict(attributes)))
+
+    Seen().feed(str(render_card(card, "/base/")))
+    for tag, attributes in found:
+        assert tag in ("p", "a", "img")
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src"):
+            assert attributes.get(name, "/base/").startswith("/base/")
+
+
+def test_the_page_of_a_hostile_repository(hub):
+    _, client = hub
+    card = "---\nconfigs: [1, {data_files: x}, {data_files: [{path: '*'}]}]\n---\n# Hello <b>\n"
+    import base64
+
+    evil = base64.b64encode(b"<script>alert(1)</script>").decode()
+    lines = [
+        file("README.md", base64.b64encode(card.encode()).decode()),
+        file("<script>.html", evil),
+        file("x.html", evil),
+    ]
+    assert commit(client, *lines).status_code == 200
+    page = client.get("/datasets/usermirrorer/d")
+    assert page.status_code == 200
+    assert "<script" not in page.text
+    assert "Hello &lt;b&gt;" in page.text
+    assert "script-src" not in page.headers["content-security-policy"]
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    sent = client.get("/datasets/usermirrorer/d/resolve/main/x.html")
+    assert sent.headers["content-type"].startswith("text/plain")
+    assert "sandbox" in sent.headers["content-security-policy"]
