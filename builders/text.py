@@ -19,6 +19,7 @@ _CONTROL_TOKEN = re.compile(
 _LABEL_LIKE = re.compile(r"\[\s*([A-Za-z])\s*\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SPACES = re.compile(r"\s+")
+_NESTING = 8  # &amp;amp;... of more levels is left as it stands
 _TAIL = " ,;:-"  # not left in front of an ellipsis
 _START = 256  # characters that `clean` looks at beyond eight times its limit
 #: Letters, digits and signs that `clean` passes unchanged, so that text of these alone can be
@@ -51,23 +52,31 @@ def clean(text: object, limit: int = 0) -> str:
         return ""
     # A limit also bounds the work: a title of 10 MB is not worth more than its beginning.
     start = str(text)[: _START + 8 * limit] if limit else str(text)
-    plain = html.unescape(html.unescape(start))
-    plain = _TAG.sub(lambda m: m.group() if _CONTROL_TOKEN.match(m.group()) else " ", plain)
-    plain = _printable(plain)
+    plain = start
+    for _ in range(_NESTING):  # entities may hide tags, invisible characters may hide entities
+        before = plain
+        plain = _TAG.sub(_keep_control_token, _printable(html.unescape(plain)))
+        if plain == before:
+            break
     plain = _CONTROL_TOKEN.sub(lambda m: m.group() + " ", plain)
     plain = _LABEL_LIKE.sub(r"(\1)", plain)
     return cut(_SPACES.sub(" ", plain).strip(), limit)
+
+
+def _keep_control_token(tag: re.Match[str]) -> str:
+    return tag.group() if _CONTROL_TOKEN.match(tag.group()) else " "
 
 
 def _printable(text: str) -> str:
     """Compose characters, turn control characters into spaces, drop invisible ones."""
     if text.isascii():
         return _CONTROL.sub(" ", text)
-    return "".join(
+    shown = "".join(
         " " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c
-        for c in unicodedata.normalize("NFC", text)
+        for c in text
         if unicodedata.category(c) not in ("Cf", "Cs", "Co", "Cn") or c in "\u200d\u200c"
     )
+    return unicodedata.normalize("NFC", shown)
 
 
 def clean_column(column: pl.Expr, limit: int = 0) -> pl.Expr:
@@ -94,10 +103,16 @@ def _cut_series(text: pl.Series, limit: int) -> pl.Series:
     """`cut` of a column: on a word boundary if that keeps more than half of the limit."""
     import polars as pl
 
-    head = pl.col("text").str.slice(0, limit - 1)
+    head = pl.col("text").str.slice(0, limit)
     words = head.str.replace(" [^ ]*$", "")
     on_boundary = head.str.contains(" ", literal=True) & (words.str.len_chars() > limit // 2)
-    shorter = pl.when(on_boundary).then(words).otherwise(head).str.strip_chars_end(_TAIL) + "…"
+    shorter = (
+        pl.when(on_boundary)
+        .then(words)
+        .otherwise(head.str.head(limit - 1))
+        .str.strip_chars_end(_TAIL)
+        + "…"
+    )
     rows = (text.str.len_chars() > limit).arg_true()
     if not len(rows):
         return text
@@ -109,9 +124,8 @@ def cut(text: str, limit: int) -> str:
     """Cut `text` to at most `limit` characters on a word boundary (0: no limit)."""
     if not limit or len(text) <= limit:
         return text
-    head = text[: limit - 1]
-    boundary = head.rfind(" ")
-    return (head[:boundary] if boundary > limit // 2 else head).rstrip(_TAIL) + "…"
+    boundary = text.rfind(" ", 0, limit)
+    return text[: boundary if boundary > limit // 2 else limit - 1].rstrip(_TAIL) + "…"
 
 
 def ago(seconds: float) -> str:
