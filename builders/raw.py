@@ -425,10 +425,16 @@ def _collect(
                 chosen = chosen.filter(good.fill_null(False))
         kept.append(chosen.drop("line"))
     if not any(len(frame) for frame in kept):
-        key = next(iter(report.first_line), "")
-        why = why or (f", the first because: {key.partition(': ')[2]}" if key else "")
-        raise UserError(f"none of its rows can be used{why}", where=raw)
+        raise UserError(f"none of its rows can be used{why or _reason(raw, report)}", where=raw)
     return pl.concat(kept)
+
+
+def _reason(raw: Raw, report: Report) -> str:
+    """Why the first row of a file was left out, while it was parsed."""
+    name = f"{Path(str(raw)).name}: "
+    found = [(line, key) for key, line in report.first_line.items() if key.startswith(name)]
+    line, key = min(found, default=(0, ""))
+    return f", the first because: {key.removeprefix(name)} (line {line})" if key else ""
 
 
 def _first(lines: pl.Series) -> int:
