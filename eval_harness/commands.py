@@ -1,0 +1,132 @@
+"""Commands over finished evaluations: one table of several models, and files for the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from usermirrorer.builders.errors import UserError
+
+SPACE_CARD = """---
+title: UserMirrorer leaderboard
+sdk: static
+app_file: index.html
+pinned: false
+---
+
+Accuracy and entropy of user simulators. `leaderboard.csv` and `leaderboard.json` hold the numbers.
+"""
+
+
+def _named(models: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in models:
+        name, sign, path = text.partition("=")
+        if not sign:
+            name, path = Path(text).name, text
+        if name in found:
+            raise UserError(f"two models are called {name!r}", fix="Write NAME=FOLDER.")
+        found[name] = Path(path)
+    return found
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="NAME=FOLDER...")
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.option("--direct", is_flag=True, help="The direct family instead of decisions.")
+@click.option("--push-space", metavar="REPO", help="Also upload the folder to a static Space.")
+def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space: str) -> None:
+    """Rank models by lm_eval's output folders (--output_path, --log_samples).
+
+    Writes index.html (opens from disk, and as a static Space), leaderboard.md, .csv and .json.
+    """
+    from usermirrorer.builders.shards import atomic
+    from usermirrorer.eval_harness import leaderboard as board
+
+    rows = board.build(_named(models), "usermirror-direct" if direct else "usermirror")
+    files = {
+        "index.html": board.to_html(rows),
+        "leaderboard.md": board.to_markdown(rows),
+        "leaderboard.csv": board.to_csv(rows),
+        "leaderboard.json": board.to_json(rows),
+        "README.md": SPACE_CARD,
+    }
+    for name, text in files.items():
+        with atomic(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    _print(rows)
+    click.echo(f"wrote {output / 'index.html'} and {len(files) - 1} more")
+    if push_space:
+        _push_space(output, push_space)
+
+
+def _print(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from usermirrorer.eval_harness import leaderboard as board
+
+    head, body = board.table([row for row in rows if row.kind != "published"])
+    table = Table(*head)
+    for line in body:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def _push_space(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, repo_type="space", space_sdk="static", exist_ok=True)
+        found = api.upload_folder(repo_id=repository, repo_type="space", folder_path=folder)
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"cannot be written: {error}", where=repository, fix="Check HF_ENDPOINT and HF_TOKEN."
+        ) from error
+    click.echo(f"pushed {found}")
+
+
+@click.command("eval-results")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--dataset", default="", help="Repository of the scenes, if a local copy was scored.")
+@click.option("--push", "repository", metavar="REPO", help="Upload to this model repository.")
+def eval_results(run: Path, dataset: str, repository: str) -> None:
+    """Turn one model's lm_eval output into the Hub's .eval_results/usermirror.yaml."""
+    from usermirrorer.eval_harness import hub_files
+    from usermirrorer.eval_harness.results import read_results
+
+    scores = [s for s in read_results(run) if s.task.startswith("usermirror_")]
+    if len({s.model for s in scores}) > 1:
+        raise UserError("holds runs of several models", where=run, fix="Give one model's folder.")
+    text = hub_files.eval_results(scores, dataset)
+    if not repository:
+        click.echo(text, nl=False)
+        return
+    message = "Scores from lm_eval"
+    click.echo(
+        hub_files.push(text, hub_files.RESULTS_FILE, repository, kind="model", message=message)
+    )
+
+
+@click.command("eval-yaml")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--push", "repository", metavar="REPO", help="Upload to this dataset repository.")
+def eval_yaml(sources: tuple[str, ...], repository: str) -> None:
+    """Write eval.yaml, which registers a dataset of scenes as a benchmark on the Hub."""
+    from usermirrorer.eval_harness import hub_files
+
+    text = hub_files.benchmark([f"usermirror_{source}" for source in sources])
+    if not repository:
+        click.echo(text, nl=False)
+        return
+    click.echo(
+        hub_files.push(
+            text,
+            hub_files.BENCHMARK_FILE,
+            repository,
+            kind="dataset",
+            message="Register the scenes as a benchmark",
+        )
+    )

@@ -1,0 +1,168 @@
+"""Reads what lm_eval wrote: result files into scores, sample files into per-scene values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.shards import read_json
+from usermirrorer.eval_harness import metrics
+
+FAMILIES = ("usermirror", "usermirror-direct")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one model on one task, with all that it depends on.
+
+    `stderr` is NaN where lm_eval has none. `n` is the number of scenes scored. `settings` holds
+    the options that change a score: samples, guided, rotations, max_history, temperature, top_p,
+    tokens, chat template.
+    """
+
+    model: str
+    task: str
+    metric: str
+    value: float
+    stderr: float
+    n: int
+    dataset: str
+    dataset_commit: str
+    scenes_hash: str
+    prompt_hash: str
+    model_revision: str
+    settings: str
+    date: float
+    file: str
+
+    @property
+    def source(self) -> str:
+        """The source it scores, e.g. `amazon_beauty`."""
+        return self.task.partition("_")[2]
+
+
+def result_files(path: Path) -> list[Path]:
+    """Return lm_eval's result files at or below `path`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(path)
+    found = [path] if path.is_file() else sorted(path.rglob("results_*.json"))
+    if not found:
+        raise UserError(
+            "holds no results_*.json", where=path, fix="Run lm_eval with --output_path first."
+        )
+    return found
+
+
+def read_results(path: Path) -> list[Score]:
+    """Return the scores of our tasks at or below `path`; of equal ones, the newest run's.
+
+    Equal are scores of the same model, task, metric and settings. Groups are left out: they are
+    computed from the tasks.
+
+    Raises:
+        UserError: if a file is not a result file, or none scores one of our tasks.
+    """
+    newest: dict[tuple, Score] = {}
+    for file in result_files(path):
+        for score in _scores(file, read_json(file)):
+            key = (score.model, score.task, score.metric, score.settings)
+            if key not in newest or newest[key].date <= score.date:
+                newest[key] = score
+    if not newest:
+        raise UserError("scores no usermirror task", where=path)
+    return list(newest.values())
+
+
+def _scores(file: Path, run: Mapping[str, Any]) -> Iterable[Score]:
+    if not isinstance(run, dict) or "results" not in run or "configs" not in run:
+        raise UserError("is not an lm_eval result file", where=file)
+    for task, values in run["results"].items():
+        if task.partition("_")[0] not in FAMILIES or task not in run["configs"]:
+            continue
+        metadata = run["configs"][task].get("metadata", {})
+        for key, value in values.items():
+            metric = key.partition(",")[0]
+            if "," not in key or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{key.partition(',')[2]}")
+            yield Score(
+                model=str(run.get("model_name") or run["config"].get("model", "")),
+                task=task,
+                metric=metric,
+                value=float(value),
+                stderr=float(stderr) if isinstance(stderr, int | float) else math.nan,
+                n=int(values.get("sample_len", 0)),
+                dataset=str(metadata.get("dataset", "")),
+                dataset_commit=str(metadata.get("dataset_commit", "")),
+                scenes_hash=str(metadata.get("scenes_hash", "")),
+                prompt_hash=str(metadata.get("prompt_hash", "")),
+                model_revision=str(run["config"].get("model_sha") or ""),
+                settings=_settings(run, task),
+                date=float(run.get("date", 0)),
+                file=str(file),
+            )
+
+
+def _settings(run: Mapping[str, Any], task: str) -> str:
+    config = run["configs"][task]
+    metadata, generation = config.get("metadata", {}), config.get("generation_kwargs", {})
+    found = {
+        name: metadata[name]
+        for name in ("samples", "guided", "rotations", "max_history")
+        if metadata.get(name)
+    }
+    found |= {name: generation.get(name) for name in ("temperature", "top_p", "max_gen_toks")}
+    found["chat_template"] = bool(run.get("chat_template"))
+    return json.dumps(found, sort_keys=True)
+
+
+def read_samples(score: Score) -> dict[str, dict[str, float]]:
+    """Return scene_id -> the scene's values of every metric, for the run that gave `score`.
+
+    Raises:
+        UserError: if that run logged no samples.
+    """
+    file = Path(score.file)
+    stamp = file.stem.removeprefix("results_")
+    samples = file.with_name(f"samples_{score.task}_{stamp}.jsonl")
+    if not samples.exists():
+        raise UserError("is missing", where=samples, fix="Run lm_eval with --log_samples.")
+    found = {}
+    with samples.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            values = {k: row[k] for k in row["metrics"] if isinstance(row[k], int | float)}
+            found[row["doc"]["scene_id"]] = values
+    return found
+
+
+def compare(a: Iterable[Score], b: Iterable[Score], metric: str = "acc") -> metrics.Comparison:
+    """Test whether two models differ, paired on the scenes that both were scored on.
+
+    Args:
+        a: Scores of one model; those of `metric` are used.
+        b: Scores of the other.
+        metric: Any per-scene metric.
+
+    Raises:
+        UserError: if samples were not logged or no scene is common.
+    """
+    first = {s.task: s for s in a if s.metric == metric}
+    second = {s.task: s for s in b if s.metric == metric}
+    x, y = [], []
+    for task in sorted(first.keys() & second.keys()):
+        one, two = read_samples(first[task]), read_samples(second[task])
+        for scene in sorted(one.keys() & two.keys()):
+            x.append(one[scene][metric])
+            y.append(two[scene][metric])
+    if not x:
+        raise UserError("the two models have no scene in common")
+    return metrics.paired_test(x, y)
