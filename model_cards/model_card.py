@@ -183,7 +183,9 @@ def eval_results(
             task_type="text-generation",
             task_name=row["task"],
             dataset_type=dataset["id"],
-            dataset_name=dataset["id"],
+            # The Hub groups results by configuration and names a group but once.
+            dataset_name=f"{dataset['id']} {_short(row['task'])}",
+            dataset_config=f"scenes_{_short(row['task'])}",
             dataset_split="test",
             dataset_revision=dataset.get("commit") or dataset.get("revision"),
             metric_type="accuracy",
@@ -236,6 +238,10 @@ def _has_curve(run: Row) -> bool:
 
 def _accuracies(scores: Sequence[Row] | None) -> list[Row]:
     return [row for row in scores or [] if row["metric"] in ACCURACY]
+
+
+def _short(task: str) -> str:
+    return task.removeprefix(plots.TASK_PREFIX)
 
 
 def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
@@ -350,7 +356,7 @@ def _table(
         beside = [found.get((name, *key)) for name in others]
         rows.append(
             [
-                row["task"].removeprefix(plots.TASK_PREFIX),
+                _short(row["task"]),
                 METRIC_NAMES.get(row["metric"], row["metric"]),
                 _cell(row),
                 *(_cell(one) if one else "" for one in beside),

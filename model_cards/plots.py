@@ -93,7 +93,7 @@ def accuracy_bars(
     places = {row["task"]: len(rows) - 1 - index for index, row in enumerate(rows)}
     values = [100 * row["value"] for row in rows]
     axes.barh(
-        list(places.values()), values, height=0.62, color=BLUE, alpha=0.75, label="this model"
+        list(places.values()), values, height=0.62, color=BLUE, alpha=0.45, label="this model"
     )
     for row in rows:
         if row.get("lower") is not None and row.get("upper") is not None:

@@ -212,13 +212,13 @@ def _weights_hash(folder: Path) -> str:
 def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:
     """Return the settings of Table 7 and those around them, by readable names."""
     training, model = arguments.training, arguments.model
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    rows = rows * training.world_size // getattr(training, "num_generations", 1)
     shown = {
         "learning rate": training.learning_rate,
         "epochs": training.num_train_epochs if training.max_steps < 1 else None,
         "maximum steps": training.max_steps if training.max_steps > 0 else None,
-        "batch size": training.per_device_train_batch_size
-        * training.gradient_accumulation_steps
-        * training.world_size,
+        "batch size": rows,
         "optimizer": str(getattr(training.optim, "value", training.optim)),
         "weight decay": training.weight_decay,
         "schedule": str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),

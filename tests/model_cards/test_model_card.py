@@ -1,0 +1,206 @@
+"""Model cards: all from the run and its scores, valid for the Hub, safe against item text."""
+
+from __future__ import annotations
+
+import copy
+import html
+import itertools
+import json
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from markdown_it import MarkdownIt
+from usermirrorer.builders.errors import UserError
+from usermirrorer.model_cards import model_card
+
+REPO = "someone/simulator"
+RUN = {
+    "key": "0",
+    "schema": 1,
+    "stage": "dpo",
+    "mode": "decision",
+    "method": "LoRA",
+    "adapter_only": False,
+    "license": "apache-2.0",
+    "base_model": {"name": "some/base", "revision": "main", "lineage": [{"stage": "sft"}]},
+    "data": {
+        "name": "usermirrorer/mixed",
+        "local": False,
+        "kind": "preference",
+        "revision": "v1.0.0",
+        "split": "train",
+        "fingerprint": "0123456789abcdef",
+        "rows": 9876,
+        "rotations": 1,
+        "dropped": 0,
+        "domains": {"movielens": 6000, "steam": 3876},
+    },
+    "hyperparameters": {"learning rate": 5e-05, "beta": 0.1, "LoRA rank": 16},
+    "settings": {},
+    "results": {
+        "steps": 617,
+        "epochs": 1.0,
+        "first_loss": 0.6931,
+        "final_loss": 0.4242,
+        "seconds": 3723.0,
+        "tokens": 1234567,
+        "tokens_per_second": 331.6,
+        "peak_memory_bytes": 3 * 2**30,
+        "parameters": 135_000_000,
+        "trained_parameters": 4_884_480,
+    },
+    "curve": [{"step": 1, "loss": 0.6931}, {"step": 617, "loss": 0.4242}],
+    "hardware": {
+        "device": "Chip",
+        "kind": "CPU",
+        "processes": 1,
+        "threads": 2,
+        "memory_bytes": 2**34,
+    },
+    "versions": {"trl": "1.16.0"},
+    "code": "abc",
+    "finished": "2025-01-01T00:00:00+00:00",
+}
+DATASET = {
+    "id": "usermirrorer/mixed",
+    "commit": "5503434ddd753f426f4b38109466949a1217c2bb",
+    "licence": "cc-by-sa-4.0",
+    "sources": [{"title": "MovieLens", "licence": "research only"}],
+}
+
+
+def score(model: str, task: str, metric: str, value: float, width: float = 0.03) -> dict:
+    row = {"model": model, "task": f"usermirror_{task}", "metric": metric, "value": value}
+    return row | {"stderr": width / 1.96, "n": 640, "lower": value - width, "upper": value + width}
+
+
+SCORES = [
+    score(REPO, "movielens", "acc", 0.4567),
+    score(REPO, "steam", "acc", 0.3111),
+    score("some/base", "movielens", "acc", 0.2),
+    score("most popular", "movielens", "acc", 0.415),
+    score("most popular", "steam", "acc", 0.37),
+    score(REPO, "movielens", "entropy", 1.2346),
+    score(REPO, "movielens", "ece", 0.0987),
+    score(REPO, "movielens", "style_share", 0.5),
+]
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    (tmp_path / "train_run.json").write_text(json.dumps(RUN))
+    return tmp_path
+
+
+def render(run_dir, scores=None, dataset=None, *, repo_id=REPO, version="v1.0.0", run=RUN):
+    (run_dir / "train_run.json").write_text(json.dumps(run))
+    return model_card.render(
+        run_dir, scores=scores, dataset=dataset, repo_id=repo_id, version=version
+    )
+
+
+def test_metadata_is_what_the_hub_reads(run_dir):
+    card = ModelCard(render(run_dir, SCORES, DATASET))
+    assert card.data.base_model == "some/base" and card.data.datasets == "usermirrorer/mixed"
+    assert card.data.library_name == "transformers" and card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "text-generation"
+    name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
+    assert name == REPO
+    assert {(r.task_name, r.metric_value) for r in results} == {
+        ("usermirror_movielens", 0.4567),
+        ("usermirror_steam", 0.3111),
+    }
+    assert {r.dataset_revision for r in results} == {DATASET["commit"]}
+
+
+def test_eval_results_are_read_back_by_the_hubs_own_parser(run_dir):
+    model_card.write(run_dir, scores=SCORES, dataset=DATASET, repo_id=REPO, version="v1.0.0")
+    rows = yaml.safe_load((run_dir / ".eval_results" / "usermirrorer.yaml").read_text())
+    entries = parse_eval_result_entries(rows)
+    assert [(e.dataset_id, e.task_id, e.value) for e in entries] == [
+        ("usermirrorer/mixed", "usermirror_movielens", 0.4567),
+        ("usermirrorer/mixed", "usermirror_steam", 0.3111),
+    ]
+
+
+def test_every_number_of_run_and_scores_is_there_with_its_interval(run_dir):
+    text = render(run_dir, SCORES, DATASET)
+    for shown in (
+        *("45.7 % (42.7 to 48.7)", "41.5 %", "20.0 %", "1.235 (1.205 to 1.265)", "0.099"),
+        *("1,234,567", "1.03 h", "617", "4,884,480 of 135,000,000", "5e-05", "3.00 GiB"),
+        *("60.8 %", "0.6931 to 0.4242", "v1.0.0", "SFT, then DPO"),
+    ):
+        assert shown in text, shown
+    assert "on 1 of 2 tasks" in text  # above every comparison on movielens, not on steam
+
+
+def test_other_numbers_make_another_card(run_dir):
+    changed = copy.deepcopy(RUN)
+    changed["results"]["steps"] = 618
+    assert render(run_dir) != render(run_dir, run=changed)
+
+
+def test_a_model_without_scores_says_so_and_shows_no_empty_section(run_dir):
+    text = render(run_dir)
+    assert "has not been scored" in text
+    for title in ("Confidence", "Calibration", "Other metrics", "accuracy.png"):
+        assert title not in text
+    assert "model-index" not in text
+    headings = re.findall(r"^#+ .*$", text, re.M)
+    for first, second in itertools.pairwise(headings):
+        between = text.partition(first)[2].partition(second)[0]
+        assert between.strip() or second.startswith(first.split()[0] + "#"), first
+
+
+def test_figures_that_the_card_shows_are_written_with_alt_text(run_dir):
+    path = model_card.write(run_dir, scores=SCORES, dataset=DATASET, repo_id=REPO, version="")
+    shown = re.findall(r"!\[(.+?)\]\((.+?)\)", path.read_text())
+    assert {name for _, name in shown} == {"figures/accuracy.png", "figures/loss.png"}
+    for alt, name in shown:
+        assert len(alt) > 20
+        assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "a | b",
+        "</td><script>alert(1)</script>",
+        "x](javascript:y) ![z](http://e)",
+        "\n# Heading",
+        "`$x$`",
+    ],
+)
+def test_text_from_data_cannot_break_the_markdown(run_dir, evil):
+    changed = copy.deepcopy(RUN)
+    changed["data"]["domains"] = {evil: 10, "steam": 20}
+    changed["data"]["name"] = evil
+    plain = page(render(run_dir, SCORES))
+    evil_page = page(render(run_dir, [*SCORES, score(evil, "steam", evil, 0.1)], run=changed))
+    for tag in ("<script", "<a ", "<h1", "<img", "<code"):
+        assert evil_page.count(tag) == plain.count(tag), tag
+    rows = re.findall(r"<tr>(.*?)</tr>", evil_page, re.S)
+    named = [row for row in rows if "33.3 %" in row]
+    assert len(named) == 1 and named[0].count("<td>") == 3
+    assert html.escape(" ".join(evil.split())) in named[0]
+
+
+def page(text: str) -> str:
+    """Return the HTML of a card's body, as a Markdown reader shows it."""
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---", 2)[2])
+
+
+def test_scores_of_other_models_or_without_columns_are_refused(run_dir):
+    with pytest.raises(UserError, match="none of this model"):
+        render(run_dir, [score("other", "steam", "acc", 0.1)])
+    with pytest.raises(UserError, match="lacks n"):
+        render(run_dir, [{k: v for k, v in SCORES[0].items() if k != "n"}])
+
+
+@pytest.mark.parametrize(("repo_id", "version"), [("a b", ""), ("a/b", 'v1"); evil("')])
+def test_what_goes_into_code_blocks_is_checked(run_dir, repo_id, version):
+    with pytest.raises(UserError):
+        render(run_dir, repo_id=repo_id, version=version)

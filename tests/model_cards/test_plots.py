@@ -1,0 +1,54 @@
+"""Figures: deterministic PNGs that show the data they are given, and alt texts that tell it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from usermirrorer.model_cards import plots
+
+CURVE = [{"step": s, "loss": 2 / s} for s in range(1, 9)] + [{"step": 4, "eval_loss": 1.0}]
+BARS = [{"task": "usermirror_mind", "value": 0.5, "lower": 0.4, "upper": 0.6}]
+OTHERS = [{"model": "chance", "task": "usermirror_mind", "value": 0.2}]
+
+
+def loss(path):
+    return plots.loss_curve(CURVE, path)
+
+
+def accuracy(path):
+    return plots.accuracy_bars(BARS, OTHERS, path)
+
+
+def entropy(path):
+    return plots.entropy_histogram([1.0, 2.0, 2.5], [0.1, 0.2, 0.0], path)
+
+
+def position(path):
+    return plots.position_histogram([0, 1, 2, 0], [3, 3, 3, 2], path)
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (loss, "2.000 at step 1, 0.250 at step 8"),
+        (accuracy, "mind 50.0 %"),
+        (entropy, "mean 1.833 bits for weak, 0.100 bits for strong"),
+        (position, "4 exposures"),
+    ],
+)
+def test_a_figure_is_drawn_and_told(draw, told, tmp_path):
+    assert told in draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    pixels = imread(tmp_path / "a.png")
+    assert pixels.shape[1] == 1050
+    # Nothing is cut off: a margin of one pixel around is white.
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert edge.min() == 1.0
+
+
+def test_other_data_makes_another_figure(tmp_path):
+    plots.position_histogram([0, 1, 2, 0], [3, 3, 3, 2], tmp_path / "a.png")
+    plots.position_histogram([0, 1, 2, 1], [3, 3, 3, 2], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,229 @@
+"""Two steps of each recipe give a model that loads; a killed run ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.prompts import messages
+from usermirrorer.recipes import dpo, grpo, sft, training
+
+from recipe_rows import scene  # isort: skip
+
+CHECKOUT = Path(__file__).parents[2]
+RECIPES = {"sft": sft, "dpo": dpo, "grpo": grpo}
+SMALL = [
+    *("--bf16", "false", "--report_to", "none", "--gradient_checkpointing", "false"),
+    *("--logging_steps", "1", "--per_device_train_batch_size", "2", "--learning_rate", "1e-2"),
+    *("--lr_scheduler_type", "cosine", "--warmup_steps", "2", "--save_steps", "2"),
+]
+GRPO = ["--num_generations", "2", "--max_completion_length", "8", "--max_prompt_length", "1024"]
+
+
+def words(stage: str, model: Path, data: Path, output: Path, steps: int = 2) -> list[str]:
+    more = GRPO if stage == "grpo" else ["--max_length", "1024"]
+    places = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", output]
+    return [*map(str, places), *SMALL, *more, "--max_steps", str(steps)]
+
+
+def generate(model, tokenizer) -> str:
+    prompt = tokenizer.apply_chat_template(
+        messages(scene(1)), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        ids = model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :])
+
+
+def record(output: Path) -> dict:
+    return json.loads((output / "train_run.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_two_steps_of_a_recipe_give_a_model_that_generates(stage, tiny_model, pairs, tmp_path):
+    merge = ["--use_peft", "true", "--merge_adapter", "true", "--base_model_id", "some/base"]
+    output = RECIPES[stage].main([*words(stage, tiny_model, pairs, tmp_path / stage), *merge])
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    merged = AutoModelForCausalLM.from_pretrained(output)
+    assert generate(merged, tokenizer)
+    # The adapter in the folder is the one that was merged.
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapted = type(merged).from_pretrained(tiny_model)
+    adapted.load_adapter(str(output / "adapter"))
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
+    if stage != "grpo":  # a random model earns no reward, and without one nothing is learned
+        assert not torch.allclose(base(ids).logits, merged(ids).logits, atol=1e-4)
+    run = record(output)
+    assert run["stage"] == stage and run["results"]["steps"] == 2 and len(run["curve"]) == 2
+    assert run["results"]["tokens"] > 0 and run["data"]["rows"] == 24
+
+
+def test_an_adapter_alone_loads_onto_its_base(tiny_model, pairs, tmp_path):
+    output = sft.main([*words("sft", tiny_model, pairs, tmp_path / "a"), "--use_peft", "true"])
+    model = AutoPeftModelForCausalLM.from_pretrained(output)
+    assert generate(model, AutoTokenizer.from_pretrained(output))
+    with pytest.raises(UserError, match="is a LoRA adapter"):
+        dpo.main(words("dpo", output, pairs, tmp_path / "b"))
+
+
+def test_full_fine_tuning_in_direct_mode_learns_its_rows(tiny_model, scenes, tmp_path):
+    more = ["--stage", "direct", "--rotate_options", "2", "--max_pairs", "4"]
+    output = sft.main([*words("sft", tiny_model, scenes, tmp_path / "d", steps=30), *more])
+    run = record(output)
+    assert run["method"] == "full fine-tuning" and run["data"]["rows"] == 8
+    assert run["results"]["final_loss"] < 0.5 * run["results"]["first_loss"]
+
+
+def test_nothing_published_names_a_path_of_this_machine_or_is_a_pickle(tiny_model, pairs, tmp_path):
+    more = ["--use_peft", "true", "--merge_adapter", "true", "--base_model_id", "some/base"]
+    output = sft.main([*words("sft", tiny_model, pairs, tmp_path / "p"), *more])
+    published = [p for p in output.rglob("*") if p.is_file() and "checkpoint-" not in str(p)]
+    assert {p.suffix for p in published} <= {
+        ".json",
+        ".jsonl",
+        ".safetensors",
+        ".md",
+        ".png",
+        ".jinja",
+    }
+    for path in published:
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert str(tiny_model.parent).encode() not in path.read_bytes(), path
+
+
+def start(stage: str, arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(CHECKOUT / "recipes" / f"{stage}.py"), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
+def test_a_run_killed_in_mid_training_ends_with_the_same_losses(stage, tiny_model, pairs, tmp_path):
+    lora = ["--use_peft", "true", "--lora_dropout", "0.3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    RECIPES[stage].main([*words(stage, tiny_model, pairs, whole, steps=16), *lora])
+    process = start(stage, [*words(stage, tiny_model, pairs, killed, steps=16), *lora])
+    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "train_run.json").exists()
+    done_before = (killed / "metrics.jsonl").read_text().splitlines()[:4]
+    RECIPES[stage].main([*words(stage, tiny_model, pairs, killed, steps=16), *lora])
+    # The first lines bear the times of the killed process: those steps were not done again.
+    assert (killed / "metrics.jsonl").read_text().splitlines()[:4] == done_before
+    steps = [row["step"] for row in record(killed)["curve"]]
+    assert steps == list(range(1, 17))
+    expected = [row["loss"] for row in record(whole)["curve"]]
+    assert [row["loss"] for row in record(killed)["curve"]] == pytest.approx(expected, rel=1e-6)
+    assert record(killed)["results"]["tokens"] == record(whole)["results"]["tokens"]
+
+
+def test_a_finished_run_is_not_done_twice_and_a_folder_belongs_to_one_run(
+    tiny_model, pairs, tmp_path
+):
+    arguments = words("sft", tiny_model, pairs, tmp_path / "once")
+    output = sft.main(arguments)
+    before = (output / "train_run.json").stat().st_mtime_ns
+    sft.main(arguments)
+    assert (output / "train_run.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="other settings or data"):
+        sft.main([*arguments, "--seed", "7"])
+    with pytest.raises(UserError, match="other settings or data"):
+        sft.main([*arguments, "--max_pairs", "20"])
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
+    for step, text in ((2, '{"global_step": 2}'), (4, '{"global_st'), (6, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if text:
+            (folder / "trainer_state.json").write_text(text)
+    assert training.last_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+def test_packing_keeps_conversations_apart(tiny_model, pairs, tmp_path):
+    losses = []
+    for packing in ("false", "true"):
+        output = tmp_path / f"packing-{packing}"
+        more = ["--packing", packing, "--per_device_train_batch_size", "6", "--max_pairs", "6"]
+        sft.main([*words("sft", tiny_model, pairs, output, steps=1), *more])
+        losses.append(record(output)["results"]["final_loss"])
+    # One step over the same rows: attention across rows would change the loss.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def broken_template(model: Path, target: Path) -> Path:
+    shutil.copytree(model, target)
+    (target / "chat_template.jinja").unlink()
+    return target
+
+
+def test_what_can_be_known_before_training_is_an_error_before_training(
+    tiny_model, pairs, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+
+    def refused(message: str, *more: str, model: Path = tiny_model, data: Path = pairs) -> None:
+        with pytest.raises(UserError, match=message):
+            sft.main([*words("sft", model, data, out), *more])
+        assert not (out / "metrics.jsonl").exists()
+
+    refused("model cannot be loaded", model=tmp_path / "nowhere")
+    refused("no chat template", model=broken_template(tiny_model, tmp_path / "plain"))
+    refused("context of 2048 tokens is shorter than 4096", "--max_length", "4096")
+    refused("24 of 24 rows are longer than 64 tokens", "--max_length", "64")
+    refused("does not exist", "--config", "recipes/none/sft/config.yaml")
+    refused("needs --hub_model_id", "--push_to_hub", "true")
+    refused("no adapter to merge", "--merge_adapter", "true")
+    refused("is never run", "--trust_remote_code", "true")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    refused("checkpoints and model need")
+
+
+def test_on_the_command_line_an_error_is_one_line_and_exit_code_1(tmp_path, pairs):
+    command = [sys.executable, str(CHECKOUT / "recipes" / "dpo.py")]
+    command += words("dpo", tmp_path / "nowhere", pairs, tmp_path / "out")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+CONFIGS = sorted((CHECKOUT / "recipes").glob("*/*/config.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}")
+def test_configurations_are_understood_and_keep_the_papers_values(path):
+    stage = path.parts[-2]
+    kinds = {"sft": sft.SFTConfig, "dpo": dpo.DPOConfig, "grpo": grpo.GRPOConfig}
+    extra = grpo.RewardArguments if stage == "grpo" else None
+    asked = ["--config", str(path), "--bf16", "false"]
+    parsed = training.parse(kinds[stage], asked, extra).training
+    assert parsed.weight_decay == {"sft": 0.01, "dpo": 0.05, "grpo": 0.01}[stage]
+    assert parsed.lr_scheduler_type == "cosine" and parsed.optim.startswith("adamw")
+    if "smollm2" in str(path):
+        return
+    rows = parsed.per_device_train_batch_size * parsed.gradient_accumulation_steps
+    assert parsed.warmup_steps == 10 and parsed.num_train_epochs in (1, 2, 3)
+    if stage == "grpo":
+        assert rows // parsed.num_generations == 64 and parsed.num_generations == 8
+        assert (parsed.learning_rate, parsed.beta) == (1e-5, 1e-3)
+    else:
+        assert rows == 16 and parsed.learning_rate in (2e-4, 1e-4, 5e-5, 2e-5)
+    if stage == "dpo":
+        assert parsed.beta == 0.1
