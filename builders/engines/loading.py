@@ -1,0 +1,50 @@
+"""Load models and say in one line why one cannot be loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from usermirrorer.builders.errors import UserError
+
+
+@contextlib.contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Turn the library's errors about a model id or folder into one `UserError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise UserError(
+            f"model cannot be loaded: {first.rstrip('.')}",
+            where=model,
+            fix="Give a local folder, a Hub id, or a name that `usermirrorer fetch` knows.",
+        ) from error
+
+
+def load_causal_lm(model: str, dtype: str = "auto") -> tuple[Any, Any]:
+    """Return `(model, tokenizer)` in evaluation mode on the GPU if there is one.
+
+    Args:
+        model: Local folder or Hub id. Weights must be safetensors; remote code is never run.
+        dtype: `float32`, `bfloat16`, or `auto` for bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        UserError: if it cannot be loaded or has no chat template.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cuda = torch.cuda.is_available()
+    kind = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
+    with explained(model):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, kind), use_safetensors=True
+        )
+    if not tokenizer.chat_template:
+        raise UserError(
+            "has no chat template", where=model, fix="Use an instruct model, or add a template."
+        )
+    return network.to("cuda" if cuda else "cpu").eval(), tokenizer
