@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import logging
 import shutil
 import tempfile
 import zipfile
@@ -18,7 +19,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub import differences
@@ -215,6 +221,7 @@ def _publish(
     files = sent_files(folder)
     stale = {s.rfilename for s in info.siblings or []} - set(files) - set(_KEPT)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_xet_warning())
         operations = [
             CommitOperationAdd(name, _content(stack, path, api.endpoint))
             for name, path in files.items()
@@ -241,6 +248,18 @@ def _content(stack: contextlib.ExitStack, path: Path, endpoint: str) -> Any:
     if is_loopback(endpoint):
         return stack.enter_context(path.open("rb"))
     return str(path)
+
+
+@contextlib.contextmanager
+def _without_xet_warning() -> Iterator[None]:
+    """Keep the client from warning of the plain protocol, which `_content` chose on purpose."""
+    logger = logging.getLogger("huggingface_hub._commit_api")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def sent_files(folder: Path) -> dict[str, Path]:
@@ -330,11 +349,16 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
         raise UserError(
             "has no such version", where=repo_id, fix="See `usermirrorer release list`."
         ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            "is not there, or you may not see it", where=repo_id, fix=_FIXES[401]
+        ) from error
     except HFValidationError as error:
         raise UserError(f"not a repository name: {error}", where=repo_id) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise UserError(_first_line(error), where=repo_id, fix=_FIXES.get(status, "")) from error
+        what = (error.server_message or _first_line(error)).rstrip(".")
+        raise UserError(what, where=repo_id, fix=_FIXES.get(status, "")) from error
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, history
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.store import KINDS, Repo, valid_name
+from usermirrorer.hub.server.store import KINDS, Repo, Store, valid_name
 
 router = APIRouter()
 #: Front matter longer than this is not parsed: YAML aliases must not blow up the server.
@@ -143,10 +143,13 @@ async def delete(request: Request) -> dict[str, str]:
     namespace = str(payload.get("organization") or user.name)
     kind = str(payload.get("type") or "model")
     repo, _ = access.writable(request, kind, namespace, str(payload.get("name")))
-    store = store_of(request)
+    await run_in_threadpool(_delete_locked, store_of(request), repo)
+    return {"status": "ok"}
+
+
+def _delete_locked(store: Store, repo: Repo) -> None:
     with store.locks[repo.id]:
         store.delete(repo)
-    return {"status": "ok"}
 
 
 @router.post("/api/repos/move")

@@ -244,7 +244,8 @@ def _clean_up(folder: Path, kept: set[str]) -> None:
         if repo.name not in kept:
             shutil.rmtree(repo)
             continue
-        for lock in (repo / "git").rglob("*.lock"):
-            lock.unlink()
+        git = repo / "git"
+        for left in [*git.rglob("refs/**/*.lock"), *git.glob("*.lock"), *git.glob("objects/tmp_*")]:
+            left.unlink()
         shutil.rmtree(repo / "incoming", ignore_errors=True)
         (repo / "incoming").mkdir()
