@@ -67,9 +67,10 @@ def _print(rows: list) -> None:
     from usermirrorer.eval_harness import leaderboard as board
 
     head, body = board.table([row for row in rows if row.kind != "published"])
-    table = Table(*head)
+    shown = [i for i, name in enumerate(head) if name not in (*board.DOMAINS, "note")]
+    table = Table(*(head[i] for i in shown))
     for line in body:
-        table.add_row(*line)
+        table.add_row(*(line[i] for i in shown))
     Console().print(table)
 
 

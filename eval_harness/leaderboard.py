@@ -17,6 +17,7 @@ from usermirrorer.eval_harness.results import Score, compare, read_results
 
 #: Column order; a domain is the mean over the scenes of its sources.
 DOMAINS = published.DOMAINS
+SOURCES = 11
 BASELINES = {"acc_chance": "chance", "acc_popular": "most popular", "acc_nearest": "nearest"}
 
 
@@ -78,7 +79,9 @@ def build(models: Mapping[str, Path], family: str = "usermirror") -> list[Row]:
         except UserError as error:
             row.note = f"not tested: {error}"
     rows += [_row(title, "baseline", best, metric) for metric, title in BASELINES.items()]
-    return rows + _published() if family == "usermirror" else rows
+    if family != "usermirror":
+        return rows
+    return rows + _published(whole=len({s.source for s in best}) == SOURCES)
 
 
 def _of_family(name: str, path: Path, family: str) -> list[Score]:
@@ -141,17 +144,18 @@ def _columns(scores: Sequence[Score], metric: str) -> dict[str, Cell]:
     return found
 
 
-def _published() -> list[Row]:
+def _published(whole: bool) -> list[Row]:
+    """Return Table 1; its means only if the models' means are over all sources too."""
     rows = []
     for name, values in published.TABLE_1.items():
         overall = "overall" if name in published.PROPRIETARY else "synthetic"
-        names = (*DOMAINS, overall)
+        names = (*DOMAINS, overall) if whole else DOMAINS
         row = Row(name, "published", note="as published, not run here")
         row.acc = {
             column: Cell(value / 100, math.nan, 0)
-            for column, value in zip(names, values, strict=True)
+            for column, value in zip(names, values, strict=False)
         }
-        if name in published.TABLE_12:
+        if whole and name in published.TABLE_12:
             row.entropy = {"overall": Cell(published.TABLE_12[name], math.nan, 0)}
         rows.append(row)
     return rows
@@ -163,14 +167,14 @@ def _published() -> list[Row]:
 def columns(rows: Sequence[Row]) -> list[str]:
     """Return the accuracy columns that any model fills, in table order."""
     there = {name for row in rows if row.kind == "model" for name in row.acc}
-    return [name for name in (*DOMAINS, "synthetic", "overall") if name in there]
+    return [name for name in ("overall", "synthetic", *DOMAINS) if name in there]
 
 
 def percent(cell: Cell | None) -> str:
     """Return `12.3 ± 1.9`: percent with the half-width of the 95 % interval, if known."""
     if cell is None:
         return ""
-    if math.isnan(cell.stderr) or not cell.stderr:
+    if math.isnan(cell.stderr) or cell.stderr < 1e-9:  # rounding of a constant
         return f"{100 * cell.value:.1f}"
     return f"{100 * cell.value:.1f} ± {196 * cell.stderr:.1f}"
 
@@ -188,7 +192,9 @@ def bits(cell: Cell | None, estimated: bool = False) -> str:
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells as text, the form that Markdown, CSV and the page share."""
     names = columns(rows)
-    head = ["#", "model", *names, "entropy (bits)", "malformed", "p vs. first", "note"]
+    means = [name for name in names if name not in DOMAINS]
+    domains = [name for name in names if name in DOMAINS]
+    head = ["#", "model", *means, "entropy (bits)", "malformed", "p vs. first", *domains, "note"]
     body, rank = [], 0
     for row in rows:
         rank += row.kind == "model"
@@ -196,10 +202,11 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             [
                 str(rank) if row.kind == "model" else "",
                 row.name,
-                *(percent(row.acc.get(name)) for name in names),
+                *(percent(row.acc.get(name)) for name in means),
                 bits(row.entropy.get("overall"), row.estimated),
                 percent(row.malformed),
                 "" if row.p_value is None else f"{row.p_value:.3g}",
+                *(percent(row.acc.get(name)) for name in domains),
                 row.note or (row.kind if row.kind == "baseline" else ""),
             ]
         )
@@ -285,13 +292,21 @@ def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _scatter(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return points with accuracy (percent) and entropy (bits) of the rows that have both."""
-    points = []
+    """Return places in a 760 x 380 drawing of the rows with an accuracy and an entropy.
+
+    `label` is the height of the name, moved down where it would lie on a neighbour's.
+    """
+    found = []
     for row in rows:
         accuracy = row.acc.get("overall") or row.acc.get("synthetic")
         entropy = row.entropy.get("overall")
         if accuracy and entropy:
-            points.append(
-                {"name": row.name, "kind": row.kind, "x": entropy.value, "y": 100 * accuracy.value}
-            )
+            found.append((row, entropy.value, accuracy.value))
+    top = max((x for _, x, _ in found), default=1) * 1.15 or 1
+    points: list[dict[str, Any]] = []
+    for row, x, y in sorted(found, key=lambda item: -item[2]):
+        place = {"name": row.name, "kind": row.kind, "x": 50 + 690 * x / top, "y": 340 - 330 * y}
+        near = [p["label"] for p in points if abs(p["x"] - place["x"]) < 190]
+        place["label"] = max([place["y"] + 4, *(label + 13 for label in near)])
+        points.append({**place, "top": top})
     return points
