@@ -25,7 +25,7 @@ from usermirrorer.recipes import record
 from usermirrorer.recipes.data import DataArguments, Prepared
 
 RECIPES = Path(__file__).parent
-#: Written when a run starts: which run an output folder belongs to.
+#: There while a run goes on: which run the output folder belongs to.
 RUN_KEY = "run_key.json"
 #: Where the adapter goes when the folder itself holds the merged model.
 ADAPTER = "adapter"
@@ -149,8 +149,8 @@ def run(
     output = Path(training.output_dir)
     # The Trainer would push every checkpoint; here the finished model is pushed, once.
     push, training.push_to_hub = training.push_to_hub, False
-    if push and not (training.hub_model_id and arguments.release.hub_revision_tag):
-        raise UserError("--push_to_hub needs --hub_model_id and --hub_revision_tag")
+    if push:
+        _check_push(arguments)
     tokenizer = load_tokenizer(arguments)
     prepared = build(arguments, tokenizer)
     facts = record.start(stage, arguments, prepared.facts)
@@ -174,10 +174,32 @@ def run(
         save(trainer, arguments)
         if training.process_index == 0:
             write_json(output / record.RUN, record.finish(facts, trainer, metrics))
+            (output / RUN_KEY).unlink()
         trainer.end()
     if training.process_index == 0:
         _release(output, arguments, push)
     return output
+
+
+def _check_push(arguments: Arguments) -> None:
+    if not (arguments.training.hub_model_id and arguments.release.hub_revision_tag):
+        raise UserError("--push_to_hub needs --hub_model_id and --hub_revision_tag")
+    adapter_only = arguments.model.use_peft and not arguments.release.merge_adapter
+    if adapter_only and not _base_on_hub(arguments):
+        raise UserError(
+            "the adapter's base model is a folder that others do not have",
+            where=arguments.model.model_name_or_path,
+            fix="Add --merge_adapter true, or name an equal model on the Hub by --base_model_id.",
+        )
+
+
+def _base_on_hub(arguments: Arguments) -> str | None:
+    """Return the Hub id of the very model that is trained, None if it is on no Hub."""
+    folder = Path(arguments.model.model_name_or_path)
+    if not folder.is_dir():
+        return arguments.model.model_name_or_path
+    # What an earlier stage made is not the base model that the card names.
+    return None if (folder / record.RUN).exists() else arguments.release.base_model_id
 
 
 def _release(output: Path, arguments: Arguments, push: bool) -> None:
@@ -259,14 +281,14 @@ def claim(output: Path, key: str) -> Path | None:
     Raises:
         UserError: if the folder holds another run.
     """
-    owner = output / RUN_KEY
-    if owner.exists() and read_json(owner)["key"] != key:
-        raise UserError(
-            "holds a run with other settings or data",
-            where=output,
-            fix="Choose another --output_dir, or delete this one.",
-        )
-    return last_checkpoint(output) if owner.exists() else None
+    for owner in (output / record.RUN, output / RUN_KEY):
+        if owner.exists() and read_json(owner)["key"] != key:
+            raise UserError(
+                "holds a run with other settings or data",
+                where=output,
+                fix="Choose another --output_dir, or delete this one.",
+            )
+    return last_checkpoint(output) if (output / RUN_KEY).exists() else None
 
 
 def check_disk(trainer: BaseTrainer, arguments: Arguments) -> None:
@@ -318,8 +340,8 @@ def save(trainer: BaseTrainer, arguments: Arguments) -> None:
     # A pickle, and a card that knows nothing of the run.
     for name in ("training_args.bin", "README.md"):
         (target / name).unlink(missing_ok=True)
-    if arguments.model.use_peft and arguments.release.base_model_id:
-        _name_base(target / "adapter_config.json", arguments.release.base_model_id)
+    if arguments.model.use_peft:
+        _name_base(target / "adapter_config.json", arguments)
     trainer.processing_class.save_pretrained(output)
     if merge:
         _merge(target, output, arguments)
@@ -339,9 +361,16 @@ def _merge(adapter: Path, output: Path, arguments: Arguments) -> None:
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(output)
 
 
-def _name_base(path: Path, model_id: str) -> None:
-    """Let an adapter name its base model by Hub id instead of a folder of this machine."""
-    write_json(path, read_json(path) | {"base_model_name_or_path": model_id})
+def _name_base(path: Path, arguments: Arguments) -> None:
+    """Let an adapter name its base model by Hub id, or beside a merged model by a bare name.
+
+    An adapter alone keeps the path of a local base model, without which it could not be loaded.
+    """
+    name = _base_on_hub(arguments)
+    if name is None and arguments.release.merge_adapter:
+        name = Path(arguments.model.model_name_or_path).resolve().name
+    if name is not None:
+        write_json(path, read_json(path) | {"base_model_name_or_path": name})
 
 
 def _with_model_arguments(arguments: Arguments) -> Any:

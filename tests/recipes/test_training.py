@@ -188,6 +188,8 @@ def test_what_can_be_known_before_training_is_an_error_before_training(
     refused("24 of 24 rows are longer than 64 tokens", "--max_length", "64")
     refused("does not exist", "--config", "recipes/none/sft/config.yaml")
     refused("needs --hub_model_id", "--push_to_hub", "true")
+    adapter = ["--use_peft", "true", "--hub_model_id", "a/b", "--hub_revision_tag", "v1.0.0"]
+    refused("a folder that others do not have", "--push_to_hub", "true", *adapter)
     refused("no adapter to merge", "--merge_adapter", "true")
     refused("is never run", "--trust_remote_code", "true")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
