@@ -14,6 +14,7 @@ import fnmatch
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -351,9 +352,10 @@ def json_lines(
 
     def frames() -> Iterator[pl.DataFrame]:
         for block in blocks(raw):
-            if not python_literals and "\n\n" not in block.text:
-                with contextlib.suppress(pl.exceptions.PolarsError):
-                    frame = pl.read_ndjson(block.text.encode(), schema=schema)
+            if "\n\n" not in block.text:
+                with contextlib.suppress(pl.exceptions.PolarsError, _NotJsonError):
+                    text = _literals_to_json(block.text) if python_literals else block.text
+                    frame = pl.read_ndjson(text.encode(), schema=schema)
                     yield frame.with_row_index("line", offset=block.first_line)
                     continue
             yield _objects(block, raw, report, schema, python_literals)
@@ -366,7 +368,7 @@ def _objects(
 ) -> pl.DataFrame:
     """Parse line by line, the way that tells which line is wrong."""
     kind = "a Python literal" if python_literals else "JSON"
-    parse = ast.literal_eval if python_literals else json.loads
+    parse = _literal if python_literals else json.loads
     rows: dict[str, list[Any]] = {name: [] for name in ("line", *schema)}
     for line, text in enumerate(block.text.split("\n"), block.first_line):
         if not text.strip():
@@ -382,6 +384,61 @@ def _objects(
         for name, dtype in schema.items():
             rows[name].append(_as(found.get(name), dtype))
     return pl.DataFrame(rows, schema={"line": pl.UInt32, **schema})
+
+
+#: A quoted string on one line of a Python literal, or a word; and what JSON escapes otherwise.
+_TOKEN = re.compile(
+    r"u?'(?P<single>[^'\\\n]*(?:\\.[^'\\\n]*)*)'"
+    r"|u?\"(?P<double>[^\"\\\n]*(?:\\.[^\"\\\n]*)*)\""
+    r"|[A-Za-z]+"
+)
+_HEX = "[0-9a-fA-F]"
+_TO_ESCAPE = re.compile(rf"\\(?:x{_HEX}{{2}}|u{_HEX}{{4}}|U{_HEX}{{8}}|.)|\"", re.S)
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_SAME_IN_JSON = ("\\n", "\\t", "\\r", "\\\\", '\\"')
+
+
+class _NotJsonError(Exception):
+    """A Python literal has something that is not translated to JSON."""
+
+
+def _literals_to_json(text: str) -> str:
+    """Translate Python dict literals of the usual kind to JSON, ten times as fast to read.
+
+    Only quotes, escapes and `True`, `False`, `None` are rewritten; what then is not JSON is left to
+    `ast.literal_eval`.
+    """
+    return _TOKEN.sub(_json_token, text)
+
+
+def _json_token(token: re.Match[str]) -> str:
+    inside = token["single"] if token["single"] is not None else token["double"]
+    if inside is None:
+        return _WORDS.get(token.group(), token.group())
+    if "\\" in inside or '"' in inside:
+        inside = _TO_ESCAPE.sub(_json_escape, inside)
+    return f'"{inside}"'
+
+
+def _json_escape(escape: re.Match[str]) -> str:
+    found = escape.group()
+    if found in _SAME_IN_JSON or found[:2] == "\\u":
+        return found
+    if found == '"':
+        return '\\"'
+    if found == "\\'":
+        return "'"
+    if found[:2] in ("\\x", "\\U") and len(found) > 2:
+        code = int(found[2:], 16)
+        if code < 0x110000:
+            return json.dumps(chr(code))[1:-1]
+    raise _NotJsonError
+
+
+def _literal(text: str) -> Any:
+    with contextlib.suppress(_NotJsonError, ValueError):
+        return json.loads(_literals_to_json(text))
+    return ast.literal_eval(text)
 
 
 def _as(value: Any, dtype: Any) -> Any:
@@ -416,6 +473,11 @@ def _collect(
     kept, why = [], ""
     for frame in frames:
         chosen = frame.select("line", *select)
+        if chosen.select(
+            pl.all_horizontal(pl.lit(True), *checks.values()).fill_null(False).all()
+        ).item():
+            kept.append(chosen.drop("line"))
+            continue
         for reason, good in checks.items():
             bad = chosen.filter(~good.fill_null(False))
             if len(bad):

@@ -102,7 +102,7 @@ def _books(folder: Path, report: Report) -> pl.DataFrame:
             pl.col("book_id").alias("item_id"),
             clean_column(pl.col("title"), 120).alias("title"),
             clean_column(pl.col("description"), 300).alias("description"),
-            pl.col("authors").list.eval(pl.element().struct.field("author_id")).alias("author_ids"),
+            pl.col("authors").list.head(3),
             clean_column(pl.col("publisher"), 60).alias("publisher"),
             _whole("num_pages", 1, 100_000),
             _whole("publication_year", 1000, 2030),
@@ -111,9 +111,8 @@ def _books(folder: Path, report: Report) -> pl.DataFrame:
         raw.filled("item_id", "title"),
     )
     frame = raw.unique(frame, "item_id", report, file)
-    frame = frame.join(
-        _authors(folder, report, frame), on="item_id", how="left", maintain_order="left"
-    )
+    authors = _authors(folder, report, frame)
+    frame = frame.drop("authors").join(authors, on="item_id", how="left", maintain_order="left")
     frame = frame.join(_genres(folder, report), on="item_id", how="left", maintain_order="left")
     shown = [
         pl.when(pl.col(c) != "").then(c) for c in ("title", "genres", "authors", "description")
@@ -148,9 +147,10 @@ def _authors(folder: Path, report: Report, books: pl.DataFrame) -> pl.DataFrame:
         raw.filled("author_id", "name"),
     )
     names = raw.unique(names, "author_id", report, "goodreads_book_authors.json")
-    credits = books.select("item_id", pl.col("author_ids").list.head(3).alias("author_id"))
     return (
-        credits.explode("author_id")
+        books.select("item_id", "authors")
+        .explode("authors")
+        .select("item_id", pl.col("authors").struct.field("author_id"))
         .join(names, on="author_id", maintain_order="left")
         .group_by("item_id", maintain_order=True)
         .agg(pl.col("name").str.join(", ").alias("authors"))
@@ -159,24 +159,20 @@ def _authors(folder: Path, report: Report, books: pl.DataFrame) -> pl.DataFrame:
 
 def _genres(folder: Path, report: Report) -> pl.DataFrame:
     """The (up to) three genres under which most readers shelved the book."""
-    votes = [
-        pl.struct(
-            pl.col("genres").struct.field(name).fill_null(0).alias("votes"),
-            pl.lit(name).alias("name"),
-        )
-        for name in _GENRES
-    ]
-    best = pl.concat_list(votes).list.eval(
-        pl.element().filter(pl.element().struct.field("votes") > 0)
-    )
-    ranked = best.list.sort(descending=True).list.head(3)
+    # Sorting texts such as `9999960|poetry` (fewer for more votes) sorts by votes, then by name.
+    ranks = []
+    for name in _GENRES:
+        votes = pl.col("genres").struct.field(name).clip(0, 9_999_999)
+        rank = (9_999_999 - votes).cast(pl.Int64).cast(pl.String).str.zfill(7)
+        ranks.append(pl.when(votes > 0).then(pl.format("{}|{}", rank, pl.lit(name))))
+    best = pl.concat_list(ranks).list.drop_nulls().list.sort().list.head(3).list.join(", ")
     frame = raw.json_lines(
         raw.one(folder, "goodreads_book_genres_initial.json"),
         report,
         {"book_id": pl.String, "genres": pl.Struct(dict.fromkeys(_GENRES, pl.Float64))},
         [
             pl.col("book_id").alias("item_id"),
-            ranked.list.eval(pl.element().struct.field("name")).list.join(", ").alias("genres"),
+            best.str.replace_all(r"\d{7}\|", "").fill_null("").alias("genres"),
         ],
         raw.filled("item_id"),
     )
