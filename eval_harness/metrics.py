@@ -122,11 +122,12 @@ class Estimate:
 def mean(values: ArrayLike) -> Estimate:
     """Return the mean over scenes with its standard error and normal 95 % interval.
 
-    The standard error of fewer than two values is NaN.
+    The standard error of fewer than two values, or of an infinite mean, is NaN.
     """
     x = np.asarray(values, dtype=np.float64)
     value = float(x.mean())
-    error = float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
+    finite = len(x) > 1 and math.isfinite(value)  # log-loss can be infinite
+    error = float(x.std(ddof=1) / math.sqrt(len(x))) if finite else math.nan
     return Estimate(value, error, value - 1.96 * error, value + 1.96 * error, len(x))
 
 

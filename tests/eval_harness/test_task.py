@@ -212,6 +212,7 @@ def test_rotations_map_answers_back(scenes, dataset):
     lm = Scripted(choose, score)
     found = scores(evaluate(lm, ["usermirror_movielens"], dataset, chat=False, rotations=True))
     assert found["acc"] == 1
+    assert found["log_loss"] == pytest.approx(math.log2(8.4 / 8))
 
 
 def test_wildcard_selects_each_source_once_and_no_other_mode():
