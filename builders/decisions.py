@@ -117,7 +117,7 @@ def judged(
     max_tokens: int,
     progress: Progress = lambda scenes, resumed: None,
 ) -> int:
-    """Fill `probabilities` and `entropy` of another model's decisions by the judge (the weak model).
+    """Fill `probabilities` and `entropy` of another model's decisions by the judge (weak model).
 
     Args:
         scenes: The scenes that `decisions` was sampled for.
@@ -170,7 +170,9 @@ def _decide(
             [_row(scene, model, i, generation) for i, generation in enumerate(generations)]
             for scene, generations in zip(batch, sampled, strict=True)
         ]
-        done += _judge(batch, texts, rows, engine) if judge else sum(rows, [])
+        done += (
+            _judge(batch, texts, rows, engine) if judge else [row for own in rows for row in own]
+        )
     return done
 
 
@@ -217,7 +219,10 @@ def _judge(
 
 
 def direct(
-    scenes: Sequence[Row], engine: Engine, prompts: Path = DEFAULT_PROMPTS
+    scenes: Sequence[Row],
+    engine: Engine,
+    prompts: Path = DEFAULT_PROMPTS,
+    progress: Callable[[int], None] = lambda scenes: None,
 ) -> list[np.ndarray]:
     """Return P(Y | X) of each scene without a decision process (section 3.1), [k] each."""
     found: list[np.ndarray] = []
@@ -225,6 +230,7 @@ def direct(
         texts = [messages(scene, "direct", prompts) for scene in batch]
         options = [len(scene["exposure"]) for scene in batch]
         found += [p[0] for p in engine.score(texts, [[""]] * len(batch), options)]
+        progress(len(batch))
     return found
 
 

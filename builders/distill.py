@@ -133,6 +133,7 @@ def distill(
     pairs: int,
     *,
     strategy: str = "delta_eu",
+    exact: bool = True,
     seed: int = 0,
     prompts: Path = DEFAULT_PROMPTS,
 ) -> tuple[pa.Table, dict[str, int]]:
@@ -142,6 +143,7 @@ def distill(
         found: From `candidates`.
         pairs: How many pairs to make.
         strategy: A key of `STRATEGIES`.
+        exact: Fail if there are fewer; otherwise make as many as there are.
         seed: For the random strategy.
         prompts: Folder of prompt templates.
 
@@ -165,14 +167,14 @@ def distill(
         else:
             made[index] = pair
     fate["candidates"] = len(made)
-    if len(made) < pairs:
+    if not made or (exact and len(made) < pairs):
         raise UserError(
-            f"{pairs} pairs asked for, but only {len(made)} of {len(found.scenes)} scenes allow one "
-            f"({_story(fate)})",
+            f"{pairs} pairs asked for, but only {len(made)} of {len(found.scenes)} scenes allow "
+            f"one ({_story(fate)})",
             fix="Ask for fewer pairs, or build more scenes or decisions.",
         )
     rank = STRATEGIES[strategy][0](found, seed)
-    taken = _allocate(found, list(made), rank, pairs)
+    taken = _allocate(found, list(made), rank, min(pairs, len(made)))
     fate["pairs"] = len(taken)
     rows = [made[index] for index in taken]
     return pa.Table.from_pylist(rows, schema=PREFERENCE), dict(fate)
@@ -233,7 +235,10 @@ def _allocate(found: Candidates, usable: list[int], rank: np.ndarray, pairs: int
         scene = found.scenes[index]
         cells.setdefault((scene["source"], len(scene["exposure"])), []).append(index)
     quota = quotas({cell: len(members) for cell, members in cells.items()}, pairs)
-    order = lambda i: (-np.nan_to_num(rank[i], nan=-np.inf), found.scenes[i]["scene_id"])  # noqa: E731
+
+    def order(i: int) -> tuple[float, str]:
+        return -float(np.nan_to_num(rank[i], nan=-np.inf)), found.scenes[i]["scene_id"]
+
     taken = [
         i for cell, members in cells.items() for i in sorted(members, key=order)[: quota[cell]]
     ]

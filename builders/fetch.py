@@ -94,8 +94,26 @@ def fetch_asset(name: str) -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """Return what `from_pretrained` takes: a local folder for a known part, else `name` itself."""
-    return str(fetch_asset(name)) if name in ASSETS else name
+    """Return a local folder for a model: a part of `ASSETS`, a folder, or a Hub id.
+
+    Raises:
+        UserError: if it is none of these, or cannot be downloaded.
+    """
+    if name in ASSETS:
+        return str(fetch_asset(name))
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.ot"])
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(
+            f"is no folder, no known part and not on the Hub ({type(error).__name__})",
+            where=name,
+            fix=f"Known parts: {', '.join(ASSETS)}. Check the name, HF_ENDPOINT and the network.",
+        ) from error
 
 
 def model_revision(name: str) -> str:

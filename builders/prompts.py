@@ -140,27 +140,31 @@ def parse(text: str, options: int, mode: Mode = "decision") -> Decision:
 def _judge(
     found: dict[str, str], behaviors: list[str], after: str, options: int, mode: Mode
 ) -> Decision:
-    def bad(reason: str) -> Decision:
+    reason, index = _behavior_fault(behaviors, after, options)
+    if not reason and mode == "decision":
+        reason = _field_fault(found)
+    if reason:
         return Decision(fields=found, malformed=reason)
-
-    if not behaviors:
-        return bad("no behavior")
-    if len(behaviors) > 1:
-        return bad("several behaviors")
-    label = _BEHAVIOR.match(behaviors[0])
-    if not label:
-        return bad("behavior is not a label")
-    index = LABELS.find(label.group(1).upper())
-    if not 0 <= index < options:
-        return bad("label outside the list")
-    if after:
-        return bad("text after behavior")
     if mode == "direct":
         return Decision(behavior=index)
-    for name in FIELDS:
-        if name not in found:
-            return bad(f"missing {name.lower()}")
-        if not found[name]:
-            return bad(f"empty {name.lower()}")
     thought = "\n".join(["Thought:", *(f"{name}: {found[name]}" for name in FIELDS)])
     return Decision(thought=thought, behavior=index, fields=found)
+
+
+def _behavior_fault(behaviors: list[str], after: str, options: int) -> tuple[str, int]:
+    if len(behaviors) != 1:
+        return ("several behaviors" if behaviors else "no behavior"), -1
+    label = _BEHAVIOR.match(behaviors[0])
+    if not label:
+        return "behavior is not a label", -1
+    index = LABELS.find(label.group(1).upper())
+    if not 0 <= index < options:
+        return "label outside the list", -1
+    return ("text after behavior" if after else ""), index
+
+
+def _field_fault(found: dict[str, str]) -> str:
+    for name in FIELDS:
+        if not found.get(name):
+            return f"{'empty' if name in found else 'missing'} {name.lower()}"
+    return ""

@@ -6,6 +6,7 @@ title can become template code, a second line, an option label or a chat control
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +42,8 @@ class Draft:
 
 
 def _blank(value: Any) -> Any:
-    return "" if value is None or value != value or isinstance(value, Undefined) else value
+    missing = value is None or isinstance(value, Undefined)
+    return "" if missing or (isinstance(value, float) and math.isnan(value)) else value
 
 
 class Texts:

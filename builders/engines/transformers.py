@@ -8,6 +8,7 @@ copied n times, and the system prompt, shared by all scenes, is computed once pe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, Message
 from usermirrorer.builders.schema import LABELS, labels
 
-_COLUMNS = 64  # branches advanced at once over all scenes of a batch
 _NUCLEUS = 512  # likeliest tokens looked at before falling back to a full sort
 
 
@@ -168,7 +168,11 @@ class TransformersEngine:
         free = [i for i, b in enumerate(branches) if not b.queue and i not in labels_due]
         if free:
             uniforms = [branches[i].uniform() for i in free]
-            drawn.update(zip(free, draw(logits[free], uniforms, sampling), strict=True))
+            weights = logits[free]
+            if sampling.guided:  # a field holds at least one word
+                fresh = [j for j, i in enumerate(free) if branches[i].in_field == 0]
+                weights[fresh] = weights[fresh].masked_fill(self._blank_tokens, -torch.inf)
+            drawn.update(zip(free, draw(weights, uniforms, sampling), strict=True))
         for i in labels_due:
             ids = self.label_ids[: branches[i].options]
             choice = draw(logits[i : i + 1, ids], [branches[i].uniform()], sampling)[0]
@@ -185,8 +189,7 @@ class TransformersEngine:
             branch.tokens.append(branch.queue.pop(0))
             return
         if sampling.guided:
-            piece = self.tokenizer.decode([token])
-            if token in self._stop or "\n" in piece or branch.in_field >= branch.cap:
+            if token in self._breaks or branch.in_field >= branch.cap:
                 self._close_field(branch)
             else:
                 branch.tokens.append(token)
@@ -214,6 +217,24 @@ class TransformersEngine:
         branch.text = self.tokenizer.decode(branch.tokens) + f"{LABELS[choice]}]"
         branch.tokens.append(token)
         branch.finished = True
+
+    @functools.cached_property
+    def _breaks(self) -> set[int]:
+        """Tokens that end a field: end of turn, and all with a line break."""
+        return {i for i, piece in enumerate(self._pieces) if "\n" in piece} | set(self._stop)
+
+    @functools.cached_property
+    def _blank_tokens(self) -> torch.Tensor:
+        """Mask [vocabulary] of tokens that a field cannot begin with."""
+        size = self.model.get_output_embeddings().weight.shape[0]
+        blank = torch.ones(size, dtype=torch.bool)
+        for i, piece in enumerate(self._pieces[:size]):
+            blank[i] = not piece.strip() or i in self._breaks
+        return blank.to(self.model.device)
+
+    @functools.cached_property
+    def _pieces(self) -> list[str]:
+        return self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
 
     # -- scoring ------------------------------------------------------------------------------
 
