@@ -212,26 +212,25 @@ def _people(users: pl.DataFrame) -> pl.DataFrame:
     band = pl.when(age.is_null()).then(pl.lit(""))
     for lowest, name in _AGE_BANDS:
         band = band.when(age >= lowest).then(pl.lit(name))
-    places = {zip_: _place(zip_) for zip_ in users["zip"].unique().to_list() if zip_}
     return users.select(
         "user_id",
         pl.col("gender").replace_strict({"M": "male", "F": "female"}, default=""),
         band.otherwise(pl.lit("Under 18")).alias("age"),
         clean_column(pl.col("occupation"), 40),
-        pl.col("zip").replace_strict(places, default="").alias("location"),
+        # Beyond the five digits stands the delivery route, as in 94043-1234.
+        pl.col("zip").str.head(5).replace_strict(_places(), default="").alias("location"),
     )
 
 
 @functools.cache
-def _place(zip_code: str) -> str:
-    """City and state of a US ZIP code, "" if it is none."""
+def _places() -> dict[str, str]:
+    """City and state of every US ZIP code."""
     import zipcodes
 
-    code = zip_code[:5]
-    if not (len(code) == 5 and code.isdigit()):
-        return ""
-    found = zipcodes.matching(code)
-    return f"{found[0]['city'].title()}, {found[0]['state']}" if found else ""
+    return {
+        found["zip_code"]: f"{found['city'].title()}, {found['state']}"
+        for found in zipcodes.list_all()
+    }
 
 
 def _movies(items: pl.DataFrame) -> pl.DataFrame:
