@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from .conftest import build_release
+
 API = """
 from huggingface_hub import HfApi, CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 from huggingface_hub.errors import *
@@ -124,7 +128,8 @@ with ThreadPoolExecutor(32) as pool:
 head = get_session().head(url)
 assert head.headers["x-linked-etag"].strip('"') == hashlib.sha256(data).hexdigest()
 assert head.headers["x-linked-size"] == "6000000"
-assert len(get_session().get(url, headers={"Range": "bytes=-5"}).content) == 5
+for asked, wanted in (("bytes=-5", data[-5:]), ("bytes=7-9", data[7:10])):
+    assert get_session().get(url, headers={"Range": asked}).content == wanted
 assert get_session().get(url, headers={"Range": "bytes=6000000-"}).status_code == 416
 etag = head.headers["etag"]
 assert get_session().get(url, headers={"If-None-Match": etag}).status_code == 304
@@ -240,3 +245,55 @@ assert releases.versions("usermirrorer/released", "model")[0]["tag"] == "v1.0.0"
 def test_transformers_and_peft(run, tmp_path):
     # str.replace and not format: the code has braces of its own.
     run(MODELS.replace("{folder}", str(tmp_path / "model")))
+
+
+TRAINER = (
+    MODELS.partition("model.push_to_hub")[0]
+    + """
+from datasets import load_dataset
+from trl import SFTConfig, SFTTrainer
+rows = load_dataset("usermirrorer/mixed", split="train").select_columns(["prompt", "chosen"])
+rows = rows.map(lambda row: {"text": row["chosen"][0]["content"]}, remove_columns=rows.column_names)
+tokenizer.pad_token = tokenizer.eos_token = "<unk>"
+options = SFTConfig("{folder}", hub_model_id="usermirrorer/trained", max_steps=1, use_cpu=True,
+                    per_device_train_batch_size=1, report_to="none", bf16=False, max_length=8)
+trainer = SFTTrainer(model, args=options, train_dataset=rows, processing_class=tokenizer)
+trainer.train()
+trainer.push_to_hub()
+again = AutoModelForCausalLM.from_pretrained("usermirrorer/trained")
+assert torch.equal(again.lm_head.weight, trainer.model.lm_head.weight)
+"""
+)
+EVALUATE = (
+    MODELS.partition("model.push_to_hub")[0]
+    + """
+from pathlib import Path
+import lm_eval
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+folder = Path("{folder}")
+folder.mkdir()
+(folder / "tiny.yaml").write_text(
+    "task: tiny\\ndataset_path: usermirrorer/mixed\\ndataset_name: scenes_steam\\n"
+    "dataset_kwargs: {revision: v1.0.0}\\ntest_split: test\\noutput_type: multiple_choice\\n"
+    "doc_to_text: '{{profile}}'\\ndoc_to_choice: '{{exposure}}'\\ndoc_to_target: answer\\n"
+    "metric_list: [{metric: acc}]\\n")
+tokenizer.eos_token = "<unk>"
+tasks = TaskManager(include_path=str(folder), include_defaults=False)
+lm = HFLM(model, tokenizer=tokenizer, device="cpu", batch_size=1)
+found = lm_eval.simple_evaluate(lm, tasks=["tiny"], task_manager=tasks, bootstrap_iters=0)
+assert found["n-samples"]["tiny"]["original"] == 4, found["n-samples"]
+assert 0 <= found["results"]["tiny"]["acc,none"] <= 1
+"""
+)
+PUBLISH = """
+import sys
+from usermirrorer.hub import releases
+releases.push(sys.argv[1], "usermirrorer/mixed")
+"""
+
+
+@pytest.mark.parametrize("code", [TRAINER, EVALUATE], ids=["trl", "lm_eval"])
+def test_training_and_evaluation_libraries(run, tmp_path, code):
+    run(PUBLISH, build_release(tmp_path / "release", "1.0.0"))
+    run(code.replace("{folder}", str(tmp_path / "work")), OMP_NUM_THREADS="1")

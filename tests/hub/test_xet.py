@@ -1,0 +1,109 @@
+"""Promises of uploads over Xet: what comes is stored whole, and garbage is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+
+import lz4.frame
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from usermirrorer.hub.server import objects, xet
+from usermirrorer.hub.server.objects import WrongContent
+
+UPLOAD = """
+import hashlib, random
+import numpy as np
+from huggingface_hub import HfApi, hf_hub_download
+api = HfApi()
+api.create_repo("usermirrorer/m")
+random.seed(1)
+noise = random.randbytes(700_000)
+contents = {
+    "noise.bin": noise,
+    "text.bin": b"".join(b"%d little\\n" % n for n in range(200_000)),
+    "floats.safetensors": np.linspace(0, 1, 300_000, dtype="float32").tobytes(),
+    "again.bin": noise[:500_000] + b"other" + noise,
+    "byte.bin": b"\\0",
+}
+for name, data in contents.items():
+    api.upload_file(path_or_fileobj=data, path_in_repo=name, repo_id="usermirrorer/m")
+for name, data in contents.items():
+    with open(hf_hub_download("usermirrorer/m", name), "rb") as file:
+        assert file.read() == data, name
+info = api.get_paths_info("usermirrorer/m", "again.bin")[0]
+assert info.lfs.sha256 == hashlib.sha256(contents["again.bin"]).hexdigest()
+assert info.xet_hash is None
+"""
+
+
+def test_clients_with_xet_need_no_setting(run):
+    run(UPLOAD)
+
+
+def chunk(data: bytes, scheme: int = 0, claimed: int | None = None) -> bytes:
+    size = len(data) if claimed is None else claimed
+    packed = lz4.frame.compress(data) if scheme else data
+    return (
+        b"\0"
+        + len(packed).to_bytes(3, "little")
+        + bytes([scheme])
+        + size.to_bytes(3, "little")
+        + packed
+    )
+
+
+@pytest.fixture
+def place(tmp_path):
+    for name in ("incoming", "lfs", "spool"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def segments(*parts: tuple[int, int, int]) -> list[xet.Segment]:
+    return [xet.Segment("x" * 64, size, start, end) for size, start, end in parts]
+
+
+def test_files_are_put_together_from_ranges(place):
+    (place / "spool" / ("x" * 64)).write_bytes(chunk(b"one") + chunk(b"two!", 1) + chunk(b"3"))
+    oid = hashlib.sha256(b"two!3one").hexdigest()
+    xet.assemble(place, place / "spool", oid, segments((5, 1, 3), (3, 0, 1)))
+    assert objects.path_of(place, oid).read_bytes() == b"two!3one"
+
+
+@pytest.mark.parametrize(
+    ("xorb", "error"),
+    [
+        (chunk(b"onf"), WrongContent),
+        (chunk(b"four"), WrongContent),
+        (chunk(b"on"), WrongContent),
+        (chunk(b"one", 1, claimed=2), ValueError),
+        (chunk(b"one", 1, claimed=9), ValueError),
+        (chunk(bytes(10_000_000), 1, claimed=3), ValueError),  # a bomb is not unpacked
+        (chunk(b"one", 3), ValueError),
+        (b"\0\3\0\0\1\3\0\0bad", ValueError),
+        (b"\1" + chunk(b"one")[1:], ValueError),
+        (chunk(b"one")[:5], ValueError),
+        (b"", ValueError),
+    ],
+)
+def test_broken_xorbs_store_nothing(place, xorb, error):
+    (place / "spool" / ("x" * 64)).write_bytes(xorb)
+    oid = hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(error):
+        xet.assemble(place, place / "spool", oid, segments((3, 0, 1)))
+    assert objects.size_of(place, oid) is None
+    assert not list((place / "incoming").iterdir())
+
+
+@given(st.binary(max_size=400))
+def test_garbage_shards_are_refused_cleanly(data):
+    with contextlib.suppress(ValueError, struct.error):
+        list(xet.parse_shard(data))
+
+
+@given(st.binary(max_size=100))
+def test_grouped_bytes_come_back_in_order(data):
+    assert xet._ungroup(b"".join(data[first::4] for first in range(4))) == data
