@@ -6,6 +6,7 @@ tell apart; series differ in shape or pattern as well.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,4 +190,46 @@ def position_histogram(answers: Sequence[int], options: Sequence[int], path: Pat
     return (
         f"Position of the real behavior in {len(answers)} exposures; no label is more than "
         f"{gap:.0f} scenes away from a uniform position."
+    )
+
+
+def sweep_lines(points: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """Draw validation accuracy against the learning rate, a line for each number of epochs.
+
+    Args:
+        points: `learning_rate`, `epochs`, `accuracy` and `stderr` (fractions), `scenes`.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure()
+    shapes = zip(("o", "s", "^", "D"), (BLUE, ORANGE, GREEN, PURPLE), strict=True)
+    for (marker, colour), epochs in zip(
+        itertools.cycle(shapes), sorted({row["epochs"] for row in points}), strict=False
+    ):
+        rows = sorted(
+            (row for row in points if row["epochs"] == epochs), key=lambda row: row["learning_rate"]
+        )
+        axes.errorbar(
+            [row["learning_rate"] for row in rows],
+            [100 * row["accuracy"] for row in rows],
+            [196 * row["stderr"] for row in rows],
+            marker=marker,
+            color=colour,
+            capsize=3,
+            label=f"{epochs} epoch{'s' if epochs > 1 else ''}",
+        )
+    axes.set_xscale("log")
+    rates = sorted({row["learning_rate"] for row in points})
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set_xlabel("learning rate (logarithmic)")
+    axes.set_ylabel("validation accuracy (%), 95 % intervals")
+    axes.legend(frameon=False)
+    _write(figure, path)
+    top = max(points, key=lambda row: row["accuracy"])
+    return (
+        f"Validation accuracy against learning rate: highest {100 * top['accuracy']:.1f} % at "
+        f"{top['learning_rate']:g} with {top['epochs']} epochs."
     )

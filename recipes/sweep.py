@@ -1,0 +1,300 @@
+"""Grid search over learning rate and epochs (Table 7), judged on users held out of training.
+
+Users of the train split are divided by a hash of their id: a share of them is only validated on,
+the test split is never touched. Each point of the grid is one run of a recipe in a process of its
+own; Optuna keeps the results in an SQLite file, so that a killed sweep goes on where it stopped,
+and the recipe it was in goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.shards import atomic, file_hash, fingerprint, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from usermirrorer.builders.engines import Engine
+
+RECIPES = Path(__file__).parent
+#: Scenes scored at once; only speed and memory depend on it.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid: accuracy on `scenes` validation scenes and its standard error."""
+
+    learning_rate: float
+    epochs: int
+    accuracy: float
+    stderr: float
+    scenes: int
+
+
+def held_out(user_id: str, share: float) -> bool:
+    """Say whether a user belongs to the `share` of users that are validated on."""
+    digest = hashlib.sha256(f"validation:{user_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def split(rows: Dataset, scenes: Dataset, share: float, most: int) -> tuple[Dataset, Dataset]:
+    """Return the rows to train on and the scenes to validate on, without a user in common.
+
+    Args:
+        rows: Preference pairs or scenes.
+        scenes: The train scenes behind `rows`, with their users.
+        share: Share of users to hold out, between 0 and 1.
+        most: Greatest number of validation scenes.
+
+    Raises:
+        UserError: if a row's scene is not among `scenes`, or one side is empty.
+    """
+    from usermirrorer.recipes.data import choose_rows
+
+    users = dict(zip(scenes["scene_id"], scenes["user_id"], strict=True))
+    unknown = [name for name in rows["scene_id"] if name not in users]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} training rows have no scene, for example {unknown[0]}",
+            fix="Give the scenes of the same release.",
+        )
+    kept = [i for i, name in enumerate(rows["scene_id"]) if not held_out(users[name], share)]
+    asked = [i for i, user in enumerate(scenes["user_id"]) if held_out(user, share)]
+    if not kept or not asked:
+        raise UserError("no users are left on one side of the split", where="--validation-share")
+    validation = scenes.select(asked)
+    return rows.select(kept), choose_rows(validation, None, min(most, len(validation)))
+
+
+def accuracy(engine: Engine, scenes: Iterable[Mapping[str, Any]], mode: str) -> tuple[float, float]:
+    """Return the accuracy of picking the likeliest option and its standard error.
+
+    In decision mode one decision a scene is sampled first; a malformed one counts as wrong.
+    """
+    hits: list[float] = []
+    rows = list(scenes)
+    for start in range(0, len(rows), BATCH):
+        hits += _hits(engine, rows[start : start + BATCH], mode)
+    mean = sum(hits) / len(hits)
+    return mean, math.sqrt(mean * (1 - mean) / len(hits))
+
+
+def _hits(engine: Engine, scenes: Sequence[Mapping[str, Any]], mode: str) -> list[float]:
+    from usermirrorer.builders.prompts import messages
+
+    prompts = [messages(scene, mode) for scene in scenes]
+    sizes = [len(scene["exposure"]) for scene in scenes]
+    thoughts: list[str | None] = [""] * len(scenes)
+    if mode == "decision":
+        thoughts = _thoughts(engine, prompts, sizes, [scene["scene_id"] for scene in scenes])
+    probabilities = engine.score(prompts, [[thought or ""] for thought in thoughts], sizes)
+    return [
+        float(thought is not None and int(row[0].argmax()) == scene["answer"])
+        for thought, row, scene in zip(thoughts, probabilities, scenes, strict=True)
+    ]
+
+
+def _thoughts(
+    engine: Engine, prompts: list[Any], sizes: list[int], names: list[str]
+) -> list[str | None]:
+    """Return a sampled thought for each prompt, None where it is malformed."""
+    from usermirrorer.builders.engines import Sampling
+    from usermirrorer.builders.prompts import parse
+
+    seeds = [int(fingerprint(name), 16) % 2**31 for name in names]
+    sampled = engine.sample(prompts, sizes, Sampling(n=1), seeds)
+    decisions = [parse(one[0].text, size) for one, size in zip(sampled, sizes, strict=True)]
+    return [None if decision.malformed else decision.thought for decision in decisions]
+
+
+def run_grid(
+    output: Path,
+    learning_rates: Sequence[float],
+    epochs: Sequence[int],
+    trial: Any,
+    config: Mapping[str, Any],
+) -> list[Point]:
+    """Run `trial` on every point of the grid that has no result yet; return all results.
+
+    Args:
+        output: Folder for `study.db`.
+        learning_rates: First axis.
+        epochs: Second axis.
+        trial: Maps learning rate and epochs to a `Point`.
+        config: What the results depend on; another configuration is another study.
+    """
+    import optuna
+
+    class Grid(optuna.samplers.GridSampler):
+        """Asked and told here, where its call of `study.stop()` after the last point would fail."""
+
+        def after_trial(self, *args: Any) -> None:
+            """Do nothing."""
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {"learning_rate": list(learning_rates), "epochs": list(epochs)}
+    sampler = Grid(space, seed=0)
+    output.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{(output / 'study.db').absolute()}",
+        study_name=fingerprint({**config, **space}),
+        sampler=sampler,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    while not sampler.is_exhausted(study):
+        # A trial that raises is not told: it stays open, and its point is taken again next time.
+        asked = study.ask()
+        rate = asked.suggest_categorical("learning_rate", space["learning_rate"])
+        passes = asked.suggest_categorical("epochs", space["epochs"])
+        point = trial(rate, passes)
+        asked.set_user_attr("point", asdict(point))
+        study.tell(asked, point.accuracy)
+    found = {(p.learning_rate, p.epochs): p for p in _points(study)}
+    return [found[(rate, passes)] for rate in learning_rates for passes in epochs]
+
+
+def _points(study: Any) -> list[Point]:
+    return [Point(**t.user_attrs["point"]) for t in study.trials if "point" in t.user_attrs]
+
+
+def best(points: Sequence[Point]) -> Point:
+    """Return the point of highest accuracy; of equal ones that with fewest epochs, lowest rate."""
+    return min(points, key=lambda point: (-point.accuracy, point.epochs, point.learning_rate))
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter("give numbers with commas between them") from None
+    if not all(number > 0 for number in numbers):
+        raise click.BadParameter("every number is positive")
+    return numbers
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.argument("recipe", type=click.Choice(["sft", "dpo"]))
+@click.argument("recipe_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--dataset", default="usermirrorer/mixed", help="As --dataset_name of the recipe.")
+@click.option("--scenes", default="", help="Train scenes with users; default: those of --dataset.")
+@click.option("--revision", default=None, help="Tag or commit of the dataset.")
+@click.option("--stage", type=click.Choice(["decision", "direct"]), default="decision")
+@click.option("--learning-rates", default="2e-4,1e-4,5e-5,2e-5", callback=_numbers)
+@click.option("--epochs", default="1,2,3", callback=_numbers)
+@click.option(
+    "--validation-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    help="Share of the train users to validate on.",
+)
+@click.option(
+    "--validation-scenes",
+    type=click.IntRange(min=1),
+    default=500,
+    help="Greatest number of scenes to validate on.",
+)
+@click.option(
+    "--launch",
+    default=sys.executable,
+    show_default="this Python",
+    help="Launcher, e.g. 'accelerate launch --config_file recipes/accelerate/ddp.yaml'.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("runs/sweep"),
+    help="Folder of the runs and results.",
+)
+def command(recipe: str, recipe_arguments: tuple[str, ...], **options: Any) -> None:
+    """Search learning rate and epochs of RECIPE on held-out train users; the grid is Table 7's.
+
+    Everything after RECIPE that is not an option here goes to the recipe:
+
+    \b
+        usermirrorer sweep sft --stage direct --output runs/sweep \\
+            --config recipes/llama-3.2-3b-instruct/sft/config.yaml
+    """
+    points = sweep(recipe, recipe_arguments, **options)
+    _show(points, options["output"])
+
+
+def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[Point]:
+    """Split the users, run the grid and write `sweep.json` and `sweep.png`; see `command`."""
+    from usermirrorer.model_cards import plots
+
+    output: Path = options["output"]
+    train, validation = _write_split(output, options)
+    extra = ["--stage", options["stage"], *recipe_arguments]
+
+    def trial(rate: float, passes: int) -> Point:
+        folder = output / f"lr-{rate:g}-epochs-{passes}"
+        words = [*shlex.split(options["launch"]), str(RECIPES / f"{recipe}.py"), *extra]
+        words += ["--dataset_name", str(train), "--output_dir", str(folder)]
+        words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
+        if subprocess.run(words, check=False).returncode:
+            raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
+        value, error = accuracy(_engine(folder), validation, options["stage"])
+        return Point(rate, passes, value, error, len(validation))
+
+    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
+    epochs = [int(number) for number in options["epochs"]]
+    points = run_grid(output, options["learning_rates"], epochs, trial, config)
+    chosen = best(points)
+    write_json(
+        output / "sweep.json",
+        {"best": asdict(chosen), "points": [asdict(point) for point in points], **config},
+    )
+    plots.sweep_lines([asdict(point) for point in points], output / "sweep.png")
+    return points
+
+
+def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Dataset]:
+    """Write the rows to train on to `train.parquet`; return it and the validation scenes."""
+    from usermirrorer.recipes.data import DataArguments, load_source
+
+    source = DataArguments(options["dataset"], options["revision"], stage=options["stage"])
+    behind = DataArguments(options["scenes"] or options["dataset"], options["revision"], "scenes")
+    scenes = load_source(behind)
+    if "user_id" not in scenes.column_names:
+        raise UserError(
+            "column user_id is missing", where=behind.dataset_name, fix="Give --scenes."
+        )
+    share, most = options["validation_share"], options["validation_scenes"]
+    train, validation = split(load_source(source), scenes, share, most)
+    path = output / "train.parquet"
+    with atomic(path) as temporary:
+        train.to_parquet(temporary)
+    return path, validation
+
+
+def _engine(folder: Path) -> Engine:
+    from usermirrorer.builders.engines.loading import load_causal_lm
+    from usermirrorer.builders.engines.transformers import TransformersEngine
+
+    return TransformersEngine(*load_causal_lm(str(folder)))
+
+
+def _show(points: Sequence[Point], output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    chosen = best(points)
+    table = Table("Learning rate", "Epochs", "Accuracy (%)", "Standard error", "")
+    for point in points:
+        cells = [f"{point.learning_rate:g}", str(point.epochs)]
+        cells += [f"{100 * point.accuracy:.1f}", f"{100 * point.stderr:.1f}"]
+        table.add_row(*cells, "best" if point == chosen else "")
+    Console().print(table)
+    click.echo(f"{chosen.scenes} scenes of held-out users; {output / 'sweep.json'}, sweep.png")

@@ -1,0 +1,91 @@
+"""The sweep: no user on both sides, every grid point once whatever fails, results as they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from datasets import Dataset
+from recipe_rows import pair, scene
+from usermirrorer.builders.errors import UserError
+from usermirrorer.recipes import sweep
+from usermirrorer.recipes.sweep import Point
+
+SCENES = [scene(i) | {"user_id": f"user{i % 31}"} for i in range(120)]
+
+
+def test_users_are_trained_or_validated_on_never_both():
+    rows = Dataset.from_list([pair(i) for i in range(120)])
+    train, validation = sweep.split(rows, Dataset.from_list(SCENES), share=0.3, most=1000)
+    users = {row["scene_id"]: row["user_id"] for row in SCENES}
+    assert not {users[name] for name in train["scene_id"]} & set(validation["user_id"])
+    assert len(train) + len(validation) == 120
+    fewer = sweep.split(rows, Dataset.from_list(SCENES), share=0.3, most=5)[1]
+    assert set(fewer["scene_id"]) < set(validation["scene_id"]) and len(fewer) == 5
+
+
+def test_rows_of_unknown_scenes_cannot_be_split():
+    with pytest.raises(UserError, match="1 training rows have no scene"):
+        sweep.split(Dataset.from_list([pair(999)]), Dataset.from_list(SCENES), 0.3, 10)
+
+
+def test_a_sweep_that_fails_on_the_way_goes_on_with_the_points_left(tmp_path):
+    calls = []
+
+    def trial(rate: float, epochs: int) -> Point:
+        calls.append((rate, epochs))
+        if len(calls) == 3:
+            raise UserError("killed")
+        return Point(rate, epochs, rate * epochs, 0.1, 9)
+
+    grid = [0.1, 0.2], [1, 2, 3]
+    with pytest.raises(UserError):
+        sweep.run_grid(tmp_path, *grid, trial, {"a": 1})
+    points = sweep.run_grid(tmp_path, *grid, trial, {"a": 1})
+    done = [call for call in calls if call != calls[2]] + [calls[2]]
+    assert sorted(done) == sorted((r, e) for r in grid[0] for e in grid[1])
+    assert calls.count(calls[2]) == 2 and len(calls) == 7
+    assert [(p.learning_rate, p.epochs) for p in points] == [
+        (r, e) for r in grid[0] for e in grid[1]
+    ]
+    assert sweep.run_grid(tmp_path, *grid, trial, {"a": 1}) == points and len(calls) == 7
+    sweep.run_grid(tmp_path, *grid, trial, {"a": 2})
+    assert len(calls) == 13
+
+
+def test_the_best_point_is_the_most_accurate_and_of_equal_ones_the_cheapest():
+    points = [Point(0.1, 3, 0.5, 0, 1), Point(0.1, 1, 0.5, 0, 1), Point(0.2, 2, 0.4, 0, 1)]
+    assert sweep.best(points) == points[1]
+
+
+class KnowsFirst:
+    """An engine that always thinks the first option likeliest."""
+
+    def score(self, prompts, thoughts, options):
+        return [np.eye(k)[[0] * len(t)] for k, t in zip(options, thoughts, strict=True)]
+
+
+def test_accuracy_is_the_share_of_scenes_whose_behavior_is_picked():
+    value, error = sweep.accuracy(KnowsFirst(), SCENES[:50], "direct")
+    assert value == sum(row["answer"] == 0 for row in SCENES[:50]) / 50
+    assert error == pytest.approx((value * (1 - value) / 50) ** 0.5)
+
+
+@pytest.mark.slow
+def test_sweep_trains_scores_and_writes_table_and_figure(tiny_model, scenes, tmp_path):
+    output = tmp_path / "sweep"
+    words = ["sft", "--stage", "direct", "--dataset", str(scenes), "--output", str(output)]
+    words += ["--learning-rates", "1e-2,1e-3", "--epochs", "1", "--validation-share", "0.4"]
+    words += ["--model_name_or_path", str(tiny_model), "--bf16", "false", "--report_to", "none"]
+    words += ["--max_length", "1024", "--use_peft", "true"]
+    first = CliRunner().invoke(sweep.command, words, catch_exceptions=False)
+    assert first.exit_code == 0 and "best" in first.output
+    result = json.loads((output / "sweep.json").read_text())
+    assert len(result["points"]) == 2 and result["best"] in result["points"]
+    assert (output / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(output.glob("lr-*/train_run.json"))) == 2
+    before = {path: path.stat().st_mtime_ns for path in output.glob("lr-*/train_run.json")}
+    CliRunner().invoke(sweep.command, words, catch_exceptions=False)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
