@@ -86,7 +86,11 @@ def behaviors(
 
     Every user has at least two behaviors where there are enough of them.
     """
+    mean = size.interactions / size.users
     activity = rng.lognormal(0, 1, size.users)
+    for _ in range(8):  # nobody meets nearly everything, or the last pairs were never found
+        activity = np.minimum(activity / activity.mean(), 0.4 * size.items / mean)
+    taste = min(0.6, 0.3 * size.items / _GROUPS / mean)  # share of behaviors in the own group
     popularity = 1 / np.arange(1, size.items + 1) ** skew
     group_of_item = rng.integers(0, _GROUPS, size.items)
     inside = _by_group(popularity, group_of_item)
@@ -101,7 +105,7 @@ def behaviors(
             ]
         )
         items = rng.choice(size.items, len(users), p=popularity / popularity.sum())
-        own = rng.random(len(users)) < 0.6
+        own = rng.random(len(users)) < taste
         items[own] = inside(rng, users[own] % _GROUPS)
         fresh = users * size.items + items
         merged = np.concatenate([keys, fresh])
