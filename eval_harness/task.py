@@ -85,6 +85,10 @@ class DecisionTask(ConfigurableTask):
             "packages": package_versions(),
         }
 
+    def build_all_requests(self, *, cache_requests: bool = False, **arguments: Any) -> None:
+        """Build the prompts, never from `--cache_requests`: its key leaves the dataset out."""
+        super().build_all_requests(cache_requests=False, **arguments)
+
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
         """Return the prompt as plain text."""
         return plain_text(self._messages(doc, 0))

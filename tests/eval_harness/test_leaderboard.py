@@ -67,6 +67,19 @@ def test_scores_are_those_lm_eval_wrote(runs):
     assert scores["usermirror_movielens", "ece"].stderr > 0
 
 
+def test_of_equal_runs_the_newest_counts(runs, tmp_path):
+    folder, _, _ = runs
+    (file,) = folder.glob("A/**/results_*.json")
+    run = json.loads(file.read_text())
+    for name, age, value in (("results_1.json", 10, 0.1), ("results_2.json", 20, 0.7)):
+        run["date"] = age
+        run["results"]["usermirror_mind"]["acc,none"] = value
+        (tmp_path / name).write_text(json.dumps(run))
+    (tmp_path / "results_1.json").rename(tmp_path / "results_3.json")
+    scores = {(s.task, s.metric): s.value for s in results.read_results(tmp_path)}
+    assert scores["usermirror_mind", "acc"] == 0.7
+
+
 def test_models_are_ranked_and_tested_on_the_same_scenes(runs):
     folder, made, _ = runs
     rows = leaderboard.build({"second": folder / "B", "first": folder / "A"})

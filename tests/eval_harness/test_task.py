@@ -148,6 +148,68 @@ def test_direct_scores_equal_a_brute_force_scorer_on_every_scene(model, dataset,
     assert scores(result, name)["acc"] == pytest.approx(hits / len(scenes))
 
 
+def test_batch_size_does_not_change_a_score(model, dataset, monkeypatch):
+    name = "usermirror-direct_movielens"
+
+    def run(size):
+        monkeypatch.setattr(model, "batch_size_per_gpu", size)
+        samples = evaluate(model, [name], dataset)["samples"][name]
+        return np.array([s["filtered_resps"][0]["probabilities"][0] for s in samples])
+
+    one = run(1)
+    assert np.allclose(run(7), one, atol=1e-6)
+    assert np.allclose(run("auto"), one, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_batch(model, dataset, monkeypatch):
+    name = "usermirror-direct_movielens"
+    expected = scores(evaluate(model, [name], dataset), name)
+    forward, sizes = hf._forward, []
+
+    def limited(lm, rows):
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return forward(lm, rows)
+
+    monkeypatch.setattr(hf, "_forward", limited)
+    monkeypatch.setattr(model, "batch_size_per_gpu", 8)
+    found = scores(evaluate(model, [name], dataset), name)
+    assert sizes[:3] == [8, 4, 2]
+    assert found["acc"] == expected["acc"]
+    assert found["entropy"] == pytest.approx(expected["entropy"])
+
+
+@pytest.mark.slow
+def test_real_model_scores_equal_a_brute_force_scorer(dataset):
+    from lm_eval.models.huggingface import HFLM
+    from usermirrorer.builders.fetch import fetch_asset
+
+    lm = HFLM(
+        pretrained=str(fetch_asset("smollm2-135m-instruct")),
+        device="cpu",
+        dtype="float32",
+        batch_size=4,
+    )
+    name = "usermirror-direct_movielens"
+    direct = evaluate(lm, [name], dataset, limit=4)
+    for sample in direct["samples"][name]:
+        found = sample["filtered_resps"][0]["probabilities"][0]
+        expected = _brute_force(lm, sample["arguments"][0][0], "Behavior: [")
+        assert np.allclose(found, expected, atol=1e-4)
+    name = "usermirror_movielens"
+    decided = evaluate(
+        lm, [name], dataset, limit=1, samples=2, guided=True, gen_kwargs={"max_gen_toks": 24}
+    )
+    assert hf.engine_of(lm) is not None
+    (sample,) = decided["samples"][name]
+    outcome = sample["filtered_resps"][0]
+    for text, row in zip(outcome["texts"], outcome["probabilities"], strict=True):
+        prefix = f"{thought_of(text)}\nBehavior: ["
+        expected = _brute_force(lm, sample["arguments"][0][0], prefix)
+        assert np.allclose(row, expected, atol=1e-4)
+
+
 def test_decision_scores_equal_a_brute_force_scorer(model, dataset):
     result = evaluate(
         model, ["usermirror_movielens"], dataset, limit=6, gen_kwargs={"max_gen_toks": 24}
@@ -256,6 +318,36 @@ def test_model_revision_is_not_taken_for_the_datasets(dataset):
     lm = Scripted(lambda *_: "", lambda _: [0.2] * 5)
     result = evaluate(lm, ["usermirror_movielens"], dataset, chat=False, limit=1, revision="abc")
     assert result["configs"]["usermirror_movielens"]["metadata"]["dataset_revision"] == ""
+
+
+def test_predict_only_gives_outputs_without_metrics(dataset):
+    from lm_eval import simple_evaluate
+
+    manager = TaskManager(include_path=TASKS, include_defaults=False, metadata={"dataset": dataset})
+    lm = Scripted(lambda *_: "text", lambda _: [0.2] * 5)
+    name = "usermirror_movielens"
+    result = simple_evaluate(
+        model=lm, tasks=[name], task_manager=manager, limit=2, predict_only=True
+    )
+    assert "acc,none" not in result["results"][name]
+    assert len(result["samples"][name]) == 2
+
+
+def test_request_cache_cannot_serve_the_prompts_of_another_dataset(dataset, tmp_path):
+    from lm_eval import simple_evaluate
+
+    other = write_scenes(tmp_path / "other.parquet", make_scenes(3, seed=5))
+    lm = Scripted(lambda *_: "", lambda _: [0.2] * 5)
+    name, prompts = "usermirror-direct_movielens", []
+    for data in (dataset, other):
+        manager = TaskManager(
+            include_path=TASKS, include_defaults=False, metadata={"dataset": data}
+        )
+        result = simple_evaluate(
+            model=lm, tasks=[name], task_manager=manager, limit=3, cache_requests=True
+        )
+        prompts.append(result["samples"][name][0]["arguments"][0][0])
+    assert prompts[0] != prompts[1]
 
 
 # -- bad input ----------------------------------------------------------------------------------
