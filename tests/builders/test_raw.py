@@ -236,3 +236,9 @@ def test_files_are_found_by_name_wherever_they_lie(tmp_path):
         raw.one(tmp_path, "what.csv")
     with pytest.raises(UserError, match="does not exist"):
         raw.one(tmp_path / "nowhere", "what.csv")
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_windows_line_ends_and_a_byte_order_mark_are_no_content(tmp_path, quoted):
+    file = write(tmp_path, "\ufeffa,b,c\r\n1,2,3\r\n\r\n4,5,6\r\n")
+    assert read(file, quoted=quoted).rows() == [("1", "2", "3"), ("4", "5", "6")]
