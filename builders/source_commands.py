@@ -40,14 +40,23 @@ def _table(chosen: list[Source]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("Source", "Title", "Licence", "May be published", "Get it with")
+    table = Table("Source", "Licence", "Public", show_lines=True)
+    for heading in ("Files", "From"):
+        table.add_column(heading, overflow="fold")  # a name cut short cannot be looked for
     for source in chosen:
-        how = f"usermirrorer fetch {source.name}" if source.downloads else source.homepage
-        public = "texts" if source.redistributable else "ids only"
-        table.add_row(source.name, source.title, source.licence, public, how)
+        files = [f"{name} {_size(source, name)}".strip() for name in _files(source)]
+        how = f"usermirrorer fetch {source.name}" if source.downloads else "by hand, see the page"
+        public = "yes" if source.redistributable else "ids only"
+        where = f"{source.homepage}\n{how}"
+        table.add_row(source.name, source.licence, public, "\n".join(files), where)
     console = Console()
     console.print(table)
-    console.print("Everything about one:  usermirrorer sources NAME", style="dim")
+    console.print("Citation and every file of one:  usermirrorer sources NAME", style="dim")
+
+
+def _files(source: Source) -> list[str]:
+    """What a person downloads: archives or files with known sizes, else the expected names."""
+    return list({**source.downloads, **source.sizes}) or list(source.files)
 
 
 def _details(source: Source) -> None:
@@ -77,8 +86,7 @@ def _size(source: Source, name: str) -> str:
 
 def by_hand(source: Source, out: Path) -> str:
     """Say what a person does to get a source that may not be downloaded automatically."""
-    files = ", ".join(f"{name} {_size(source, name)}".strip() for name in source.sizes)
-    wanted = files or ", ".join(source.files)
+    wanted = ", ".join(f"{name} {_size(source, name)}".strip() for name in _files(source))
     return (
         f"Open {source.homepage}, accept the terms there, and put {wanted} into {out} as they are "
         "(archives need no unpacking)."

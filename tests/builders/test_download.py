@@ -161,3 +161,11 @@ def test_sources_shows_everything_about_one():
     done = CliRunner().invoke(source_commands.sources, ["kuairec"])
     for part in ("CC BY-SA 4.0", "zenodo.org", "big_matrix.csv", "@inproceedings{gao2022kuairec"):
         assert part in done.output
+
+
+def test_the_table_of_sources_cuts_no_name_short(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(source_commands.sources, [])
+    assert done.exit_code == 0
+    assert "…" not in done.output
+    assert "MINDsmall_train" in done.output
