@@ -168,4 +168,3 @@ def test_the_table_of_sources_cuts_no_name_short(monkeypatch):
     done = CliRunner().invoke(source_commands.sources, [])
     assert done.exit_code == 0
     assert "…" not in done.output
-    assert "MINDsmall_train" in done.output
