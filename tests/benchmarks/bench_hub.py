@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_hub.py --megabytes 1024 --repeat 3
 
 Prints MB/s of each, the share of the plain copy's speed (the bar is 60 %), and the largest memory
-of the server (the bar is 300 MB). Copy, push and pull take turns, so that other load on the machine
-hits all of them.
+of the server (the bar is 300 MB). `pull_bare` is the same client fetching the same bytes from a
+bare socket, which tells how much of the time is the client's own. All take turns, so that other
+load on the machine hits all of them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,29 @@ with open(path, "rb") as file:
 print(time.perf_counter() - begun)
 print(digest)
 """
+BARE = """
+import os, socket, sys, threading
+path = sys.argv[1]
+size, listener = os.path.getsize(path), socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+def answer(connection):
+    received = b""
+    while block := connection.recv(65536):
+        received += block
+        if received.endswith(b"\\r\\n\\r\\n") and b"/resolve/" not in received:
+            connection.sendall(b"HTTP/1.1 404 None\\r\\nContent-Length: 0\\r\\n\\r\\n")
+            received = b""
+        elif received.endswith(b"\\r\\n\\r\\n"):
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nETag: \\"%s\\"\\r\\nX-Repo-Commit: %s\\r\\n"
+                               b"Content-Length: %d\\r\\n\\r\\n" % (b"a" * 64, b"b" * 40, size))
+            if received.startswith(b"GET"):
+                with open(path, "rb") as file:
+                    while block := file.read(1 << 20):
+                        connection.sendall(block)
+            received = b""
+while True:
+    threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+"""
 
 
 def make(path: Path, megabytes: int) -> str:
@@ -84,6 +108,22 @@ def client(code: str, environment: dict[str, str], *arguments: object) -> list[s
     return done.stdout.split()
 
 
+def pull_bare(source: Path, target: Path) -> float:
+    """Pull from a bare socket; return seconds."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BARE, str(source)], stdout=subprocess.PIPE, text=True
+    ) as server:
+        port = server.stdout.readline().strip() if server.stdout else ""
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        try:
+            return float(client(PULL, environment, target, "bare/bare")[0])
+        finally:
+            server.kill()
+
+
 def peak_memory_mb(root: Path) -> float:
     """Return the largest resident memory of the server that serves `root`, in MB."""
     for status in Path("/proc").glob("[0-9]*/status"):
@@ -115,6 +155,9 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
             if digest != expected:
                 raise RuntimeError("what came back is not what was sent")
             seconds.setdefault("pull", []).append(float(pulled))
+            shutil.rmtree(target)
+            target = folder / f"bare{turn}"
+            seconds.setdefault("pull_bare", []).append(pull_bare(source, target))
             shutil.rmtree(target)
         memory = peak_memory_mb(folder / "hub")
     speed = {key: megabytes * BLOCK / 1e6 / min(values) for key, values in seconds.items()}
