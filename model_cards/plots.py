@@ -204,15 +204,15 @@ def sweep_lines(points: Sequence[Mapping[str, Any]], path: Path) -> str:
         Alt text.
     """
     figure, axes = _figure()
-    shapes = zip(("o", "s", "^", "D"), (BLUE, ORANGE, GREEN, PURPLE), strict=True)
-    for (marker, colour), epochs in zip(
-        itertools.cycle(shapes), sorted({row["epochs"] for row in points}), strict=False
-    ):
-        rows = sorted(
-            (row for row in points if row["epochs"] == epochs), key=lambda row: row["learning_rate"]
-        )
+    shapes = itertools.cycle(zip("os^D", (BLUE, ORANGE, GREEN, PURPLE), strict=True))
+    passes = sorted({row["epochs"] for row in points})
+    for index, (epochs, (marker, colour)) in enumerate(zip(passes, shapes, strict=False)):
+        rows = [row for row in points if row["epochs"] == epochs]
+        rows.sort(key=lambda row: row["learning_rate"])
+        # Side by side, so that the intervals do not cover each other.
+        shift = 1.04 ** (index - (len(passes) - 1) / 2)
         axes.errorbar(
-            [row["learning_rate"] for row in rows],
+            [row["learning_rate"] * shift for row in rows],
             [100 * row["accuracy"] for row in rows],
             [196 * row["stderr"] for row in rows],
             marker=marker,
@@ -226,7 +226,7 @@ def sweep_lines(points: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.minorticks_off()
     axes.set_xlabel("learning rate (logarithmic)")
     axes.set_ylabel("validation accuracy (%), 95 % intervals")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
     _write(figure, path)
     top = max(points, key=lambda row: row["accuracy"])
     return (

@@ -103,6 +103,19 @@ def test_nothing_published_names_a_path_of_this_machine_or_is_a_pickle(tiny_mode
         assert str(tiny_model.parent).encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("mode", ["decision", "direct"])
+def test_the_code_in_the_card_runs(mode, tiny_model, pairs, scenes, tmp_path, monkeypatch, capsys):
+    source = pairs if mode == "decision" else scenes
+    sft.main([*words("sft", tiny_model, source, tmp_path / "mine"), "--stage", mode])
+    card = (tmp_path / "mine" / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert 'pipeline("text-generation", "mine")' in code
+    monkeypatch.chdir(tmp_path)  # where the folder answers to the repository's name
+    capsys.readouterr()
+    exec(compile(code.replace("max_new_tokens=512", "max_new_tokens=8"), "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
 def start(stage: str, arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(CHECKOUT / "recipes" / f"{stage}.py"), *arguments]
