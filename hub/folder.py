@@ -13,7 +13,6 @@ Every row is stored once; configs are only patterns over the same files.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,8 @@ from usermirrorer.builders.errors import UserError
 SHARD_ROWS = 50_000
 _VERSION = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+#: Columns that `statistics` reads besides the entropies of pairs: no long texts.
+_COUNTED = ("domain", "answer", "exposure_popularity", "history_similarity", "real_exposure")
 _EXPECTED = {"preference": schema.PREFERENCE, "scenes": schema.SCENE}
 
 
@@ -109,8 +110,8 @@ def build(
             full["changelog"] = changelog(Path(changelog_from), out, full)
         (out / "eval.yaml").write_text(_yaml(evaluation(full)), encoding="utf-8")
         (out / "README.md").write_text(card(out, full), encoding="utf-8")
-        full["splits"] = _splits(out)
-        full["files"] = {str(p.relative_to(out)): describe(p) for p in _files(out)}
+        full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in _files(out)}
+        full["splits"] = _splits(out, full["files"])
         shards.write_json(out / "manifest.json", full)
     return Path(folder)
 
@@ -193,20 +194,18 @@ def layout(folder: Path) -> dict[str, dict[str, list[Path]]]:
     return {config: splits for config, splits in configs.items() if splits}
 
 
-def _splits(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def _splits(folder: Path, files: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return config -> split -> rows and a hash over the hashes of its files, in order."""
-    return {
-        config: {
-            split: {
-                "rows": sum(pq.read_metadata(path).num_rows for path in paths),
-                "sha256": hashlib.sha256(
-                    "\n".join(map(shards.file_hash, paths)).encode()
-                ).hexdigest(),
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for config, splits in layout(folder).items():
+        for split, paths in splits.items():
+            described = [files[path.relative_to(folder).as_posix()] for path in paths]
+            hashes = "\n".join(file["sha256"] for file in described)
+            found.setdefault(config, {})[split] = {
+                "rows": sum(file["rows"] for file in described),
+                "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             }
-            for split, paths in splits.items()
-        }
-        for config, splits in layout(folder).items()
-    }
+    return found
 
 
 def statistics(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, Any]:
@@ -217,8 +216,11 @@ def statistics(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, Any]:
     """
     pairs = tables["preference", "train"]
     domains: dict[str, dict[str, Any]] = {}
-    for domain in sorted(set().union(*(_values(t, "domain") for t in tables.values()))):
-        of_domain = {key: t.filter(pc.equal(t["domain"], domain)) for key, t in tables.items()}
+    small = {
+        key: t.select([c for c in _COUNTED if c in t.schema.names]) for key, t in tables.items()
+    }
+    for domain in sorted(set().union(*(_values(t, "domain") for t in small.values()))):
+        of_domain = {key: t.filter(pc.equal(t["domain"], domain)) for key, t in small.items()}
         row: dict[str, Any] = {"pairs": len(of_domain.pop(("preference", "train")))}
         row |= {f"{split}_scenes": len(t) for (_, split), t in of_domain.items()}
         row["real_exposure"] = any(pc.any(t["real_exposure"]).as_py() for t in of_domain.values())
@@ -309,8 +311,9 @@ def _dataset_info(config: str, splits: Mapping[str, list[Path]]) -> dict[str, An
     found = SplitDict(dataset_name=config)
     stored = 0
     for split in sorted(splits, reverse=True):
-        tables = [pq.read_table(path) for path in splits[split]]
-        size, rows = sum(t.nbytes for t in tables), sum(map(len, tables))
+        # One file at a time: a release can be larger than the memory.
+        size = sum(pq.read_table(path).nbytes for path in splits[split])
+        rows = sum(pq.read_metadata(path).num_rows for path in splits[split])
         found.add(SplitInfo(split, num_bytes=size, num_examples=rows))
         stored += sum(path.stat().st_size for path in splits[split])
     features = Features.from_arrow_schema(pq.read_schema(next(iter(splits.values()))[0]))
@@ -339,20 +342,19 @@ def check(folder: Path) -> dict[str, Any]:
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise UserError("lists no files", where=folder / "manifest.json")
-    present = {str(path.relative_to(folder)): path for path in _files(folder)}
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if wrong := sorted(set(listed) ^ set(present)):
         problem = "is missing" if wrong[0] in listed else "is not in the manifest"
         raise UserError(problem, where=folder / wrong[0], fix="Pull or build the release again.")
     for name, path in present.items():
-        found = {"sha256": shards.file_hash(path), "size": path.stat().st_size}
-        if any(found[key] != listed[name].get(key) for key in found):
+        if (found := shards.file_hash(path)) != listed[name].get("sha256"):
             raise UserError(
-                f"is not what the manifest says (SHA-256 {found['sha256']})",
+                f"is not what the manifest says (SHA-256 {found})",
                 where=path,
                 fix="Pull or build the release again.",
             )
-    if json.dumps(_splits(folder), sort_keys=True) != json.dumps(
-        manifest.get("splits"), sort_keys=True
-    ):
+        if describe(path) != listed[name]:
+            raise UserError("has another size or row count than the manifest says", where=path)
+    if _splits(folder, listed) != manifest.get("splits"):
         raise UserError("splits are not what the manifest says", where=folder / "manifest.json")
     return manifest

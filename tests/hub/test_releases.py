@@ -51,7 +51,7 @@ def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
     assert "## Changes" not in card.text
 
 
-@pytest.mark.parametrize("change", ["flip", "remove", "add"])
+@pytest.mark.parametrize("change", ["flip", "count", "remove", "add"])
 def test_every_change_of_a_file_is_found(tmp_path, change):
     folder = build_release(tmp_path / "r", "1.0.0")
     assert releases.verify(folder)["version"] == "1.0.0"
@@ -60,6 +60,10 @@ def test_every_change_of_a_file_is_found(tmp_path, change):
         data = bytearray(victim.read_bytes())
         data[100] ^= 1
         victim.write_bytes(data)
+    elif change == "count":
+        manifest = shards.read_json(folder / "manifest.json")
+        manifest["splits"]["scenes"]["test"]["rows"] += 1
+        shards.write_json(folder / "manifest.json", manifest)
     elif change == "remove":
         victim.unlink()
     else:
