@@ -181,8 +181,8 @@ def _genres(folder: Path, report: Report) -> pl.DataFrame:
 
 def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     """Average rating and number of ratings in this source before the scene."""
-    rated = tables.interactions.select("item_id", pl.col("updated_at").alias("timestamp"), "rating")
-    return as_of.ratings(rows, rated).rename({"rating_number": "ratings_count"})
+    rated = as_of.ratings(rows, tables.interactions, time="updated_at")
+    return rated.rename({"rating_number": "ratings_count"})
 
 
 SOURCES = (
