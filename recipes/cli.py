@@ -16,6 +16,26 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.recipes.quickstart:command",
         "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
     ),
+    "sources": (
+        "usermirrorer.builders.source_commands:sources",
+        "List the sources of feedback: licence, files, whether they may be passed on.",
+    ),
+    "fetch": (
+        "usermirrorer.builders.source_commands:fetch",
+        "Download the raw files of a source, or say how to get them.",
+    ),
+    "release": (
+        "usermirrorer.hub.commands:release",
+        "Build, push, pull, compare and verify versions of a dataset.",
+    ),
+    "hub": (
+        "usermirrorer.hub.commands:hub",
+        "Serve a local Hub that the ordinary clients talk to; manage its tokens.",
+    ),
+    "leaderboard": (
+        "usermirrorer.eval_harness.leaderboard:command",
+        "Gather lm_eval results into a ranked table and a web page.",
+    ),
 }
 
 
@@ -60,3 +80,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

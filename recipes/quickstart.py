@@ -10,12 +10,9 @@ the release on, everything is read back from the Hub by the clients that everybo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -87,18 +84,19 @@ def run(out: Path, plan: Plan) -> Row:
 
     with running(job.out / "hub") as hub:
         environment = hub.environment(job.out / "hf-home")
-        with _set(environment):
-            job.step("publish dataset", release, lambda: _publish_dataset(job, plan))
-            loaded = job.step(
-                "load dataset back", release, lambda: _load_back(job, plan, environment)
-            )
-            models = _train(job, plan, parts, release, environment)
-            scores = _evaluate(job, plan, models, release, environment)
-            published = job.step(
-                "publish models",
-                [models, scores],
-                lambda: _publish_models(job, plan, models, scores),
-            )
+
+        def publish() -> Row:
+            return _publish(job, plan, job.out / "release", REPO, environment, "manifest.json")
+
+        job.step("publish dataset", release, publish)
+        loaded = job.step("load dataset back", release, lambda: _load_back(job, plan, environment))
+        models = _train(job, plan, parts, release, environment)
+        scores = _evaluate(job, plan, models, release, environment)
+        published = job.step(
+            "publish models",
+            [models, scores],
+            lambda: _publish_models(job, plan, models, scores, environment),
+        )
     facts = {
         "scenes": scenes,
         "strong": strong,
@@ -121,20 +119,6 @@ _DECIDE = ("decision_scenes", "samples", "thought_tokens", "guided", "dtype", "s
 
 def _only(plan: Plan, *names: str) -> Row:
     return {name: value for name, value in asdict(plan).items() if name in names}
-
-
-@contextlib.contextmanager
-def _set(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _parts(job: Job, plan: Plan) -> Row:
@@ -397,21 +381,42 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
     return {"version": plan.version, "manifest": shards.file_hash(folder / "manifest.json")}
 
 
-def _publish_dataset(job: Job, plan: Plan) -> Row:
-    from usermirrorer.hub import releases
+def _publish(
+    job: Job, plan: Plan, folder: Path, repo_id: str, environment: dict[str, str], proof: str
+) -> Row:
+    """Push a folder as the plan's version; a run killed after the push finds it there.
 
-    tag = releases.tag_of(plan.version)
-    if tag in {row["tag"] for row in releases.versions(REPO)}:
-        published = releases.verify(REPO, plan.version)
-        here = shards.read_json(job.out / "release" / "manifest.json")
-        if published != here:
-            raise UserError(
-                f"{tag} is published with other content",
-                where=REPO,
-                fix="Versions never change: give another --version, or another --out.",
-            )
-        return {"commit": tag}
-    return {"commit": releases.push(job.out / "release", REPO)}
+    Args:
+        job: The job.
+        plan: Names the version.
+        folder: Release or model folder.
+        repo_id: Where to.
+        environment: Points the clients at the Hub.
+        proof: File that differs whenever the content does; a release's is its manifest.
+
+    Raises:
+        UserError: if the version is there with other content: versions never change.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    tag, model = f"v{plan.version}", proof != "manifest.json"
+    api = HfApi(endpoint=environment["HF_ENDPOINT"], token=environment["HF_TOKEN"])
+    kind = "model" if model else "dataset"
+    try:
+        there = Path(api.hf_hub_download(repo_id, proof, repo_type=kind, revision=tag))
+    except HfHubHTTPError:
+        command = [sys.executable, "-m", "usermirrorer.recipes.cli", "release", "push"]
+        more = ["--model", "--version", plan.version] if model else []
+        job.call(f"push {repo_id}", [*command, str(folder), repo_id, *more], environment)
+        return {"repo": repo_id, "tag": tag}
+    if there.read_bytes() != (folder / proof).read_bytes():
+        raise UserError(
+            f"{tag} is published with other content",
+            where=repo_id,
+            fix="Versions never change: give another --version, or another --out.",
+        )
+    return {"repo": repo_id, "tag": tag}
 
 
 def _load_back(job: Job, plan: Plan, environment: dict[str, str]) -> Row:
@@ -516,10 +521,11 @@ def _scores(output: Path, name: str) -> list[Row]:
     return list(newest.values())
 
 
-def _publish_models(job: Job, plan: Plan, models: Row, scores: list[Row]) -> Row:
+def _publish_models(
+    job: Job, plan: Plan, models: Row, scores: list[Row], environment: dict[str, str]
+) -> Row:
     """Write each trained model's card from its run and its scores, and push it as the version."""
     from usermirrorer.builders.sources import get_source
-    from usermirrorer.hub import releases
     from usermirrorer.model_cards import model_card
 
     source = get_source(plan.source)
@@ -538,10 +544,7 @@ def _publish_models(job: Job, plan: Plan, models: Row, scores: list[Row]) -> Row
         model_card.write(
             folder, scores=rows, dataset=dataset, repo_id=repo_id, version=plan.version
         )
-        tags = {row["tag"] for row in releases.versions(repo_id, "model")}
-        if releases.tag_of(plan.version) not in tags:
-            releases.push_model(folder, repo_id, version=plan.version)
-        published[stage] = repo_id
+        published[stage] = _publish(job, plan, folder, repo_id, environment, "train_run.json")
     return published
 
 
