@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -120,6 +121,14 @@ def _check_answers(scenes: Dataset, dataset: str) -> None:
             raise UserError(
                 f"scene {scene_id}: answer {answer} of {len(options)} options", where=dataset
             )
+
+
+@functools.cache
+def local_model_revision(pretrained: str) -> str:
+    """Return a hash of a local model's weights; "" for a Hub id, whose commit lm_eval records."""
+    from usermirrorer.builders.fetch import model_revision
+
+    return model_revision(pretrained) if pretrained and Path(pretrained).is_dir() else ""
 
 
 def package_versions() -> dict[str, str]:

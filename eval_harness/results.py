@@ -104,7 +104,9 @@ def _scores(file: Path, run: Mapping[str, Any]) -> Iterable[Score]:
                 dataset_commit=str(metadata.get("dataset_commit", "")),
                 scenes_hash=str(metadata.get("scenes_hash", "")),
                 prompt_hash=str(metadata.get("prompt_hash", "")),
-                model_revision=str(run["config"].get("model_sha") or ""),
+                model_revision=str(
+                    run["config"].get("model_sha") or metadata.get("model_revision", "")
+                ),
                 settings=_settings(run, task),
                 date=float(run.get("date", 0)),
                 file=str(file),

@@ -29,7 +29,7 @@ from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, Mode, messag
 from usermirrorer.builders.schema import LABELS as LABEL_NAMES
 from usermirrorer.builders.shards import fingerprint
 from usermirrorer.eval_harness import metrics, scoring
-from usermirrorer.eval_harness.data import load_scenes, package_versions
+from usermirrorer.eval_harness.data import load_scenes, local_model_revision, package_versions
 
 #: metric -> whether higher is better (None: neither).
 MEANS: dict[str, bool | None] = {
@@ -82,6 +82,7 @@ class DecisionTask(ConfigurableTask):
             **self.settings,
             **provenance,
             "prompt_hash": prompt_hash(self.mode, self._prompts),
+            "model_revision": local_model_revision(str(self.settings.get("pretrained", ""))),
             "packages": package_versions(),
         }
 
@@ -251,16 +252,8 @@ def scene_metrics(
         positions: Report accuracy at the first so many positions of the target.
     """
     k, truth = len(scene["exposure"]), int(scene["answer"])
-    behaviors = [
-        None if (b := parse(text, k, mode).behavior) is None else (b + rotation) % k
-        for rotation, outcome in enumerate(outcomes)
-        for text in outcome["texts"]
-    ]
-    rows = [
-        np.roll(row, rotation)
-        for rotation, outcome in enumerate(outcomes)
-        for row in outcome["probabilities"] or []
-    ]
+    behaviors = _behaviors(outcomes, k, mode)
+    rows = _distributions(outcomes)
     probabilities = np.array(rows) if rows else metrics.frequencies(behaviors, k)[None]
     expected = probabilities.mean(axis=0)
     best = metrics.top_choice(expected, truth)
@@ -292,6 +285,26 @@ def scene_metrics(
         value = accuracy if position == truth else None
         found[f"acc_at_{label}"] = found[f"acc_at_{label}_stderr"] = value
     return found
+
+
+def _behaviors(outcomes: Sequence[scoring.Outcome], options: int, mode: Mode) -> list[int | None]:
+    """Parsed behaviors as indices of the scene's own order; None where malformed."""
+    return [
+        None
+        if (index := parse(text, options, mode).behavior) is None
+        else (index + rotation) % options
+        for rotation, outcome in enumerate(outcomes)
+        for text in outcome["texts"]
+    ]
+
+
+def _distributions(outcomes: Sequence[scoring.Outcome]) -> list[np.ndarray]:
+    """Probabilities in the scene's own order, one row a decision; [] if the model gives none."""
+    return [
+        np.roll(row, rotation)
+        for rotation, outcome in enumerate(outcomes)
+        for row in outcome["probabilities"] or []
+    ]
 
 
 def _baseline(scores: Sequence[float] | None, options: int, truth: int) -> float:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from huggingface_hub import HfApi
+from usermirrorer.builders.fetch import model_revision
 from usermirrorer.eval_harness import leaderboard
 from usermirrorer.eval_harness.results import read_results
 
@@ -81,6 +82,7 @@ def test_all_domains_from_one_command_with_a_pinned_revision(tmp_path):
         assert {s.source for s in scores} == set(SOURCES)
         assert {s.dataset_commit for s in scores} == {commit}
         assert {s.n for s in scores} == {3}
+        assert {s.model_revision for s in scores} == {model_revision(str(model))}
         board = leaderboard.build({"tiny": tmp_path / "run"})
         assert set(board[0].acc) == {*leaderboard.DOMAINS, "overall", "synthetic"}
         at_a = sum(row["answer"] == 0 for row in rows)
