@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 LABELS = "ABCDEFGHIJKLM"
 ORIGINS = ("target", "logged", "content", "collaborative", "random")
 
-_UTC = pa.timestamp("s", tz="UTC")
+_UTC = pa.timestamp("ms", tz="UTC")  # Parquet has no coarser unit
 _TEXTS = pa.list_(pa.string())
 
 #: Canonical tables. `USERS` and `ITEMS` carry further columns of the source (all strings, numbers

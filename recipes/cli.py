@@ -24,6 +24,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.builders.source_commands:fetch",
         "Download the raw files of a source, or say how to get them.",
     ),
+    "scenes": (
+        "usermirrorer.builders.commands:scenes",
+        "Build train and test scenes from the raw files of a source.",
+    ),
+    "decide": (
+        "usermirrorer.builders.commands:decide",
+        "Sample decision processes of a model for scenes and score the options.",
+    ),
+    "distil": (
+        "usermirrorer.builders.commands:distil",
+        "Distil preference pairs from decisions of a weak and a strong model.",
+    ),
+    "validate": (
+        "usermirrorer.builders.commands:validate",
+        "Prove the guarantees of any built or downloaded dataset.",
+    ),
     "release": (
         "usermirrorer.hub.commands:release",
         "Build, push, pull, compare and verify versions of a dataset.",

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,9 @@ class Job:
         self.console.print(f"[green]✓[/] {name} [dim]{self.seconds[name]:.0f} s[/]")
         return facts
 
-    @contextlib.contextmanager
-    def bar(self, text: str, total: int) -> Iterator[Callable[..., None]]:
-        """Show a progress bar with the time left; yields a function that adds to it."""
-        columns = (
-            bars.TextColumn("  {task.description}"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
-        )
-        with bars.Progress(*columns, console=self.console, transient=True) as shown:
-            task = shown.add_task(text, total=total)
-            yield lambda amount=1, resumed=False: shown.advance(task, amount)
+    def bar(self, text: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+        """Show a progress bar on the job's console; see `bar`."""
+        return bar(text, total, self.console)
 
     def call(
         self, name: str, command: list[str], environment: dict[str, str] | None = None
@@ -95,6 +86,22 @@ class Job:
             said = [line for line in lines(log) if line.startswith("error:")]
             reason = said[-1].removeprefix("error: ") if said else last_line(log)
             raise UserError(f"failed: {reason}", where=name, fix=f"Its output is in {log}.")
+
+
+@contextlib.contextmanager
+def bar(text: str, total: int, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Show a progress bar with the time left; yields a function that adds to it."""
+    columns = (
+        bars.TextColumn("  {task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    shown = bars.Progress(*columns, console=console or Console(stderr=True), transient=True)
+    with shown:
+        task = shown.add_task(text, total=total)
+        yield lambda amount=1, resumed=False: shown.advance(task, amount)
 
 
 def lines(log: Path) -> list[str]:

@@ -210,6 +210,7 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
     """Train the strong model on real behaviors, unless one is named; measure it beside the weak."""
     import pyarrow as pa
     from usermirrorer.builders import decisions
+    from usermirrorer.builders.engines.loading import load_engine
     from usermirrorer.builders.fetch import model_revision
     from usermirrorer.builders.schema import SCENE
     from usermirrorer.eval_harness.metrics import mean, paired_test
@@ -224,7 +225,7 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
     right = {}
     with job.bar("checking both models", 2 * len(shares["check"])) as advance:
         for role, name in (("weak", parts["weak"]), ("strong", folder)):
-            engine = _engine(plan, name, role)
+            engine = load_engine(name, plan.dtype, role)
             found = decisions.direct(shares["check"], engine, progress=advance)
             right[role] = [
                 float(p.argmax() == scene["answer"])
@@ -241,14 +242,6 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
         },
         "check_scenes": len(shares["check"]),
     }
-
-
-def _engine(plan: Plan, folder: str, role: str) -> Any:
-    from usermirrorer.builders.engines.loading import load_causal_lm
-    from usermirrorer.builders.engines.transformers import TransformersEngine
-
-    model, tokenizer = load_causal_lm(folder, plan.dtype)
-    return TransformersEngine(model, tokenizer, role)
 
 
 def _recipe(
@@ -275,6 +268,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
     """Sample decision processes of both models; the weak one scores the options after each."""
     from usermirrorer.builders import decisions
     from usermirrorer.builders.engines import Sampling
+    from usermirrorer.builders.engines.loading import load_engine
 
     scenes = _shares(job, plan)["decide"]
     sampling = Sampling(n=plan.samples, max_tokens=plan.thought_tokens, guided=plan.guided)
@@ -284,7 +278,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
     with job.bar("weak model decides", len(scenes)) as advance:
         resumed["weak"] = decisions.run(
             scenes,
-            lambda: _engine(plan, parts["weak"], "weak"),
+            lambda: load_engine(parts["weak"], plan.dtype, "weak"),
             folder / "weak.parquet",
             model=Path(plan.weak).name,
             judge=True,
@@ -294,7 +288,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
     with job.bar("strong model decides", len(scenes)) as advance:
         resumed["strong"] = decisions.run(
             scenes,
-            lambda: _engine(plan, strong["folder"], "strong"),
+            lambda: load_engine(strong["folder"], plan.dtype, "strong"),
             folder / "strong.sampled.parquet",
             model=strong["name"],
             judge=False,
@@ -305,7 +299,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
         resumed["judged"] = decisions.judged(
             scenes,
             folder / "strong.sampled.parquet",
-            lambda: _engine(plan, parts["weak"], "judge"),
+            lambda: load_engine(parts["weak"], plan.dtype, "judge"),
             folder / "strong.parquet",
             max_tokens=plan.thought_tokens,
             progress=advance,

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from usermirrorer.builders.engines import Engine
 from usermirrorer.builders.errors import UserError
 
 
@@ -48,3 +49,14 @@ def load_causal_lm(model: str, dtype: str = "auto") -> tuple[Any, Any]:
             "has no chat template", where=model, fix="Use an instruct model, or add a template."
         )
     return network.to("cuda" if cuda else "cpu").eval(), tokenizer
+
+
+def load_engine(model: str, dtype: str, name: str) -> Engine:
+    """Load a model (local folder or Hub id) into the embedded engine, called `name` in rows.
+
+    Raises:
+        UserError: see `load_causal_lm` and `TransformersEngine`.
+    """
+    from usermirrorer.builders.engines.transformers import TransformersEngine
+
+    return TransformersEngine(*load_causal_lm(model, dtype), name)

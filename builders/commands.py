@@ -1,0 +1,215 @@
+"""Commands of the data line: scenes, decide, distil, validate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(path_type=Path)
+_SETTINGS = {"show_default": True}
+
+
+def _bar(text: str, total: int) -> Any:
+    from usermirrorer.recipes.job import bar
+
+    return bar(text, total)
+
+
+@click.command(
+    context_settings=_SETTINGS,
+    epilog="Example:  usermirrorer scenes movielens ml-1m/ --out scenes/movielens",
+)
+@click.argument("source")
+@click.argument("raw", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="Folder for train.parquet, test.parquet.")
+@click.option("--train", default=16_384, help="Most train scenes (the paper: 16,384 a source).")
+@click.option("--test", default=640, help="Most test scenes (Table 6: 640 a domain).")
+@click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown.")
+@click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder or Hub id.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
+@click.option("--seed", default=0)
+def scenes(
+    source: str,
+    raw: Path,
+    out: Path,
+    train: int,
+    test: int,
+    history: tuple[int, int],
+    embedder: str,
+    strict: bool,
+    seed: int,
+) -> None:
+    """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`)."""
+    from usermirrorer.builders import embed, fetch, shards
+    from usermirrorer.builders import scenes as builder
+    from usermirrorer.builders.sources import Report, get_source
+
+    chosen, report = get_source(source), Report(strict)
+    tables = chosen.read(raw, report)
+    for line in report.lines():
+        click.echo(f"left out: {line}", err=True)
+    texts = tables.items["text"].to_list()
+    with _bar("embedding items", len(set(texts))) as advance:
+        vectors = embed.embed(texts, fetch.resolve_model(embedder), advance)
+    config = builder.SceneConfig(train=train, test=test, seed=seed, history=history)
+    with _bar("building scenes", train + test) as advance:
+        made, dropped = builder.build(chosen, tables, vectors, config, advance)
+    for split, table in made.items():
+        shards.write_table(out / f"{split}.parquet", table)
+        click.echo(f"{out / f'{split}.parquet'}: {table.num_rows:,} scenes")
+    for reason, count in dropped.items():
+        click.echo(f"left out: {count:,} scenes, {reason}", err=True)
+
+
+@click.command(
+    context_settings=_SETTINGS,
+    epilog=(
+        "Example:  usermirrorer decide scenes/movielens/train.parquet --model "
+        "meta-llama/Llama-3.2-3B-Instruct --out decisions/weak.parquet"
+    ),
+)
+@click.argument("scene_file", type=_FILE)
+@click.option("--model", required=True, help="Model that decides: part, folder or Hub id.")
+@click.option("--judge", help="Model that scores the options (the weak one). Default: --model.")
+@click.option("--out", type=_FILE, required=True, help="Parquet file to make.")
+@click.option("--limit", default=0, help="Only the first so many scenes (0: all).")
+@click.option("--samples", default=10, help="Decisions a scene (the paper: 10).")
+@click.option("--temperature", default=1.0)
+@click.option("--top-p", default=0.9)
+@click.option("--max-tokens", default=512, help="Longest decision process.")
+@click.option("--guided", is_flag=True, help="Force the headings (for very small models).")
+@click.option("--dtype", default="auto", help="auto, float32 or bfloat16.")
+@click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
+@click.option("--seed", default=0)
+def decide(
+    scene_file: Path,
+    model: str,
+    judge: str | None,
+    out: Path,
+    limit: int,
+    dtype: str,
+    prompts: Path | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Sample decision processes for scenes and score the options after each.
+
+    A killed run goes on with the first part that is missing.
+    """
+    from usermirrorer.builders import decisions, fetch, shards
+    from usermirrorer.builders.engines import Sampling
+    from usermirrorer.builders.engines.loading import load_engine
+    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
+
+    rows = shards.read_table(scene_file).to_pylist()
+    rows = rows[:limit] if limit else rows
+    sampling = Sampling(
+        options["samples"],
+        options["temperature"],
+        options["top_p"],
+        options["max_tokens"],
+        options["guided"],
+    )
+    folder = prompts or DEFAULT_PROMPTS
+    other = judge is not None and judge != model
+    sampled = out.with_name(f"{out.stem}.sampled.parquet") if other else out
+    with _bar("deciding", len(rows)) as advance:
+        resumed = decisions.run(
+            rows,
+            lambda: load_engine(fetch.resolve_model(model), dtype, model),
+            sampled,
+            model=model,
+            sampling=sampling,
+            seed=seed,
+            judge=not other,
+            prompts=folder,
+            progress=advance,
+        )
+    if other:
+        with _bar("judging", len(rows)) as advance:
+            decisions.judged(
+                rows,
+                sampled,
+                lambda: load_engine(fetch.resolve_model(str(judge)), dtype, str(judge)),
+                out,
+                prompts=folder,
+                max_tokens=sampling.max_tokens,
+                progress=advance,
+            )
+    if resumed:
+        click.echo(f"{resumed:,} scenes were done by an earlier run", err=True)
+    for name, value in decisions.summary(shards.read_table(out)).items():
+        click.echo(f"{name}: {value}")
+
+
+@click.command(
+    context_settings=_SETTINGS,
+    epilog=(
+        "Example:  usermirrorer distil scenes/movielens/train.parquet --weak weak.parquet "
+        "--strong strong.parquet --pairs 10000 --out pairs.parquet"
+    ),
+)
+@click.argument("scene_file", type=_FILE)
+@click.option("--weak", type=_FILE, required=True, help="Decisions of the weak model, judged.")
+@click.option("--strong", type=_FILE, required=True, help="Decisions of the strong model, judged.")
+@click.option("--out", type=_FILE, required=True, help="Parquet file of pairs to make.")
+@click.option("--pairs", default=10_000, help="Number of pairs (the paper: 10,000).")
+@click.option("--strategy", default="delta_eu", help="How scenes are ranked; `help` lists them.")
+@click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
+@click.option("--seed", default=0)
+def distil(
+    scene_file: Path,
+    weak: Path,
+    strong: Path,
+    out: Path,
+    pairs: int,
+    strategy: str,
+    prompts: Path | None,
+    seed: int,
+) -> None:
+    """Distil preference pairs from the decisions of a weak and a strong model."""
+    from usermirrorer.builders import distill, shards
+    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
+
+    if strategy == "help":
+        for name, (_, told) in distill.STRATEGIES.items():
+            click.echo(f"{name:20} {told}")
+        return
+    found = distill.candidates(
+        shards.read_table(scene_file).to_pylist(),
+        shards.read_table(weak),
+        shards.read_table(strong),
+    )
+    table, fate = distill.distill(
+        found, pairs, strategy=strategy, seed=seed, prompts=prompts or DEFAULT_PROMPTS
+    )
+    shards.write_table(out, table)
+    for name, count in fate.items():
+        click.echo(f"{name}: {count:,}")
+
+
+@click.command(epilog="Example:  usermirrorer validate usermirrorer/mixed --revision v1.0.0")
+@click.argument("target")
+@click.option("--revision", help="Tag or commit, for a Hub repository.")
+def validate(target: str, revision: str | None) -> None:
+    """Prove the guarantees on a Parquet file, a release folder or a Hub repository.
+
+    Exits with 1 if one of them is broken.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from usermirrorer.builders import validate as checks
+
+    findings = checks.validate(*checks.load(target, revision))
+    table = Table("", "promise", "found")
+    signs = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "[dim]told[/]"}
+    for finding in findings:
+        table.add_row(signs[finding.ok], finding.promise, finding.detail)
+    Console().print(table)
+    broken = sum(finding.ok is False for finding in findings)
+    if broken:
+        click.echo(f"error: {target}: {broken} of {len(findings)} promises are broken", err=True)
+        sys.exit(1)

@@ -1,0 +1,271 @@
+"""Prove the guarantees of scenes and pairs on any built or downloaded dataset.
+
+Each check returns a `Finding`: what is promised, whether it holds, and the number behind it. Cues
+(popularity, position, length, nearness) are reported, not judged: each is the accuracy of a guess
+that reads nothing but that cue, to be held against a model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy import stats
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.prompts import LABEL_PREFIX, parse
+from usermirrorer.builders.schema import (
+    LABELS,
+    ORIGINS,
+    PREFERENCE,
+    SCENE,
+    assert_schema,
+)
+from usermirrorer.builders.shards import read_table
+from usermirrorer.builders.text import clean
+
+#: A uniform position fails this test once in a thousand datasets.
+_SIGNIFICANCE = 1e-3
+Row = dict[str, Any]
+
+
+class Finding(NamedTuple):
+    """One promise: `ok` is None for cues, which are told but not judged."""
+
+    promise: str
+    ok: bool | None
+    detail: str
+
+
+def validate(scenes: dict[str, pa.Table], pairs: pa.Table | None = None) -> list[Finding]:
+    """Check scenes by split (`train`, `test`) and, if given, preference pairs.
+
+    Args:
+        scenes: Tables of schema `SCENE`.
+        pairs: Table of schema `PREFERENCE`.
+    """
+    findings = [_schema(f"scenes, {split}", table, SCENE) for split, table in scenes.items()]
+    if pairs is not None:
+        findings.append(_schema("preference pairs", pairs, PREFERENCE))
+    if not all(finding.ok for finding in findings):
+        return findings
+    rows = {split: table.to_pylist() for split, table in scenes.items()}
+    findings.append(_users(rows))
+    for split, found in rows.items():
+        findings += [
+            Finding(f"{split}: {promise}", *_told(check(found))) for promise, check in _SCENE_CHECKS
+        ]
+        findings.append(_position(split, found))
+    if "test" in rows:
+        findings += _cues(rows["test"])
+    if pairs is not None:
+        findings += _pair_checks(pairs.to_pylist(), rows)
+    return findings
+
+
+def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
+    try:
+        assert_schema(table.schema, expected)
+    except ValueError as error:
+        return Finding(f"{name}: columns as documented", False, str(error))
+    empty = table.num_rows == 0
+    return Finding(f"{name}: columns as documented", not empty, f"{table.num_rows:,} rows")
+
+
+def _told(bad: list[str]) -> tuple[bool, str]:
+    return not bad, f"{len(bad):,} break it, first: {bad[0]}" if bad else "all"
+
+
+def _users(rows: dict[str, list[Row]]) -> Finding:
+    users = {split: {(r["source"], r["user_id"]) for r in found} for split, found in rows.items()}
+    both = users.get("train", set()) & users.get("test", set())
+    detail = f"{len(both)} users in both" + (f", e.g. {sorted(both)[0]}" if both else "")
+    return Finding("no user is in train and test", not both, detail)
+
+
+def _bad(rows: Sequence[Row], test: Callable[[Row], bool]) -> list[str]:
+    return [row["scene_id"] for row in rows if test(row)]
+
+
+def _duplicates(rows: list[Row]) -> list[str]:
+    seen: set[str] = set()
+    return _bad(rows, lambda row: row["scene_id"] in seen or bool(seen.add(row["scene_id"])))
+
+
+def _lengths_differ(row: Row) -> bool:
+    names = ("exposure_item_ids", "exposure_origin", "exposure_popularity", "history_similarity")
+    return len({len(row[name]) for name in ("exposure", *names)}) != 1
+
+
+def _target_misplaced(row: Row) -> bool:
+    if not 0 <= row["answer"] < len(row["exposure"]):
+        return True
+    target = [i for i, origin in enumerate(row["exposure_origin"]) if origin == "target"]
+    return target != [row["answer"]] or row["exposure_item_ids"][row["answer"]] != row["item_id"]
+
+
+def _unclean(row: Row) -> bool:
+    lines = [*row["history"], *row["exposure"], *row["profile"].splitlines()]
+    return any(clean(line) != line or LABEL_PREFIX in line for line in lines)
+
+
+_SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
+    ("scene ids are unique", _duplicates),
+    ("2 to 13 options", lambda rows: _bad(rows, lambda r: not 2 <= len(r["exposure"]) <= 13)),
+    ("one entry per option in every list", lambda rows: _bad(rows, _lengths_differ)),
+    ("the answer is the target, once", lambda rows: _bad(rows, _target_misplaced)),
+    (
+        "no two options read the same",
+        lambda rows: _bad(
+            rows, lambda r: len({t.lower() for t in r["exposure"]}) < len(r["exposure"])
+        ),
+    ),
+    (
+        "origins are known",
+        lambda rows: _bad(rows, lambda r: not {*r["exposure_origin"]} <= {*ORIGINS}),
+    ),
+    (
+        "real behavior is not in the shown history",
+        lambda rows: _bad(rows, _shown_before),
+    ),
+    (
+        "synthetic options were seen by others before the scene",
+        lambda rows: _bad(rows, _unseen_option),
+    ),
+    ("texts cannot pass for prompt structure", lambda rows: _bad(rows, _unclean)),
+)
+
+
+def _shown_before(row: Row) -> bool:
+    """Whether the very text of the target stands in the history (its title is its first part)."""
+    title = row["exposure"][row["answer"]].split(" - ")[0].removeprefix("NEW RELEASE ")
+    return not row["real_exposure"] and any(f": {title} - " in line for line in row["history"])
+
+
+def _unseen_option(row: Row) -> bool:
+    if row["real_exposure"]:
+        return False
+    options = zip(row["exposure_origin"], row["exposure_popularity"], strict=True)
+    return any(origin != "target" and count < 1 for origin, count in options)
+
+
+def _position(split: str, rows: list[Row]) -> Finding:
+    """Chi-square test that the target's position is uniform, pooled over numbers of options."""
+    statistic, freedom = 0.0, 0
+    sizes = np.array([len(row["exposure"]) for row in rows])
+    answers = np.array([row["answer"] for row in rows])
+    for size in np.unique(sizes):
+        counts = np.bincount(answers[sizes == size], minlength=size)[:size]
+        expected = counts.sum() / size
+        if expected >= 1:
+            statistic += float(((counts - expected) ** 2 / expected).sum())
+            freedom += size - 1
+    p = float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
+    detail = f"chi-square p = {p:.3g}" if freedom else "too few scenes to test"
+    return Finding(
+        f"{split}: every position of the target is as likely", p >= _SIGNIFICANCE, detail
+    )
+
+
+def _cues(rows: list[Row]) -> list[Finding]:
+    chance = float(np.mean([1 / len(row["exposure"]) for row in rows]))
+    cues: dict[str, Callable[[Row], Sequence[float]]] = {
+        "most popular": lambda r: r["exposure_popularity"],
+        "least popular": lambda r: [-p for p in r["exposure_popularity"]],
+        "nearest to the history": lambda r: r["history_similarity"],
+        "longest text": lambda r: [len(t) for t in r["exposure"]],
+        "shortest text": lambda r: [-len(t) for t in r["exposure"]],
+        "first": lambda r: [-i for i in range(len(r["exposure"]))],
+        "last": lambda r: list(range(len(r["exposure"]))),
+    }
+    findings = []
+    for name, cue in cues.items():
+        hits = [_hit(cue(row), row["answer"]) for row in rows]
+        error = 1.96 * float(np.std(hits)) / len(hits) ** 0.5
+        detail = f"{100 * np.mean(hits):.1f} % ± {100 * error:.1f} (chance {100 * chance:.1f} %)"
+        findings.append(Finding(f"cue: {name}", None, detail))
+    return findings
+
+
+def _hit(scores: Sequence[float], answer: int) -> float:
+    best = [i for i, score in enumerate(scores) if score == max(scores)]
+    return (answer in best) / len(best)
+
+
+def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding]:
+    answers = {r["scene_id"]: r["answer"] for r in scenes.get("train", [])}
+    test = {r["scene_id"] for r in scenes.get("test", [])}
+
+    def wrong_label(row: Row) -> bool:
+        known = answers.get(row["scene_id"])
+        return (known is not None and row["chosen_behavior"] != LABELS[known]) or row[
+            "chosen_behavior"
+        ] == row["rejected_behavior"]
+
+    def misread(row: Row) -> bool:
+        for side in ("chosen", "rejected"):
+            found = parse(row[side][-1]["content"], row["options"])
+            if found.malformed or LABELS[found.behavior or 0] != row[f"{side}_behavior"]:
+                return True
+        return False
+
+    def wrong_delta(row: Row) -> bool:
+        told = row["epistemic_weak"] - row["epistemic_strong"]
+        return abs(told - row["epistemic_delta"]) > 1e-4
+
+    def impossible(row: Row) -> bool:
+        names = ("chosen_entropy", "rejected_entropy", "epistemic_weak", "epistemic_strong")
+        return any(not -1e-6 <= row[n] <= np.log2(row["options"]) + 1e-4 for n in names)
+
+    checks: dict[str, Callable[[Row], bool]] = {
+        "chosen is the real behavior, rejected is not": wrong_label,
+        "both texts parse to their own behavior": misread,
+        "difference of uncertainty is weak minus strong": wrong_delta,
+        "entropies lie between 0 and log2 of the options": impossible,
+        "no pair comes from a test scene": lambda row: row["scene_id"] in test,
+    }
+    return [Finding(f"pairs: {name}", *_told(_bad(pairs, test_))) for name, test_ in checks.items()]
+
+
+def load(target: str, revision: str | None = None) -> tuple[dict[str, pa.Table], pa.Table | None]:
+    """Read scenes and pairs from a Parquet file, a release folder or a Hub repository.
+
+    Raises:
+        UserError: if nothing of the kind is there.
+    """
+    path = Path(target)
+    if path.is_file():
+        return {path.stem: read_table(path)}, None
+    if path.is_dir():
+        return _load_folder(path)
+    from datasets import load_dataset
+
+    try:
+        scenes = load_dataset(target, "scenes", revision=revision)
+        pairs = load_dataset(target, "preference", split="train", revision=revision)
+    except (FileNotFoundError, ValueError, ConnectionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"is no file, folder or dataset: {reason}", where=target) from error
+    tables = {split: _arrow(rows, SCENE) for split, rows in scenes.items()}
+    return tables, _arrow(pairs, PREFERENCE)
+
+
+def _arrow(rows: Any, schema: pa.Schema) -> pa.Table:
+    table = rows.with_format("arrow")[:]
+    known = [field for field in schema if field.name in table.column_names]
+    return pa.table({f.name: table[f.name].cast(f.type) for f in known})
+
+
+def _load_folder(path: Path) -> tuple[dict[str, pa.Table], pa.Table | None]:
+    scenes: dict[str, pa.Table] = {}
+    for split in ("train", "test"):
+        files = [*sorted(path.glob(f"{split}.parquet"))]
+        files += sorted(path.glob(f"data/scenes/**/{split}-*.parquet"))
+        if files:
+            scenes[split] = pa.concat_tables([read_table(file) for file in files])
+    pairs = sorted(path.glob("data/preference/**/*.parquet"))
+    if not scenes:
+        raise UserError("holds no scenes", where=path, fix="Give a release folder or scene files.")
+    return scenes, pa.concat_tables([read_table(file) for file in pairs]) if pairs else None
