@@ -19,7 +19,7 @@ class HubError(Exception):
 
 def error_response(_: Request, error: HubError) -> JSONResponse:
     """Turn a HubError into JSON and the X-Error headers."""
-    message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300]
+    message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
     headers = {"X-Error-Message": message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code

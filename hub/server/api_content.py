@@ -52,7 +52,7 @@ def _true(request: Request, key: str) -> bool:
 
 def not_found(commit: pygit2.Commit, path: str) -> HubError:
     """Return the error for a path that a commit does not have."""
-    message = f"{path[:200]} does not exist on this revision"
+    message = f"{path[:200]!r} does not exist on this revision"
     return HubError(404, message, "EntryNotFound", **{"X-Repo-Commit": str(commit.id)})
 
 
