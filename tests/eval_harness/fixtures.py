@@ -116,3 +116,14 @@ def evaluate(lm, tasks: list[str], dataset: str, chat: bool = True, **metadata) 
         apply_chat_template=chat,
         **arguments,
     )
+
+
+def brute_force(lm, prompt, prefix, options=5):
+    """P(label) by one plain forward: no batching, no cache, no shortcuts."""
+    import torch
+
+    ids = lm.tokenizer(prompt + prefix, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
+    labels = [lm.tokenizer.convert_tokens_to_ids(x) for x in "ABCDE"[:options]]
+    return torch.softmax(logits[labels], -1).numpy()

@@ -10,7 +10,7 @@ import torch
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from usermirrorer.builders.prompts import FIELDS, answer
 
-from .fixtures import evaluate, make_scenes, tiny_model, write_scenes
+from .fixtures import brute_force, evaluate, make_scenes, tiny_model, write_scenes
 
 THOUGHT = "\n".join(["Thought:", *(f"{name}: because" for name in FIELDS)])
 
@@ -75,12 +75,18 @@ def test_chat_api_entropy_is_estimated_from_samples_and_marked(serve, dataset, f
     assert payloads[0]["messages"][0]["role"] == "system"
 
 
-def test_completions_api_gives_the_probabilities_of_the_model_behind_it(serve, dataset, tmp_path):
+@pytest.fixture
+def completions(serve, tmp_path):
+    """lm_eval's client of a server with a tiny model behind it, which always writes one decision.
+
+    Scores are the model's own; `hf` is the same model in this process.
+    """
     hf = tiny_model()
     hf.tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def choice(number, prompt):
-        ids = prompt if isinstance(prompt, list) else hf.tokenizer(prompt).input_ids
+    def choice(number, ids, echo):
+        if not echo:
+            return {"index": number, "text": answer("B", THOUGHT)}
         with torch.no_grad():
             p = torch.log_softmax(hf.model(torch.tensor([ids])).logits[0].double(), -1)
         logs = [None] + [p[i, t].item() for i, t in enumerate(ids[1:])] + [0.0]
@@ -88,11 +94,10 @@ def test_completions_api_gives_the_probabilities_of_the_model_behind_it(serve, d
         return {"index": number, "logprobs": {"token_logprobs": logs, "top_logprobs": top}}
 
     def reply(payload):
-        prompts = payload["prompt"]
-        prompts = prompts if isinstance(prompts[0], list) else [prompts]
-        return {"choices": [choice(i, prompt) for i, prompt in enumerate(prompts)]}
+        echo = payload.get("echo", False)
+        return {"choices": [choice(i, ids, echo) for i, ids in enumerate(payload["prompt"])]}
 
-    url, _ = serve(reply)
+    url, payloads = serve(reply)
     lm = LocalCompletionsAPI(
         base_url=url,
         model="m",
@@ -100,9 +105,29 @@ def test_completions_api_gives_the_probabilities_of_the_model_behind_it(serve, d
         tokenizer_backend="huggingface",
         batch_size=4,
     )
+    return lm, hf, payloads
+
+
+def test_completions_api_gives_the_probabilities_of_the_model_behind_it(completions, dataset):
+    lm, hf, _ = completions
     name = "usermirror-direct_movielens"
     remote, local = (evaluate(m, [name], dataset)["samples"][name] for m in (lm, hf))
     for a, b in zip(remote, local, strict=True):
         assert a["filtered_resps"][0]["probabilities"][0] == pytest.approx(
             b["filtered_resps"][0]["probabilities"][0], abs=1e-5
         )
+
+
+def test_completions_api_makes_both_passes_of_a_decision(completions, dataset):
+    """Samples are generated first, then the labels are scored after each of them."""
+    lm, hf, payloads = completions
+    name = "usermirror_movielens"
+    result = evaluate(lm, [name], dataset, limit=2, samples=3)
+    assert result["results"][name]["entropy_is_estimate,none"] == 0
+    assert result["results"][name]["malformed,none"] == 0
+    assert {p["seed"] for p in payloads if not p.get("echo")} == {0, 1, 2}
+    for sample in result["samples"][name]:
+        prefix = answer("", THOUGHT)[:-1]
+        expected = brute_force(hf, sample["arguments"][0][0], prefix)
+        for row in sample["filtered_resps"][0]["probabilities"]:
+            assert row == pytest.approx(expected, abs=1e-5)

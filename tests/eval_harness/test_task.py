@@ -16,7 +16,7 @@ from usermirrorer.eval_harness import hf, scoring
 from usermirrorer.eval_harness.outcomes import thought_of
 from usermirrorer.eval_harness.task import render
 
-from .fixtures import TASKS, evaluate, make_scenes, tiny_model, write_scenes
+from .fixtures import TASKS, brute_force, evaluate, make_scenes, tiny_model, write_scenes
 
 AMAZON = ("amazon_fashion", "amazon_beauty", "amazon_grocery", "amazon_office")
 SOURCES = ("mind", "movielens", "kuairec", "goodreads", "mobilerec", "steam", "lastfm", *AMAZON)
@@ -125,22 +125,13 @@ def test_a_random_model_is_at_chance(model, tmp_path):
     assert found["acc_stderr"] < 0.03
 
 
-def _brute_force(lm, prompt, prefix, options=5):
-    """P(label) by one plain forward: no batching, no cache, no shortcuts."""
-    ids = lm.tokenizer(prompt + prefix, add_special_tokens=False).input_ids
-    with torch.no_grad():
-        logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
-    labels = [lm.tokenizer.convert_tokens_to_ids(x) for x in "ABCDE"[:options]]
-    return torch.softmax(logits[labels], -1).numpy()
-
-
 @pytest.mark.parametrize("chat", [True, False])
 def test_direct_scores_equal_a_brute_force_scorer_on_every_scene(model, dataset, scenes, chat):
     name = "usermirror-direct_movielens"
     result = evaluate(model, [name], dataset, chat)
     hits = 0
     for sample, scene in zip(result["samples"][name], scenes, strict=True):
-        expected = _brute_force(model, sample["arguments"][0][0], "Behavior: [")
+        expected = brute_force(model, sample["arguments"][0][0], "Behavior: [")
         found = np.array(sample["filtered_resps"][0]["probabilities"][0])
         assert np.allclose(found, expected, atol=1e-5)
         assert sample["acc"] == (expected.argmax() == scene["answer"])
@@ -195,7 +186,7 @@ def test_real_model_scores_equal_a_brute_force_scorer(dataset):
     direct = evaluate(lm, [name], dataset, limit=4)
     for sample in direct["samples"][name]:
         found = sample["filtered_resps"][0]["probabilities"][0]
-        expected = _brute_force(lm, sample["arguments"][0][0], "Behavior: [")
+        expected = brute_force(lm, sample["arguments"][0][0], "Behavior: [")
         assert np.allclose(found, expected, atol=1e-4)
     name = "usermirror_movielens"
     decided = evaluate(
@@ -206,7 +197,7 @@ def test_real_model_scores_equal_a_brute_force_scorer(dataset):
     outcome = sample["filtered_resps"][0]
     for text, row in zip(outcome["texts"], outcome["probabilities"], strict=True):
         prefix = f"{thought_of(text)}\nBehavior: ["
-        expected = _brute_force(lm, sample["arguments"][0][0], prefix)
+        expected = brute_force(lm, sample["arguments"][0][0], prefix)
         assert np.allclose(row, expected, atol=1e-4)
 
 
@@ -221,7 +212,7 @@ def test_decision_scores_equal_a_brute_force_scorer(model, dataset):
         for text, row in zip(outcome["texts"], outcome["probabilities"], strict=True):
             thought = thought_of(text)
             prefix = f"{thought}\nBehavior: [" if thought else "Behavior: ["
-            assert np.allclose(row, _brute_force(model, prompt, prefix), atol=1e-4)
+            assert np.allclose(row, brute_force(model, prompt, prefix), atol=1e-4)
 
 
 def test_decisions_of_a_scene_do_not_depend_on_the_others(model, dataset):
