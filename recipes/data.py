@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str
         "local": local,
         "kind": source_kind(source.column_names),
         "revision": arguments.dataset_revision,
-        "commit": None if local else _commit(arguments),
+        "commit": None if local else _commit(source),
         "split": arguments.dataset_split,
         "domains": dict(sorted(Counter(chosen["domain"]).items())),
         "rows": len(task),
@@ -204,10 +205,13 @@ def _public_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def _commit(arguments: DataArguments) -> str | None:
-    from huggingface_hub import HfApi
+def _commit(source: Dataset) -> str | None:
+    """Return the commit that the rows were downloaded at.
 
-    return HfApi().dataset_info(arguments.dataset_name, revision=arguments.dataset_revision).sha
+    The cache keeps them in a folder of that name, so that it is known offline as well.
+    """
+    names = [Path(file["filename"]).parent.name for file in source.cache_files]
+    return next((name for name in names if re.fullmatch("[0-9a-f]{40}", name)), None)
 
 
 def load_source(arguments: DataArguments) -> Dataset:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from usermirrorer.builders.shards import fingerprint, read_json
 
@@ -182,10 +183,11 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
     name = arguments.model.model_name_or_path
     folder = Path(name)
     if not folder.is_dir():
-        from huggingface_hub import HfApi
-
-        commit = HfApi().model_info(name, revision=arguments.model.model_revision).sha
-        return {"name": name, "revision": arguments.model.model_revision, "commit": commit}
+        revision = arguments.model.model_revision
+        # The configuration is in the cache by now, in a folder that is named by its commit.
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        return {"name": name, "revision": revision, "commit": commit}
     local = {"name": arguments.release.base_model_id, "folder": folder.resolve().name}
     local["weights"] = _weights_hash(folder)
     if (folder / RUN).exists():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from usermirrorer.hub.local import running
 
 CHECKOUT = Path(__file__).parents[2]
@@ -58,14 +60,48 @@ assert ModelCard.load(repo).data.pipeline_tag == "text-generation"
 """
 
 
-def client(hub, home: Path, *command: str) -> None:
-    """Run a command as a user of the Hub would, in a process of its own."""
+def client(hub, home: Path, *command: str) -> str:
+    """Run a command as a user of the Hub would, in a process of its own; return its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home)}
     environment.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+PUBLISH = """
+import sys
+from huggingface_hub import HfApi
+from usermirrorer.hub import releases
+
+pairs, folder = sys.argv[1:]
+releases.build(
+    folder, repo_id="usermirrorer/mixed", version="v1.0.0", preference=pairs, scenes={},
+    manifest={"inputs": {}, "code": "0", "seeds": {}, "models": []}, redistributable=True,
+)
+releases.push(folder, "usermirrorer/mixed")
+print(HfApi().dataset_info("usermirrorer/mixed", revision="v1.0.0").sha)
+"""
+
+
+@pytest.mark.slow
+def test_a_release_is_trained_on_by_hub_id_and_tag(tiny_model, pairs, tmp_path):
+    with running(tmp_path / "hub") as hub:
+        home = tmp_path / "home"
+        commit = client(hub, home, "-c", PUBLISH, str(pairs), str(tmp_path / "release"))
+        client(hub, home, "-c", UPLOAD, str(tiny_model), "usermirrorer/base")
+        command = ["-m", "usermirrorer.recipes.dpo", *SMALL[:-2], *STAGES["dpo"]]
+        command += ["--model_name_or_path", "usermirrorer/base", "--domains", "steam"]
+        command += ["--dataset_name", "usermirrorer/mixed", "--dataset_revision", "v1.0.0"]
+        client(hub, home, *command, "--output_dir", str(tmp_path / "out"))
+    run = json.loads((tmp_path / "out" / "train_run.json").read_text())
+    assert run["data"]["commit"] == commit.split()[-1] and run["data"]["revision"] == "v1.0.0"
+    assert run["data"]["domains"] == {"steam": 8} and run["data"]["rows"] == 8
+    assert len(run["base_model"]["commit"]) == 40
+    metadata = ModelCard.load(tmp_path / "out" / "README.md").data
+    assert metadata.base_model == "usermirrorer/base" and metadata.datasets == "usermirrorer/mixed"
 
 
 @pytest.mark.slow
