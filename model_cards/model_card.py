@@ -160,12 +160,14 @@ def card_data(
     trained_on = None if data["local"] else data["name"]
     results = eval_results(scores, dataset, repo_id)
     named = {"eval_results": results, "model_name": repo_id} if results else {}
+    licence, _, licence_name = (run["license"] or "").partition(":")
     return ModelCardData(
         base_model=base.get("name"),
         datasets=trained_on or (dataset or {}).get("id"),
         language="en",
         library_name="peft" if adapter_only else "transformers",
-        license=run["license"],
+        license=licence or None,
+        license_name=licence_name or None,
         pipeline_tag="text-generation",
         tags=["usermirrorer", "user-simulation", "recommendation", "trl", run["stage"]],
         **named,
@@ -268,6 +270,7 @@ def _context(
         "run": run,
         "stage": STAGES[run["stage"]],
         "base": base.get("name") or base["folder"],
+        "licence": (run["license"] or "").removeprefix("other:"),
         "lineage": [STAGES[stage["stage"]] for stage in base.get("lineage", [])],
         "data_version": run["data"].get("revision") or run["data"].get("commit"),
         "hyperparameters": [
@@ -283,7 +286,7 @@ def _context(
         "confidence": _table(scores, repo_id, CONFIDENCE),
         "calibration": _table(scores, repo_id, CALIBRATION),
         "others": _table(scores, repo_id, _other_metrics(scores)),
-        "dataset": dataset,
+        "dataset": {"licence": dataset.get("licence")},
         "base_in_code": _Markdown(_code_safe(base.get("name") or base["folder"])),
     }
 

@@ -48,7 +48,10 @@ class ReleaseArguments:
     )
     license: str | None = field(
         default=None,
-        metadata={"help": "Licence of the trained weights for the card, e.g. apache-2.0."},
+        metadata={
+            "help": "Licence of the trained weights, for the card: an identifier that the Hub knows "
+            "(apache-2.0), or other:<name>."
+        },
     )
 
 

@@ -116,6 +116,14 @@ def test_metadata_is_what_the_hub_reads(run_dir):
     assert {r.dataset_revision for r in results} == {DATASET["commit"]}
 
 
+def test_a_licence_that_the_hub_does_not_know_is_named(run_dir):
+    text = render(run_dir, run=RUN | {"license": "other:qwen-research"})
+    data = ModelCard(text).data
+    assert data.license == "other" and data.license_name == "qwen-research"
+    assert "Weights: qwen-research." in text
+    assert "## Licence" not in render(run_dir, run=RUN | {"license": None})
+
+
 def test_eval_results_are_read_back_by_the_hubs_own_parser(run_dir):
     model_card.write(run_dir, scores=SCORES, dataset=DATASET, repo_id=REPO, version="v1.0.0")
     rows = yaml.safe_load((run_dir / ".eval_results" / "usermirrorer.yaml").read_text())
