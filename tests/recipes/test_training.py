@@ -224,7 +224,7 @@ CONFIGS = sorted((CHECKOUT / "recipes").glob("*/*/config.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}")
 def test_configurations_are_understood_and_keep_the_papers_values(path):
-    stage = path.parts[-2]
+    stage = "sft" if path.parts[-2] == "direct" else path.parts[-2]
     kinds = {"sft": sft.SFTConfig, "dpo": dpo.DPOConfig, "grpo": grpo.GRPOConfig}
     extra = grpo.RewardArguments if stage == "grpo" else None
     asked = ["--config", str(path), "--bf16", "false"]
