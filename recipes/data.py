@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow.compute as pc
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import LABEL_PREFIX, answer, messages
 from usermirrorer.builders.schema import LABELS
@@ -533,7 +534,8 @@ def _encode_row(
 def lengths(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the number of tokens of each row; of a pair, that of its longer side."""
     if "input_ids" in rows.column_names:
-        return [len(ids) for ids in rows["input_ids"]]
+        batches = rows.select_columns(["input_ids"]).with_format("arrow").iter(1000)
+        return [n for b in batches for n in pc.list_value_length(b["input_ids"]).to_pylist()]
     counted = []
     for row in rows:
         sides = [row["chosen"], row["rejected"]] if "chosen" in row else [[]]

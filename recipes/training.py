@@ -49,8 +49,8 @@ class ReleaseArguments:
     license: str | None = field(
         default=None,
         metadata={
-            "help": "Licence of the trained weights, for the card: an identifier of the Hub such as "
-            "apache-2.0, or other:<name>."
+            "help": "Licence of the trained weights, for the card: an identifier of the Hub, such "
+            "as apache-2.0, or other:<name>."
         },
     )
 
