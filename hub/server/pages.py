@@ -174,6 +174,8 @@ def _head(path: Path) -> dict[str, Any] | None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(m, dict) and "role" in m for m in value):
+        value = "\n".join(f"{m['role']}: {m.get('content')}" for m in value)  # chat messages
     text = str(value)
     return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
