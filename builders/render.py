@@ -82,7 +82,7 @@ class Texts:
         )
         for draft in drafts:
             profile = self._profile(next(users))
-            history = [self._event(next(events), draft.time) for _ in draft.interaction_rows]
+            past = [next(events) for _ in draft.interaction_rows]
             shown = [next(options) for _ in draft.items]
             yield {
                 "scene_id": draft.scene_id,
@@ -92,7 +92,9 @@ class Texts:
                 "item_id": shown[draft.answer]["item_id"],
                 "timestamp": datetime.fromtimestamp(draft.time, UTC),
                 "profile": profile,
-                "history": history,
+                "history": [self._event(row, draft.time) for row in past],
+                "history_item_ids": [row["item_id"] for row in past],
+                "history_timestamps": [datetime.fromtimestamp(row["_when"], UTC) for row in past],
                 "exposure": [self._option(row, draft.time) for row in shown],
                 "exposure_item_ids": [row["item_id"] for row in shown],
                 "exposure_origin": draft.origins,

@@ -95,8 +95,10 @@ def _duplicates(rows: list[Row]) -> list[str]:
 
 
 def _lengths_differ(row: Row) -> bool:
-    names = ("exposure_item_ids", "exposure_origin", "exposure_popularity", "history_similarity")
-    return len({len(row[name]) for name in ("exposure", *names)}) != 1
+    options = ("exposure_item_ids", "exposure_origin", "exposure_popularity", "history_similarity")
+    history = ("history", "history_item_ids", "history_timestamps")
+    sizes = [{len(row[name]) for name in group} for group in (("exposure", *options), history)]
+    return any(len(size) != 1 for size in sizes)
 
 
 def _target_misplaced(row: Row) -> bool:
@@ -114,7 +116,10 @@ def _unclean(row: Row) -> bool:
 _SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
     ("scene ids are unique", _duplicates),
     ("2 to 13 options", lambda rows: _bad(rows, lambda r: not 2 <= len(r["exposure"]) <= 13)),
-    ("one entry per option in every list", lambda rows: _bad(rows, _lengths_differ)),
+    (
+        "one entry per option, and per line of history, in every list",
+        lambda rows: _bad(rows, _lengths_differ),
+    ),
     ("the answer is the target, once", lambda rows: _bad(rows, _target_misplaced)),
     (
         "no two options read the same",
@@ -126,10 +131,8 @@ _SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
         "origins are known",
         lambda rows: _bad(rows, lambda r: not {*r["exposure_origin"]} <= {*ORIGINS}),
     ),
-    (
-        "real behavior is not in the shown history",
-        lambda rows: _bad(rows, _shown_before),
-    ),
+    ("no option is in the shown history", lambda rows: _bad(rows, _shown_before)),
+    ("history lies before the scene, oldest first", lambda rows: _bad(rows, _leaks_time)),
     (
         "synthetic options were seen by others before the scene",
         lambda rows: _bad(rows, _unseen_option),
@@ -139,9 +142,15 @@ _SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
 
 
 def _shown_before(row: Row) -> bool:
-    """Whether the very text of the target stands in the history (its title is its first part)."""
-    title = row["exposure"][row["answer"]].split(" - ")[0].removeprefix("NEW RELEASE ")
-    return not row["real_exposure"] and any(f": {title} - " in line for line in row["history"])
+    """Whether an option was interacted with before; logged lists may well repeat an item."""
+    if row["real_exposure"]:
+        return False
+    return bool(set(row["exposure_item_ids"]) & set(row["history_item_ids"]))
+
+
+def _leaks_time(row: Row) -> bool:
+    times = row["history_timestamps"]
+    return any(time >= row["timestamp"] for time in times) or times != sorted(times)
 
 
 def _unseen_option(row: Row) -> bool:

@@ -1,0 +1,134 @@
+"""Decisions survive a kill, repeat nothing, and never lose or invent a row."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+from usermirrorer.builders import decisions, shards
+from usermirrorer.builders.engines import Sampling
+from usermirrorer.builders.engines.loading import load_engine
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.schema import DECISION
+
+SAMPLING = Sampling(n=2, max_tokens=12, guided=True)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_chat_model):
+    return load_engine(str(tiny_chat_model), "float32", "tiny")
+
+
+@pytest.fixture
+def rows(built):
+    return built["train"].to_pylist()[:10]
+
+
+def run(rows, engine, path, **more):
+    settings = {"model": "tiny", "sampling": SAMPLING, "seed": 0, "judge": True, **more}
+    return decisions.run(rows, engine, path, **settings)
+
+
+def test_every_scene_gets_n_rows_with_probabilities(rows, engine, tmp_path):
+    run(rows, engine, tmp_path / "d.parquet")
+    table = pq.read_table(tmp_path / "d.parquet")
+    assert table.schema.equals(DECISION)
+    assert table.num_rows == 2 * len(rows)
+    for row in table.to_pylist():
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_judging_apart_equals_judging_at_once(rows, engine, tmp_path):
+    run(rows, engine, tmp_path / "once.parquet")
+    run(rows, engine, tmp_path / "sampled.parquet", judge=False)
+    decisions.judged(
+        rows, tmp_path / "sampled.parquet", engine, tmp_path / "apart.parquet", max_tokens=12
+    )
+    once, apart = (pq.read_table(tmp_path / f"{n}.parquet") for n in ("once", "apart"))
+    assert once.drop_columns(["probabilities", "entropy"]).equals(
+        apart.drop_columns(["probabilities", "entropy"])
+    )
+    for a, b in zip(once["entropy"].to_pylist(), apart["entropy"].to_pylist(), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_a_finished_stage_loads_no_model_and_does_nothing_twice(rows, engine, tmp_path):
+    path = tmp_path / "d.parquet"
+    run(rows, engine, path)
+    before = path.stat().st_mtime_ns
+
+    def must_not_load():
+        raise AssertionError("loaded a model for work that is done")
+
+    assert run(rows, must_not_load, path) == len(rows)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_another_seed_starts_anew(rows, engine, tmp_path):
+    run(rows, engine, tmp_path / "d.parquet")
+    first = shards.file_hash(tmp_path / "d.parquet")
+    assert run(rows, engine, tmp_path / "d.parquet", seed=1) == 0
+    assert shards.file_hash(tmp_path / "d.parquet") != first
+
+
+KILLED = """
+import sys, pyarrow.parquet as pq
+from pathlib import Path
+from usermirrorer.builders import decisions
+from usermirrorer.builders.engines import Sampling
+from usermirrorer.builders.engines.loading import load_engine
+decisions._PART_SCENES = 2
+scenes, model, out = sys.argv[1:]
+rows = pq.read_table(scenes).to_pylist()
+resumed = decisions.run(rows, load_engine(model, "float32", "tiny"), Path(out), model="tiny",
+    sampling=Sampling(n=2, max_tokens=12, guided=True), seed=0, judge=True)
+print("resumed", resumed)
+"""
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(built, tiny_chat_model, tmp_path):
+    scenes, out = tmp_path / "scenes.parquet", tmp_path / "d.parquet"
+    shards.write_table(scenes, built["train"].slice(0, 40))
+    command = [sys.executable, "-c", KILLED, str(scenes), str(tiny_chat_model)]
+    subprocess.run([*command, str(tmp_path / "whole.parquet")], check=True, capture_output=True)
+
+    process = subprocess.Popen([*command, str(out)])
+    parts = tmp_path / "d.parquet.parts"
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+
+    again = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
+    assert int(again.stdout.split()[-1]) == 2 * len(done)
+    assert shards.file_hash(out) == shards.file_hash(tmp_path / "whole.parquet")
+    assert not parts.exists()
+
+
+def test_oldest_history_is_left_out_first_and_the_exposure_never(rows, engine):
+    scene = {**rows[0], "history": [f"old film {i}" for i in range(40)]}
+    room = engine.count(decisions.fit({**scene, "history": []}, engine, 10**6)) + 60
+    text = decisions.fit(scene, engine, room)[1]["content"]
+    assert "old film 39" in text and "old film 0\n" not in text
+    assert all(option in text for option in scene["exposure"])
+
+
+def test_an_exposure_that_does_not_fit_is_a_clear_error(rows, engine):
+    with pytest.raises(UserError, match="does not fit into 50 tokens"):
+        decisions.fit(rows[0], engine, 50)
+
+
+def test_free_generations_that_break_the_format_are_counted_by_reason(rows, engine, tmp_path):
+    free = Sampling(n=2, max_tokens=8)
+    run(rows, engine, tmp_path / "d.parquet", sampling=free)
+    told = decisions.summary(pq.read_table(tmp_path / "d.parquet"))
+    assert told["malformed"] == sum(told["malformed_by_reason"].values()) == 2 * len(rows)
+    assert told["tokens_out"] <= 16 * len(rows)
