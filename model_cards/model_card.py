@@ -26,6 +26,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import atomic, read_json
+from usermirrorer.hub.folder import tag_of
 from usermirrorer.model_cards import plots
 
 Row = Mapping[str, Any]
@@ -33,21 +34,32 @@ Row = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent
 FIGURES = "figures"
 RUN = "train_run.json"
-EVAL_RESULTS = ".eval_results/usermirrorer.yaml"
+#: The name that `usermirrorer eval-results` gives it, so that no score is listed twice.
+EVAL_RESULTS = ".eval_results/usermirror.yaml"
 ACCURACY = ("acc", "accuracy")
-#: metric -> name in tables; those in PERCENT are fractions and shown in percent.
+#: Metrics of a task that are the accuracy of a baseline on the same scenes -> its name.
+BASELINES = {
+    "acc_chance": "chance",
+    "acc_popular": "most popular",
+    "acc_nearest": "nearest to history",
+}
+#: metric -> name in tables. Fractions of scenes or samples are shown in percent.
 METRIC_NAMES = {
     "acc": "Accuracy",
     "accuracy": "Accuracy",
-    "entropy": "Entropy (bits)",
-    "normalised_entropy": "Normalised entropy",
+    "entropy": "Entropy given the decision (bits)",
+    "entropy_norm": "Entropy, normalised to 0-1",
+    "entropy_total": "Total entropy (bits)",
+    "entropy_is_estimate": "Entropies are estimates",
     "log_loss": "Log-loss (bits)",
-    "brier": "Brier score",
+    "brier": "Brier score (0-2)",
     "ece": "Expected calibration error",
     "malformed": "Malformed generations",
+    "decision_words": "Words a generation",
 }
-PERCENT = ("acc", "accuracy", "malformed")
-CONFIDENCE = ("entropy", "normalised_entropy")
+PERCENT = ("acc", "accuracy", "malformed", "entropy_is_estimate")
+AT_POSITION = "acc_at_"
+CONFIDENCE = ("entropy", "entropy_norm", "entropy_total", "entropy_is_estimate")
 CALIBRATION = ("log_loss", "brier", "ece")
 STAGES = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
@@ -96,6 +108,7 @@ def write(
     """
     run_dir = Path(run_dir)
     text = render(run_dir, scores=scores, dataset=dataset, repo_id=repo_id, version=version)
+    scores = _with_baselines(scores, repo_id)
     draw(run_dir, read_json(run_dir / RUN), scores, repo_id)
     if entries := eval_entries(scores, dataset, repo_id):
         with atomic(run_dir / EVAL_RESULTS) as temporary:
@@ -120,11 +133,12 @@ def render(
         run_dir: Folder with `train_run.json`.
         scores: Rows of `model`, `task`, `metric`, `value`, `stderr`, `n`, `lower`, `upper`. Rows
             whose model is `repo_id` are this model's; others (base model, `chance`,
-            `most popular`, ...) stand beside them. Entropies in bits.
+            `most popular`, ...) stand beside them, as do the baselines that lm_eval reports as
+            metrics (`acc_chance`, ...) of this model. Entropies in bits.
         dataset: The dataset it was tested on: `id`, and where known `revision`, `commit`,
             `licence`, `sources` (rows of `title`, `licence`).
         repo_id: Repository the model goes to, `name` or `owner/name`.
-        version: Tag of this version; "" if it has none.
+        version: This version, `1.2.0` or `v1.2.0`; "" if it has none.
 
     Raises:
         UserError: if there is no record of the run, `repo_id` is not a repository id, or the
@@ -135,7 +149,8 @@ def render(
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(str(error), where=repo_id) from error
-    context = _context(run, list(scores or []), dataset or {}, repo_id, version)
+    scores = _with_baselines(scores, repo_id)
+    context = _context(run, scores, dataset or {}, repo_id, version)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -187,7 +202,7 @@ def eval_results(
             dataset_type=dataset["id"],
             # The Hub groups results by configuration and names a group but once.
             dataset_name=f"{dataset['id']} {_short(row['task'])}",
-            dataset_config=f"scenes_{_short(row['task'])}",
+            dataset_config=row["task"].replace("usermirror", "scenes"),
             dataset_split="test",
             dataset_revision=dataset.get("commit") or dataset.get("revision"),
             metric_type="accuracy",
@@ -222,7 +237,7 @@ def draw(run_dir: Path, run: Row, scores: Sequence[Row] | None, repo_id: str) ->
         plots.loss_curve(run["curve"], run_dir / FIGURES / "loss.png")
     if own := _accuracies(_own(scores, repo_id)):
         others = [row for row in _accuracies(scores) if row["model"] != repo_id]
-        plots.accuracy_bars(own, others, run_dir / FIGURES / "accuracy.png")
+        plots.accuracy_bars(_named(own), _named(others), run_dir / FIGURES / "accuracy.png")
 
 
 def _alt_texts(run: Row, scores: Sequence[Row], repo_id: str) -> dict[str, str]:
@@ -230,7 +245,7 @@ def _alt_texts(run: Row, scores: Sequence[Row], repo_id: str) -> dict[str, str]:
     if _has_curve(run):
         texts["loss.png"] = plots.describe_loss(run["curve"])
     if own := _accuracies(_own(scores, repo_id)):
-        texts["accuracy.png"] = plots.describe_accuracy(own)
+        texts["accuracy.png"] = plots.describe_accuracy(_named(own))
     return texts
 
 
@@ -242,8 +257,40 @@ def _accuracies(scores: Sequence[Row] | None) -> list[Row]:
     return [row for row in scores or [] if row["metric"] in ACCURACY]
 
 
+def _named(rows: Sequence[Row]) -> list[Row]:
+    return [{**row, "task": _short(row["task"])} for row in rows]
+
+
+def _source(task: str) -> str:
+    """Return the source of `usermirror_<source>` or `usermirror-direct_<source>`."""
+    return task.partition("_")[2] or task
+
+
 def _short(task: str) -> str:
-    return task.removeprefix(plots.TASK_PREFIX)
+    """Return a task as tables name it: `movielens`, `movielens (direct)`."""
+    return _source(task) + (" (direct)" if task.startswith("usermirror-direct_") else "")
+
+
+def _with_baselines(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
+    """Turn the baselines that come as metrics of this model into rows of their own.
+
+    That entropies are estimates is said only where they are.
+    """
+    rows = []
+    for row in scores or []:
+        if row.get("metric") == "entropy_is_estimate" and not row["value"]:
+            continue
+        if row.get("metric") not in BASELINES:
+            rows.append(row)
+        elif row.get("model") == repo_id:
+            rows.append({**row, "model": BASELINES[row["metric"]], "metric": "acc"})
+    return rows
+
+
+def _metric_name(metric: str) -> str:
+    if metric.startswith(AT_POSITION):
+        return f"Accuracy, real behavior at {metric.removeprefix(AT_POSITION)}"
+    return METRIC_NAMES.get(metric, metric)
 
 
 def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
@@ -292,9 +339,7 @@ def _context(
 
 
 def _version(version: str) -> _Markdown:
-    if version and not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", version):
-        raise UserError(f"{version!r} is not a version", fix="Give a tag such as v1.0.0.")
-    return _Markdown(version)
+    return _Markdown(tag_of(version) if version else "")
 
 
 def _plain(value: Any) -> str:
@@ -360,7 +405,7 @@ def _table(
         rows.append(
             [
                 _short(row["task"]),
-                METRIC_NAMES.get(row["metric"], row["metric"]),
+                _metric_name(row["metric"]),
                 _cell(row),
                 *(_cell(one) if one else "" for one in beside),
                 f"{row['n']:,}",
@@ -370,7 +415,8 @@ def _table(
 
 
 def _cell(row: Row) -> str:
-    scale, digits = (100, 1) if row["metric"] in PERCENT else (1, 3)
+    percent = row["metric"] in PERCENT or row["metric"].startswith(AT_POSITION)
+    scale, digits = (100, 1) if percent else (1, 3)
     text = f"{scale * row['value']:.{digits}f}" + (" %" if scale == 100 else "")
     if _known(row.get("lower")) and _known(row.get("upper")):
         text += f" ({scale * row['lower']:.{digits}f} to {scale * row['upper']:.{digits}f})"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-TASK_PREFIX = "usermirror_"
 MARKERS = (("|", ORANGE), ("x", GREEN), ("+", PURPLE), ("1", GREY))
 
 
@@ -110,7 +109,7 @@ def accuracy_bars(
         if points:
             style = {"marker": marker, "color": colour, "linestyle": "", "label": name}
             axes.plot(*zip(*points, strict=True), markersize=14, markeredgewidth=2.4, **style)
-    axes.set_yticks(list(places.values()), [name.removeprefix(TASK_PREFIX) for name in places])
+    axes.set_yticks(list(places.values()), list(places))
     axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_xlabel("accuracy (%), black lines: 95 % interval")
     axes.set_xlim(left=0)
@@ -122,9 +121,7 @@ def accuracy_bars(
 
 def describe_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the alt text of `accuracy_bars`."""
-    told = "; ".join(
-        f"{row['task'].removeprefix(TASK_PREFIX)} {100 * row['value']:.1f} %" for row in rows
-    )
+    told = "; ".join(f"{row['task']} {100 * row['value']:.1f} %" for row in rows)
     return f"Accuracy by task with 95 % intervals: {told}."
 
 

@@ -126,7 +126,7 @@ def test_a_licence_that_the_hub_does_not_know_is_named(run_dir):
 
 def test_eval_results_are_read_back_by_the_hubs_own_parser(run_dir):
     model_card.write(run_dir, scores=SCORES, dataset=DATASET, repo_id=REPO, version="v1.0.0")
-    rows = yaml.safe_load((run_dir / ".eval_results" / "usermirrorer.yaml").read_text())
+    rows = yaml.safe_load((run_dir / ".eval_results" / "usermirror.yaml").read_text())
     entries = parse_eval_result_entries(rows)
     assert [(e.dataset_id, e.task_id, e.value) for e in entries] == [
         ("usermirrorer/mixed", "usermirror_movielens", 0.4567),
@@ -136,6 +136,7 @@ def test_eval_results_are_read_back_by_the_hubs_own_parser(run_dir):
 
 def test_every_number_of_run_and_scores_is_there_with_its_interval(run_dir):
     text = render(run_dir, SCORES, DATASET)
+    assert text == render(run_dir, SCORES, DATASET, version="1.0.0")
     for shown in (
         *("45.7 % (42.7 to 48.7)", "41.5 %", "20.0 %", "1.235 (1.205 to 1.265)", "0.099"),
         *("1,234,567", "1.03 h", "617", "4,884,480 of 135,000,000", "5e-05", "3.00 GiB"),
@@ -143,6 +144,23 @@ def test_every_number_of_run_and_scores_is_there_with_its_interval(run_dir):
     ):
         assert shown in text, shown
     assert "on 1 of 2 tasks" in text  # above every comparison on movielens, not on steam
+
+
+def test_baselines_that_come_as_metrics_stand_beside_the_model(run_dir):
+    rows = [
+        score(REPO, "movielens", "acc", 0.35),
+        score(REPO, "movielens", "acc_popular", 0.43, 0.02),
+        score("some/base", "movielens", "acc_popular", 0.43, 0.02),
+        score(REPO, "movielens", "acc_at_B", 0.25),
+    ]
+    rows.append(rows[0] | {"task": "usermirror-direct_movielens", "value": 0.36})
+    text = render(run_dir, rows, DATASET)
+    assert "| Task | Metric | This model | most popular | Scenes |" in text
+    assert "| movielens | Accuracy | 35.0 % (32.0 to 38.0) | 43.0 % (41.0 to 45.0) | 640 |" in text
+    assert "on 0 of 1 tasks" in text and "| movielens (direct) |" in text
+    assert "real behavior at B | 25.0 %" in text
+    _, results = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])
+    assert [r.metric_value for r in results] == [0.35, 0.36]
 
 
 def test_other_numbers_make_another_card(run_dir):

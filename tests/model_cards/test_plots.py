@@ -8,8 +8,8 @@ from matplotlib.image import imread
 from usermirrorer.model_cards import plots
 
 CURVE = [{"step": s, "loss": 2 / s} for s in range(1, 9)] + [{"step": 4, "eval_loss": 1.0}]
-BARS = [{"task": "usermirror_mind", "value": 0.5, "lower": 0.4, "upper": 0.6}]
-OTHERS = [{"model": "chance", "task": "usermirror_mind", "value": 0.2}]
+BARS = [{"task": "mind", "value": 0.5, "lower": 0.4, "upper": 0.6}]
+OTHERS = [{"model": "chance", "task": "mind", "value": 0.2}]
 
 
 def loss(path):
