@@ -1,16 +1,16 @@
 """Scoring simulators with lm_eval, and comparing the scores.
 
-    tasks/              task files that lm_eval finds; their README says what each metric means
-    task.py             the task classes: scene -> prompt, model outputs -> metrics
-    data.py             test scenes from a Hub or a file, with their provenance
-    scoring.py          the two requests lm_eval lacks, for every model class
-    hf.py               the same for `--model hf`: one forward for all labels, shared prompts
-    outcomes.py         what is asked of a model and what comes back
-    metrics.py          metrics with standard errors and paired tests (pure numpy)
-    user_simulation.py  the metrics as a module of the `evaluate` library
-    results.py          lm_eval's files -> scores
-    leaderboard.py      scores of several models -> table and page
-    published.py        numbers printed in the paper, for reference
-    hub_files.py        `.eval_results/*.yaml` and `eval.yaml`
-    commands.py         the command line
+tasks/              task files that lm_eval finds; their README says what each metric means
+task.py             the task classes: scene -> prompt, model outputs -> metrics
+data.py             test scenes from a Hub or a file, with their provenance
+scoring.py          the two requests lm_eval lacks, for every model class
+hf.py               the same for `--model hf`: one forward for all labels, shared prompts
+outcomes.py         what is asked of a model and what comes back
+metrics.py          metrics with standard errors and paired tests (pure numpy)
+user_simulation.py  the metrics as a module of the `evaluate` library
+results.py          lm_eval's files -> scores
+leaderboard.py      scores of several models -> table and page
+published.py        numbers printed in the paper, for reference
+hub_files.py        `.eval_results/*.yaml` and `eval.yaml`
+commands.py         the command line
 """

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.schema import SCENE
 from usermirrorer.builders.shards import fingerprint, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DATASET = "usermirrorer/mixed"
+#: Columns of SCENE that a score depends on. `exposure_popularity` and `history_similarity` are read
+#: where they are there; without them those baselines are at chance.
+NEEDED = ("scene_id", "domain", "source", "profile", "history", "exposure", "answer")
 PACKAGES = ("usermirrorer", "lm_eval", "datasets", "transformers", "torch", "vllm")
 
 
@@ -103,8 +105,7 @@ def _resolve(dataset: str, revision: str) -> str:
 
 
 def _check_columns(scenes: Dataset, dataset: str) -> None:
-    optional = {"exposure_popularity", "history_similarity"}
-    missing = set(SCENE.names) - optional - set(scenes.column_names)
+    missing = set(NEEDED) - set(scenes.column_names)
     if missing:
         raise UserError(
             f"the scenes lack {', '.join(sorted(missing))}",

@@ -34,6 +34,8 @@ def make_scenes(
                 "timestamp": dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
                 "profile": f"Age: {draw.randrange(18, 70)}",
                 "history": [f"Seen: {draw.choice(GENRES)} film, rating 4" for _ in range(history)],
+                "history_item_ids": [f"h{j}" for j in range(history)],
+                "history_timestamps": [dt.datetime(2019, 1, 1, tzinfo=dt.UTC)] * history,
                 "exposure": [f"{t} ({draw.randrange(1930, 2000)})" for t in titles],
                 "exposure_item_ids": [f"i{j}" for j in range(options)],
                 "exposure_origin": origins,
