@@ -219,7 +219,8 @@ def _publish(
     if must_be_private and not info.private:
         raise UserError("is public, and a source may not be passed on", where=repo_id)
     files = sent_files(folder)
-    stale = {s.rfilename for s in info.siblings or []} - set(files) - set(_KEPT)
+    there = set(api.list_repo_files(repo_id, repo_type=kind, revision=info.sha))
+    stale = there - set(files) - set(_KEPT)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_xet_warning())
         operations = [

@@ -409,7 +409,7 @@ def resolve(
         headers |= {"X-Linked-Etag": f'"{entry.lfs[0]}"', "X-Linked-Size": str(entry.size)}
         where = objects.path_of(store_of(request).folder(record), entry.lfs[0])
         return send(request, where, entry.size, entry.etag, headers)
-    return send(request, repo[entry.oid].data, entry.size, entry.etag, headers)
+    return send(request, history.content(repo, entry), entry.size, entry.etag, headers)
 
 
 def _content_headers(path: str) -> dict[str, str]:

@@ -83,7 +83,7 @@ def card_data(repo: pygit2.Repository, commit: pygit2.Commit) -> dict[str, Any]:
     if readme is None or readme.is_folder or readme.lfs or readme.size > _CARD_LIMIT:
         return {}
     try:
-        return front_matter(repo[readme.oid].data.decode("utf-8", "replace"))
+        return front_matter(history.content(repo, readme).decode("utf-8", "replace"))
     except ValueError:
         return {}
 

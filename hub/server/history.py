@@ -109,15 +109,20 @@ def walk(
 ) -> Iterator[Entry]:
     """Yield files and folders below `path`, in git's order."""
     tree = commit_.tree[path] if path else commit_.tree
-    for item in tree:
-        found = _entry(f"{path}/{item.name}" if path else item.name, item)
+    for item in tree.peel(pygit2.Tree):
+        found = _entry(f"{path}/{item.name}" if path else str(item.name), item)
         yield found
         if recursive and found.is_folder:
             yield from walk(repo, commit_, found.path)
 
 
+def content(repo: pygit2.Repository, found: Entry) -> bytes:
+    """Return the bytes that git holds for a file; of a large file, its pointer."""
+    return repo[found.oid].peel(pygit2.Blob).data
+
+
 def _entry(path: str, item: pygit2.Object) -> Entry:
-    if item.type == ObjectType.TREE:
+    if not isinstance(item, pygit2.Blob):
         return Entry(path, str(item.id), 0, is_folder=True)
     lfs = objects.parse_pointer(item.data) if item.size < 1024 else None
     return Entry(path, str(item.id), lfs[1] if lfs else item.size, lfs=lfs)

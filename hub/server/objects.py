@@ -9,7 +9,6 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 #: Bytes moved at a time; memory stays bounded whatever the size of a file.
 BLOCK = 1 << 20
@@ -51,7 +50,7 @@ class Incoming:
 
     def __init__(self, folder: Path, oid: str, size: int) -> None:
         self.target, self.oid, self.expected = path_of(folder, oid), oid, size
-        self.file: BinaryIO = tempfile.NamedTemporaryFile(dir=folder / "incoming", delete=False)  # noqa: SIM115
+        self.file = tempfile.NamedTemporaryFile(dir=folder / "incoming", delete=False)  # noqa: SIM115
         self.digest, self.size = hashlib.sha256(), 0
 
     def write(self, block: bytes) -> None:

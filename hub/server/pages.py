@@ -105,7 +105,7 @@ def _readme(repo: pygit2.Repository, commit: pygit2.Commit) -> str:
     found = history.entry(repo, commit, "README.md")
     if found is None or found.is_folder or found.lfs:
         return ""
-    text = repo[found.oid].data.decode("utf-8", "replace").replace("\r\n", "\n")
+    text = history.content(repo, found).decode("utf-8", "replace").replace("\r\n", "\n")
     if text.startswith("---\n") and "\n---" in text[4:]:
         text = text[4:].partition("\n---")[2].partition("\n")[2]
     return text

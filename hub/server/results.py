@@ -25,7 +25,7 @@ def read(repo: pygit2.Repository, commit: pygit2.Commit) -> list[dict[str, Any]]
     for file in history.walk(repo, commit, _FOLDER, recursive=False):
         if file.path.endswith((".yaml", ".yml")) and not file.lfs and file.size <= _LIMIT:
             try:
-                rows = _entries(repo[file.oid].data)
+                rows = _entries(history.content(repo, file))
                 found += [{"filename": file.path, "data": row} for row in rows]
             except ValueError as error:
                 found.append({"filename": file.path, "error": str(error)})
@@ -39,8 +39,10 @@ def _entries(data: bytes) -> list[dict[str, Any]]:
         rows = yaml.load(data, yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"not YAML: {error}") from error
-    for row in rows if isinstance(rows, list) else [None]:
-        dataset = row.get("dataset") if isinstance(row, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("not a list of entries")
+    for row in rows:
+        dataset = row.get("dataset")
         named = isinstance(dataset, dict) and {"id", "task_id"} <= dataset.keys()
         if not named or not isinstance(row.get("value"), int | float):
             raise ValueError("an entry needs dataset.id, dataset.task_id and a value")
