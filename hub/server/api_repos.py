@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime
 from typing import Any
@@ -66,15 +67,25 @@ def front_matter(text: str) -> dict[str, Any]:
     block, end, _ = rest.partition("\n---")
     if head or not mark or not end:
         return {}
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(block, yaml.CSafeLoader)):
-            raise ValueError("YAML aliases are not accepted in a card")
-        value = yaml.load(block, yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"the card's header is not YAML: {error}") from error
+    value = plain_yaml(block)
     if not isinstance(value, dict):
         raise ValueError("the card's header is not a YAML mapping")
     return value
+
+
+def plain_yaml(text: str | bytes) -> Any:
+    """Read YAML as what JSON can hold; dates, NaN and the like become texts.
+
+    Raises:
+        ValueError: if it is not YAML, or has aliases, which can grow without bound.
+    """
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.CSafeLoader)):
+            raise ValueError("YAML aliases are not accepted")
+        value = yaml.load(text, yaml.CSafeLoader)
+        return json.loads(json.dumps(value, default=str), parse_constant=str)
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise ValueError(f"not plain YAML: {error}") from error
 
 
 def card_data(repo: pygit2.Repository, commit: pygit2.Commit) -> dict[str, Any]:

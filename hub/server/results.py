@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pygit2
-import yaml
 from fastapi import APIRouter, Request
 from usermirrorer.hub.server import access, history
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.api_repos import commit_of, kind_of, open_repo
+from usermirrorer.hub.server.api_repos import commit_of, kind_of, open_repo, plain_yaml
 from usermirrorer.hub.server.store import Repo
 
 router = APIRouter()
@@ -33,12 +32,7 @@ def read(repo: pygit2.Repository, commit: pygit2.Commit) -> list[dict[str, Any]]
 
 
 def _entries(data: bytes) -> list[dict[str, Any]]:
-    try:
-        if any(isinstance(t, yaml.AliasToken) for t in yaml.scan(data, yaml.CSafeLoader)):
-            raise ValueError("YAML aliases are not accepted")
-        rows = yaml.load(data, yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"not YAML: {error}") from error
+    rows = plain_yaml(data)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("not a list of entries")
     for row in rows:
@@ -46,8 +40,6 @@ def _entries(data: bytes) -> list[dict[str, Any]]:
         named = isinstance(dataset, dict) and {"id", "task_id"} <= dataset.keys()
         if not named or not isinstance(row.get("value"), int | float):
             raise ValueError("an entry needs dataset.id, dataset.task_id and a value")
-        if row.get("date") is not None:
-            row["date"] = str(row["date"])
     return rows
 
 

@@ -276,7 +276,8 @@ def test_no_script_gets_out_of_a_card(card):
 
 def test_the_page_of_a_hostile_repository(hub):
     _, client = hub
-    card = "---\nconfigs: [1, {data_files: x}, {data_files: [{path: '*'}]}]\n---\n# Hello <b>\n"
+    card = "---\nconfigs: [1, {data_files: x}, {data_files: [{path: '*'}]}]\n"
+    card += "tags: [2026-01-01, .nan]\nwhen: 2026-01-01\nmuch: .inf\n---\n# Hello <b>\n"
     import base64
 
     evil = base64.b64encode(b"<script>alert(1)</script>").decode()
@@ -286,6 +287,8 @@ def test_the_page_of_a_hostile_repository(hub):
         file("x.html", evil),
     ]
     assert commit(client, *lines).status_code == 200
+    assert client.get("/api/datasets?full=1").status_code == 200
+    assert client.get(f"{REPO}/revision/main").status_code == 200
     page = client.get("/datasets/usermirrorer/d")
     assert page.status_code == 200
     assert "<script" not in page.text
@@ -295,3 +298,18 @@ def test_the_page_of_a_hostile_repository(hub):
     sent = client.get("/datasets/usermirrorer/d/resolve/main/x.html")
     assert sent.headers["content-type"].startswith("text/plain")
     assert "sandbox" in sent.headers["content-security-policy"]
+
+
+def test_odd_yaml_becomes_plain_or_is_refused():
+    from usermirrorer.hub.server.api_repos import plain_yaml
+
+    assert plain_yaml("a: 2026-01-01\nb: .nan\n1: x") == {"a": "2026-01-01", "b": "NaN", "1": "x"}
+    for bad in (
+        "a: &x 1\nb: *x",
+        "? [1]\n: 2",
+        "[" * 5000,
+        "a: b: c",
+        "!!python/object:os.system x",
+    ):
+        with pytest.raises(ValueError, match=r"YAML"):
+            plain_yaml(bad)
