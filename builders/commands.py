@@ -201,6 +201,7 @@ def validate(target: str, revision: str | None) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+
     from usermirrorer.builders import validate as checks
 
     findings = checks.validate(*checks.load(target, revision))

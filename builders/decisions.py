@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.engines import Engine, Generation, Sampling
 from usermirrorer.builders.errors import UserError

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import DEFAULT_PROMPTS, answer, messages
 from usermirrorer.builders.schema import DECISION, LABELS, PREFERENCE, assert_schema

@@ -48,6 +48,7 @@ def embed(
 def _load(model: str) -> tuple:  # type: ignore[type-arg]
     import torch
     from transformers import AutoModel, AutoTokenizer
+
     from usermirrorer.builders.engines.loading import explained
 
     with explained(model):

@@ -1,8 +1,8 @@
 """Scenes to chat messages, and generated text back to a decision (appendix E.2).
 
 The labels and the closing `Behavior: [X]` are an interface that recipes, engines and evaluation
-share; the sentences around them are Jinja files in `prompts/` that a user can replace by pointing
-`--prompts` to another folder with the same file names.
+share; the sentences around them are Jinja files in `prompt_templates/` that a user can replace by
+pointing `--prompts` to another folder with the same file names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIELDS = (
     "Evaluation Style",
 )
 STYLES = ("Logical", "Intuitive", "Impulsive", "Habitual")
-DEFAULT_PROMPTS = Path(__file__).parent / "prompts"
+DEFAULT_PROMPTS = Path(__file__).parent / "prompt_templates"
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Report
 

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 from jinja2 import TemplateError, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Source, Tables
 from usermirrorer.builders.text import ago, clean

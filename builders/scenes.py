@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
 from usermirrorer.builders import exposure, render
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.schema import SCENE

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Source, all_sources, get_source
 
@@ -127,6 +128,7 @@ def fetch(name: str, out: Path | None, only: tuple[str, ...]) -> None:
 def _fetch_one(source: Source, file: str, folder: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     from usermirrorer.builders.download import download
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())

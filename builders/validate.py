@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from scipy import stats
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import LABEL_PREFIX, parse
 from usermirrorer.builders.schema import (

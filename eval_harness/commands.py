@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
 from usermirrorer.builders.errors import UserError
 
 SPACE_CARD = """---
@@ -64,6 +65,7 @@ def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space:
 def _print(rows: list) -> None:
     from rich.console import Console
     from rich.table import Table
+
     from usermirrorer.eval_harness import leaderboard as board
 
     head, body = board.table([row for row in rows if row.kind != "published"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import LM
 from tqdm import tqdm
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import LABEL_PREFIX
 from usermirrorer.eval_harness.metrics import Floats, softmax

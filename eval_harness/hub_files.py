@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.eval_harness.results import Score
 

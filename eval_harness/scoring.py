@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import answer
 from usermirrorer.builders.schema import labels

@@ -24,6 +24,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, Mode, messages, parse
 from usermirrorer.builders.schema import LABELS as LABEL_NAMES

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+
 from usermirrorer.eval_harness import metrics
 
 _DESCRIPTION = "Accuracy, entropy, log-loss, Brier score and calibration of P(option) over scenes."

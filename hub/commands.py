@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from usermirrorer.builders.errors import UserError
 
 _FOLDER = click.Path(path_type=Path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub.folder import layout, parse_version

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+
 from usermirrorer.builders import schema, shards
 from usermirrorer.builders.errors import UserError
 

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub import differences

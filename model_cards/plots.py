@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from usermirrorer.builders.schema import LABELS
 from usermirrorer.builders.shards import atomic
 

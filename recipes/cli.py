@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import click
+
 from usermirrorer.builders.errors import UserError
 
 #: name -> (module:function, one line of help). Imports happen on use: `--help` stays instant.
@@ -49,8 +50,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Serve a local Hub that the ordinary clients talk to; manage its tokens.",
     ),
     "leaderboard": (
-        "usermirrorer.eval_harness.leaderboard:command",
-        "Gather lm_eval results into a ranked table and a web page.",
+        "usermirrorer.eval_harness.commands:leaderboard",
+        "Rank models by lm_eval's output folders: a table and a web page.",
+    ),
+    "eval-results": (
+        "usermirrorer.eval_harness.commands:eval_results",
+        "Write or push .eval_results of a model from its lm_eval output.",
+    ),
+    "eval-yaml": (
+        "usermirrorer.eval_harness.commands:eval_yaml",
+        "Write or push eval.yaml of a dataset of scenes.",
     ),
 }
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import LABEL_PREFIX, answer, messages
 from usermirrorer.builders.schema import LABELS

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
+
 from usermirrorer.recipes import data
 from usermirrorer.recipes.training import Arguments, max_tokens, parse, run, script
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.recipes import data
 from usermirrorer.recipes.rewards import rewards

@@ -16,6 +16,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 

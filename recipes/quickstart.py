@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 from usermirrorer.recipes.job import Job, lines
@@ -60,6 +61,17 @@ class Plan:
 def run(out: Path, plan: Plan) -> Row:
     """Do the main job in the folder `out` and return what the summary prints."""
     job = Job(out)
+    shards.write_json(job.out / "plan.json", asdict(plan))
+    facts = make_dataset(job, plan)
+    facts |= make_models(job, plan, facts["parts"], facts["release"])
+    facts["seconds"] = job.seconds
+    shards.write_json(job.out / "summary.json", facts)
+    _print_summary(job, plan, facts)
+    return facts
+
+
+def make_dataset(job: Job, plan: Plan) -> Row:
+    """Raw feedback to a release folder: `job.out / "release"`; return each step's facts."""
     parts = job.step(
         "parts", [plan.raw, plan.weak, plan.strong, plan.embedder], lambda: _parts(job, plan)
     )
@@ -73,13 +85,16 @@ def run(out: Path, plan: Plan) -> Row:
         lambda: _decisions(job, plan, parts, strong),
     )
     pairs = job.step("pairs", [decided, plan.pairs], lambda: _pairs(job, plan))
-    release = job.step(
-        "dataset release",
-        [pairs, plan.version],
-        lambda: _release(
-            job, plan, parts, {"scenes": scenes, "strong": strong, "decided": decided}
-        ),
+    facts: Row = {"parts": parts, "scenes": scenes, "strong": strong, "decided": decided}
+    facts["pairs"] = pairs
+    facts["release"] = job.step(
+        "dataset release", [pairs, plan.version], lambda: _release(job, plan, parts, facts)
     )
+    return facts
+
+
+def make_models(job: Job, plan: Plan, parts: Row, release: Row) -> Row:
+    """Publish the release on a local Hub, load it back, train, score and publish models."""
     from usermirrorer.hub.local import running
 
     with running(job.out / "hub") as hub:
@@ -97,19 +112,7 @@ def run(out: Path, plan: Plan) -> Row:
             [models, scores],
             lambda: _publish_models(job, plan, models, scores, environment),
         )
-    facts = {
-        "scenes": scenes,
-        "strong": strong,
-        "decided": decided,
-        "pairs": pairs,
-        "loaded": loaded,
-        "scores": scores,
-        "published": published,
-        "seconds": job.seconds,
-    }
-    shards.write_json(job.out / "summary.json", facts)
-    _print_summary(job, plan, facts)
-    return facts
+    return {"loaded": loaded, "scores": scores, "published": published}
 
 
 _SCENES = ("source", "train_scenes", "test_scenes", "seed")
@@ -209,6 +212,7 @@ def _shares(job: Job, plan: Plan) -> dict[str, list[Row]]:
 def _strong(job: Job, plan: Plan, parts: Row) -> Row:
     """Train the strong model on real behaviors, unless one is named; measure it beside the weak."""
     import pyarrow as pa
+
     from usermirrorer.builders import decisions
     from usermirrorer.builders.engines.loading import load_engine
     from usermirrorer.builders.fetch import model_revision
@@ -233,7 +237,7 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
             ]
     return {
         "folder": folder,
-        "name": plan.strong or f"{Path(plan.weak).name}-direct-sft",
+        "name": _public(plan.strong) or f"{Path(plan.weak).name}-direct-sft",
         "revision": parts["strong_revision"] or model_revision(folder),
         "check": {
             "weak": asdict(mean(right["weak"])),
@@ -319,6 +323,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
 def _pairs(job: Job, plan: Plan) -> Row:
     """Distil preference pairs by the difference of epistemic uncertainty; draw Figure 3."""
     import numpy as np
+
     from usermirrorer.builders import distill
     from usermirrorer.model_cards import plots
 
@@ -351,12 +356,23 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
     manifest = {
         "inputs": {plan.source: parts["inputs"]},
         "code": f"usermirrorer {package_version('usermirrorer')}",
-        "configuration": {**asdict(plan), "prompts": prompts_hash(DEFAULT_PROMPTS)},
+        "configuration": {
+            **{k: _public(v) for k, v in asdict(plan).items()},
+            "prompts": prompts_hash(DEFAULT_PROMPTS),
+        },
         "seeds": {"all": plan.seed},
         "models": [
-            {"role": "weak, and judge", "id": plan.weak, "revision": parts["weak_revision"]},
+            {
+                "role": "weak, and judge",
+                "id": _public(plan.weak),
+                "revision": parts["weak_revision"],
+            },
             {"role": "strong", "id": strong["name"], "revision": strong["revision"]},
-            {"role": "embeddings", "id": plan.embedder, "revision": parts["embedder_revision"]},
+            {
+                "role": "embeddings",
+                "id": _public(plan.embedder),
+                "revision": parts["embedder_revision"],
+            },
         ],
         "model_check": {"scenes": strong["check_scenes"], **strong["check"]},
         "decisions": {role: facts["decided"][role] for role in ("weak", "strong")},
@@ -373,6 +389,11 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
         redistributable=get_source(plan.source).redistributable,
     )
     return {"version": plan.version, "manifest": shards.file_hash(folder / "manifest.json")}
+
+
+def _public(value: Any) -> Any:
+    """Return the last part of a path of this machine: the rest is nobody else's business."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_dir() else value
 
 
 def _publish(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
 from usermirrorer.builders.shards import fingerprint, read_json
 
 if TYPE_CHECKING:

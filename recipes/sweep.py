@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import atomic, file_hash, fingerprint, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
     from usermirrorer.builders.engines import Engine
 
 RECIPES = Path(__file__).parent

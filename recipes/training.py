@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import Trainer as BaseTrainer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import read_json, write_json
 from usermirrorer.recipes import record

@@ -15,6 +15,7 @@ def tokenizer(vocabulary: int = 600):
     """Return a byte-level BPE tokenizer with a chat template, trained on the decision prompt."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS, FIELDS
 
     corpus = [path.read_text(encoding="utf-8") for path in sorted(DEFAULT_PROMPTS.glob("*.jinja"))]
@@ -86,10 +87,11 @@ def movielens(folder: Path, *, users: int = 80, items: int = 120, each: int = 24
     """Write MovieLens-100K's original files with made-up people and films."""
     rng = random.Random(0)
     folder.mkdir(parents=True)
+    zips = ["85711", "94043", "T8H1N"]
     jobs = ["student", "writer", "engineer", "other"]
     (folder / "u.user").write_text(
         "".join(
-            f"{u}|{rng.randint(15, 70)}|{rng.choice('MF')}|{rng.choice(jobs)}|{rng.choice(['85711', '94043', 'T8H1N'])}\n"
+            f"{u}|{rng.randint(15, 70)}|{rng.choice('MF')}|{rng.choice(jobs)}|{rng.choice(zips)}\n"
             for u in range(1, users + 1)
         ),
         encoding="latin-1",

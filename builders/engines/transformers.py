@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DynamicCache
+
 from usermirrorer.builders.engines import Generation, Sampling
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, Message

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+
 from usermirrorer.builders.errors import UserError
 
 

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import polars as pl
+
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
 from usermirrorer.builders.text import clean_column

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+
 from usermirrorer.builders import raw
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Report, Source, Tables

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import uvicorn
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub.server.app import configuration
 

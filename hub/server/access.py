@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+
 from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+
 from usermirrorer.hub.server import access, addresses, history, objects
 from usermirrorer.hub.server.access import HubError
 from usermirrorer.hub.server.store import Store

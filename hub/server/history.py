@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pygit2
 from pygit2.enums import FileMode, ObjectType, SortMode
+
 from usermirrorer.hub.server import objects
 
 # Objects and references reach the disk before a call returns.

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
+
 from usermirrorer.hub.server import access, history, objects, results
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.api_repos import card_data, commit_of, iso, kind_of, open_repo

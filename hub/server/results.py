@@ -6,6 +6,7 @@ from typing import Any
 
 import pygit2
 from fastapi import APIRouter, Request
+
 from usermirrorer.hub.server import access, history
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.api_repos import commit_of, kind_of, open_repo, plain_yaml

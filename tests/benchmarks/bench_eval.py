@@ -22,6 +22,7 @@ def stock_task(dataset: str, limit: int):
     """The same prompts as a stock multiple_choice task; choices are the options' texts."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
+
     from usermirrorer.builders.prompts import messages
     from usermirrorer.eval_harness.data import load_scenes
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from usermirrorer.builders import scenes
 from usermirrorer.builders.sources import Report, Tables, get_source
 

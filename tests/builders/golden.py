@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from usermirrorer.builders import sources
 from usermirrorer.builders.text import ago, clean
 

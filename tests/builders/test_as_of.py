@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usermirrorer.builders import as_of
-from usermirrorer.builders.sources import Report, get_source
 
 from tests.builders.golden import CASES, HERE, at
+from usermirrorer.builders import as_of
+from usermirrorer.builders.sources import Report, get_source
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 TIMED = [case for case, (name, _) in CASES.items() if get_source(name).item_as_of]

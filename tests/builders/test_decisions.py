@@ -10,6 +10,7 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+
 from usermirrorer.builders import decisions, shards
 from usermirrorer.builders.engines import Sampling
 from usermirrorer.builders.engines.loading import load_engine

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usermirrorer.builders import distill
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import parse

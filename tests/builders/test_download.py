@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from click.testing import CliRunner
+
 from usermirrorer.builders import source_commands
 from usermirrorer.builders.download import RECORD, download
 from usermirrorer.builders.errors import UserError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from usermirrorer.builders import fetch
 from usermirrorer.builders.engines import Sampling
 from usermirrorer.builders.engines.loading import load_causal_lm, load_engine

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usermirrorer.builders import raw
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import Report

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
+
 from usermirrorer.builders import exposure, scenes
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.schema import SCENE

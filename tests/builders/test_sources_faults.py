@@ -4,10 +4,10 @@ import gzip
 import shutil
 
 import pytest
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.sources import Report, get_source
 
 from tests.builders.golden import CASES, HERE, lines
+from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.sources import Report, get_source
 
 UNUSED = {"user_artists.dat", "user_taggedartists.dat"}  # no times: not read
 FILES = [

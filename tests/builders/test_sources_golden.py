@@ -6,10 +6,10 @@ import zipfile
 
 import polars as pl
 import pytest
-from usermirrorer.builders import schema
-from usermirrorer.builders.sources import Report, all_sources, get_source
 
 from tests.builders.golden import CASES, HERE, dump, rendered
+from usermirrorer.builders import schema
+from usermirrorer.builders.sources import Report, all_sources, get_source
 
 
 def packed(case, target, how):

@@ -1,9 +1,9 @@
 """Made-up raw data: every source reads what `tests.raw_data` writes, whole and reproducibly."""
 
 import pytest
-from usermirrorer.builders.sources import Report, get_source
 
 from tests.raw_data import PUBLISHED, Size, write
+from usermirrorer.builders.sources import Report, get_source
 
 SMALL = Size(users=30, items=60, interactions=300)
 

@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+
 from usermirrorer.builders import sources
 from usermirrorer.builders.errors import UserError
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usermirrorer.builders.text import ago, clean, clean_column, cut
 
 ODD = st.sampled_from(

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from usermirrorer.builders.uncertainty import decompose, delta, entropy, stack
 
 

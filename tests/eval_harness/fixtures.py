@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pyarrow as pa
+
 from usermirrorer.builders.schema import SCENE
 from usermirrorer.builders.shards import write_table
 

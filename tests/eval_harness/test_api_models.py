@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+
 from usermirrorer.builders.prompts import FIELDS, answer
 
 from .fixtures import brute_force, evaluate, make_scenes, tiny_model, write_scenes

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from click.testing import CliRunner
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.eval_harness import commands
 

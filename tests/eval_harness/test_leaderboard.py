@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 from huggingface_hub import parse_eval_result_entries
 from lm_eval.loggers import EvaluationTracker
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, answer
 from usermirrorer.eval_harness import commands, hub_files, leaderboard, published, results

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, answer
 from usermirrorer.eval_harness import hf, scoring
@@ -174,6 +175,7 @@ def test_out_of_memory_halves_the_batch(model, dataset, monkeypatch):
 @pytest.mark.slow
 def test_real_model_scores_equal_a_brute_force_scorer(dataset):
     from lm_eval.models.huggingface import HFLM
+
     from usermirrorer.builders.fetch import fetch_asset
 
     lm = HFLM(
@@ -357,6 +359,7 @@ def test_empty_split(tmp_path):
 
 def test_missing_column(tmp_path, scenes):
     import pyarrow as pa
+
     from usermirrorer.builders.shards import write_table
 
     path = tmp_path / "old.parquet"

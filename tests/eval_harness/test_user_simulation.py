@@ -2,6 +2,7 @@
 
 import evaluate
 import pytest
+
 from usermirrorer.eval_harness import user_simulation
 
 

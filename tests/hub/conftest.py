@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
 from usermirrorer.builders import schema, shards
 from usermirrorer.hub import releases
 from usermirrorer.hub.local import running

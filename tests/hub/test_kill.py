@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from usermirrorer.hub.server.store import create_token
 
 PUSH = """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from usermirrorer.hub import commands
 from usermirrorer.hub.server.store import Store, create_token
 

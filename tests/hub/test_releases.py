@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
+
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub import releases
@@ -74,6 +75,7 @@ def test_every_change_of_a_file_is_found(tmp_path, change):
 
 def test_a_user_in_train_and_test_is_refused(tmp_path):
     import pyarrow as pa
+
     from usermirrorer.builders import schema
 
     leaking = scene(0, "steam", "test") | {"user_id": "train-user-0"}

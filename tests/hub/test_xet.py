@@ -10,6 +10,7 @@ import lz4.frame
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usermirrorer.hub.server import objects, xet
 from usermirrorer.hub.server.objects import WrongContent
 

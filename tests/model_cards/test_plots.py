@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.image import imread
+
 from usermirrorer.model_cards import plots
 
 CURVE = [{"step": s, "loss": 2 / s} for s in range(1, 9)] + [{"step": 4, "eval_loss": 1.0}]

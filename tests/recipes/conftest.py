@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from recipe_rows import pair, scene, train_tokenizer
+
 from usermirrorer.builders.schema import PREFERENCE, SCENE
 from usermirrorer.builders.shards import write_table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from recipe_rows import pair, scene, train_tokenizer
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import messages
 from usermirrorer.builders.shards import write_table

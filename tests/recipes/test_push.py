@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+
 from usermirrorer.hub.local import running
 
 CHECKOUT = Path(__file__).parents[2]

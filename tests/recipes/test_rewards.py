@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recipe_rows import thought
+
 from usermirrorer.builders.prompts import answer
 from usermirrorer.recipes.rewards import behavior_reward, format_reward, length_guard, rewards
 

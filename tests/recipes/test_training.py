@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import messages
 from usermirrorer.recipes import dpo, grpo, sft, training

@@ -1,0 +1,171 @@
+"""The main job from end to end, with a random model: every step is the real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from usermirrorer.builders import shards, validate
+from usermirrorer.recipes import quickstart
+from usermirrorer.recipes.job import Job
+
+
+def options(raw: Path, model: Path, encoder: Path) -> dict:
+    return {
+        "raw": str(raw),
+        "weak": str(model),
+        "embedder": str(encoder),
+        "train_scenes": 200,
+        "strong_scenes": 16,
+        "decision_scenes": 24,
+        "check_scenes": 20,
+        "test_scenes": 12,
+        "decision_test_scenes": 3,
+        "samples": 3,
+        "thought_tokens": 18,
+        "pairs": 8,
+        "sft_steps": 2,
+        "dpo_steps": 2,
+        "dtype": "float32",
+    }
+
+
+def command(out: Path, settings: dict) -> list[str]:
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "usermirrorer.recipes.cli", "quickstart", f"--out={out}", *words]
+
+
+@pytest.fixture(scope="module")
+def settings(raw_movielens, tiny_chat_model, tiny_encoder):
+    return options(raw_movielens, tiny_chat_model, tiny_encoder)
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """Run the job, kill it once in the middle, and run it to its end."""
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    process = subprocess.Popen(command(out, settings), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / "steps" / "scenes.json").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = subprocess.run(command(out, settings), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-2000:]
+    return out, again.stderr
+
+
+def test_a_killed_run_goes_on_where_it_was(finished):
+    _, told = finished
+    assert "✓ scenes done before" in told
+    assert "Took" in told and "SFT + DPO" in told
+
+
+def test_the_release_keeps_every_promise(finished):
+    out, _ = finished
+    findings = validate.validate(*validate.load(str(out / "release")))
+    assert [finding for finding in findings if finding.ok is False] == []
+
+
+def test_what_was_loaded_back_is_what_was_released(finished):
+    out, _ = finished
+    summary = shards.read_json(out / "summary.json")
+    assert summary["loaded"]["pairs"] == summary["pairs"]["fate"]["pairs"] > 0
+    assert summary["loaded"]["scenes"]["test"] == 12
+
+
+def test_scores_of_all_models_stand_beside_the_baselines(finished):
+    rows = shards.read_json(finished[0] / "summary.json")["scores"]
+    for model in ("base", "sft", "dpo"):
+        metrics = {(r["task"], r["metric"]) for r in rows if r["model"] == model}
+        for task in ("usermirror_movielens", "usermirror-direct_movielens"):
+            assert {(task, m) for m in ("acc", "entropy", "acc_popular", "acc_chance")} <= metrics
+
+
+def test_cards_of_both_models_name_their_data_and_scores(finished):
+    for stage in ("sft", "dpo"):
+        card = (finished[0] / "models" / stage / "README.md").read_text()
+        assert "usermirrorer/mixed" in card and "model-index" in card
+
+
+def test_trained_models_load_with_plain_transformers(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for stage in ("sft", "dpo"):
+        folder = finished[0] / "models" / stage
+        assert AutoTokenizer.from_pretrained(folder).chat_template
+        assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
+
+
+def test_a_finished_run_does_nothing_twice(finished, settings):
+    out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (out / "release").rglob("*") if p.is_file()}
+    again = subprocess.run(command(out, settings), capture_output=True, text=True, check=True)
+    assert again.stderr.count("done before") == len(list((out / "steps").glob("*.json")))
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_the_same_seed_gives_the_same_bytes(finished, settings, tmp_path):
+    """Everything that decides a byte is in the plan: another folder makes the same release."""
+    out, _ = finished
+    plan = _plan(out)
+    quickstart.make_dataset(Job(tmp_path / "again"), plan)
+    for path in sorted((out / "release").rglob("*")):
+        if path.is_file():
+            other = tmp_path / "again" / "release" / path.relative_to(out / "release")
+            assert other.read_bytes() == path.read_bytes(), path.name
+    job = Job(tmp_path / "other")
+    parts = quickstart._parts(job, plan)
+    quickstart._scenes(job, replace(plan, seed=1), parts)
+    assert shards.file_hash(job.out / "scenes" / "train.parquet") != shards.file_hash(
+        out / "scenes" / "train.parquet"
+    )
+
+
+def _plan(out: Path) -> quickstart.Plan:
+    return quickstart.Plan(**shards.read_json(out / "plan.json"))
+
+
+def test_no_path_of_this_machine_is_published(finished):
+    out, _ = finished
+    for folder in (out / "release", out / "models" / "sft", out / "models" / "dpo"):
+        for path in [*folder.glob("*.json"), *folder.glob("*.md"), *folder.glob("*.yaml")]:
+            assert str(out.parent) not in path.read_text(), path
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"raw": "/nowhere"}, "/nowhere: does not exist"),
+        ({"weak": "/no/model"}, "is no folder, no known part and not on the Hub"),
+        ({"train_scenes": 10}, "too few train scenes"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_half_written(settings, tmp_path, change, told):
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    ran = subprocess.run(
+        command(tmp_path / "run", {**settings, **change}),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert ran.returncode == 1
+    errors = [line for line in ran.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and told in errors[0], ran.stderr[-1000:]
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "run" / "release").exists()
+
+
+def test_datasets_reads_a_release_folder_directly(finished, tmp_path):
+    pairs = load_dataset(str(finished[0] / "release"), split="train", cache_dir=str(tmp_path))
+    assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
