@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from usermirrorer.builders.engines import Generation, Sampling
+from usermirrorer.builders.engines.attention import growing_cache, share_groups
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, Message
 from usermirrorer.builders.schema import LABELS, labels
@@ -34,7 +35,7 @@ class _Trunk:
     """
 
     ids: list[list[int]]
-    cache: DynamicCache
+    cache: Cache
     valid: torch.Tensor
     lengths: torch.Tensor
     logits: torch.Tensor
@@ -79,10 +80,11 @@ class TransformersEngine:
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model, tokenizer
+        share_groups(model)
         self.name = name or model.config._name_or_path
         self.label_ids = torch.tensor(_label_ids(tokenizer, self.name), device=model.device)
         self._stop = _stop_ids(model, tokenizer)
-        self._system: tuple[list[int], DynamicCache] | None = None
+        self._system: tuple[list[int], Cache] | None = None
         self._last: tuple[Any, _Trunk] | None = None
         self.batch_scenes = 8
 
@@ -356,12 +358,12 @@ class TransformersEngine:
                 length += 1
         return ids[0][:length]
 
-    def _copy_prefix(self, prefix: list[int], rows: int) -> DynamicCache:
-        cache = DynamicCache()
+    def _copy_prefix(self, prefix: list[int], rows: int) -> Cache:
+        cache = growing_cache()
         if not prefix:
             return cache
         if self._system is None or self._system[0] != prefix:
-            fresh = DynamicCache()
+            fresh = growing_cache()
             ids = torch.tensor([prefix], device=self.model.device)
             self.model(input_ids=ids, past_key_values=fresh, use_cache=True, logits_to_keep=1)
             self._system = (prefix, fresh)
