@@ -161,6 +161,7 @@ def run(
     if not is_finished(output, facts["key"]):
         checkpoint = claim(output, facts["key"])
         metrics = record.Metrics(output / record.METRICS)
+        _score_answers_only_on_cpu()
         trainer = _without_card(trainer_class)(
             model=arguments.model.model_name_or_path,
             args=_with_model_arguments(arguments),
@@ -385,6 +386,25 @@ def _with_model_arguments(arguments: Arguments) -> Any:
         **(arguments.training.model_init_kwargs or {}),
     }
     return arguments.training
+
+
+def _score_answers_only_on_cpu() -> None:
+    """Let TRL leave out prompt positions from the language-model head on a CPU, as on a GPU.
+
+    Without Triton it scores every position and masks most of them afterwards, for the sake of
+    compilers to which a changing shape is dear. A CPU compiles nothing, and there the head over
+    49,152 words of a 600-token prompt takes most of a step. The loss is the same.
+    """
+    from trl.trainer import utils
+
+    plain = getattr(utils, "_use_triton", None)
+    if plain is not None and not getattr(plain, "answers_only", False):
+
+        def compact(device: torch.device) -> bool:
+            return device.type == "cpu" or plain(device)
+
+        compact.answers_only = True  # type: ignore[attr-defined]
+        utils._use_triton = compact
 
 
 def _without_card(trainer_class: type[BaseTrainer]) -> type[BaseTrainer]:
