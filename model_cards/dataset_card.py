@@ -35,6 +35,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         means=statistics["pair_means_bits"],
         example_domain=next(iter(statistics["domains"]), ""),
         models=manifest.get("models", []),
+        model_check=manifest.get("model_check"),
         inputs=manifest.get("inputs", {}),
         sources=[_source(name) for name in manifest.get("sources", [])],
         code=manifest.get("code", ""),

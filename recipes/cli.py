@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.hub.commands:hub",
         "Serve a local Hub that the ordinary clients talk to; manage its tokens.",
     ),
+    "sweep": (
+        "usermirrorer.recipes.sweep:command",
+        "Search learning rate and epochs of a recipe on held-out train users.",
+    ),
     "leaderboard": (
         "usermirrorer.eval_harness.commands:leaderboard",
         "Rank models by lm_eval's output folders: a table and a web page.",

@@ -12,7 +12,10 @@ from usermirrorer.builders.errors import UserError
 
 @contextlib.contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turn the library's errors about a model id or folder into one `UserError`."""
+    """Turn the library's errors about a model id or folder into one `UserError`, bars off."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # loading takes a second; the bars of our stages stay readable
     try:
         yield
     except (OSError, ValueError) as error:

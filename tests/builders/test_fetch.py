@@ -1,0 +1,40 @@
+"""Fetched parts are the right ones or none at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from usermirrorer.builders import fetch
+from usermirrorer.builders.errors import UserError
+
+
+def test_a_part_is_fetched_verified_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERMIRRORER_CACHE", str(tmp_path))
+    folder = fetch.fetch_asset("ml-100k")
+    assert (folder / "ml-100k.inter").read_text().startswith("user_id:token")
+    assert not list(folder.rglob("*.py"))
+    monkeypatch.setattr(fetch, "_download", None)  # the second time nothing is downloaded
+    assert fetch.fetch_asset("ml-100k") == folder
+
+
+def test_a_file_with_another_hash_is_refused_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERMIRRORER_CACHE", str(tmp_path))
+    wrong = replace(fetch.ASSETS["ml-100k"], sha256="0" * 64)
+    monkeypatch.setitem(fetch.ASSETS, "ml-100k", wrong)
+    with pytest.raises(UserError, match="another SHA-256"):
+        fetch.fetch_asset("ml-100k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unreachable_registry_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERMIRRORER_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(UserError, match="recbole==1"):
+        fetch.fetch_asset("ml-100k")
+
+
+def test_a_local_folder_is_taken_as_it_is(tmp_path):
+    assert fetch.resolve_model(str(tmp_path)) == str(tmp_path)
