@@ -1,10 +1,14 @@
 """Raw feedback to preference pairs. The flow, one module a step:
 
     fetch.py         real raw files and models from the package registry or a Hub
+    download.py      `usermirrorer fetch`: raw files from their publisher, resumed and hash-checked
+    raw.py           plain, gz and zip files in blocks, bad rows counted
     sources/         raw files of one source -> canonical tables (users, items, interactions)
+    as_of.py         values of users and items as of a moment
     embed.py         item text -> sentence embeddings
     exposure.py      canonical tables -> candidate lists -> exposure (Algorithm 1)
-    scenes.py        tables + exposure + templates/ -> scenes (train, test)
+    render.py        rows -> text, by templates/<domain>/
+    scenes.py        all of that -> scenes (train, test)
     prompts.py       scene -> chat messages, generation -> parsed decision
     engines/         language models: sample decisions, score options
     decisions.py     scenes -> decision processes with option probabilities
@@ -12,6 +16,6 @@
     distill.py       decisions of a weak and a strong model -> preference pairs (appendix B.2)
     validate.py      proves the guarantees on any built dataset
 
-`schema.py` holds the Arrow schemas between the steps, `shards.py` how they are written so that a
-kill loses nothing, `commands.py` the command line.
+`text.py` makes raw text safe, `errors.py` is the error that users see, `schema.py` holds the Arrow schemas between the steps, `shards.py` how they are
+written so that a kill loses nothing, `commands.py` the command line.
 """

@@ -1,1 +1,11 @@
-"""TODO."""
+"""What people run: the command line, the main job, and training.
+
+cli.py                    `usermirrorer`, a table of commands imported on use
+quickstart.py, job.py     the main job, step by step, and how steps are done once
+sft.py, dpo.py, grpo.py   TRL scripts, with <model>/<stage>/config.yaml
+data.py                   training views of a release
+training.py, record.py    what the scripts share; the record of a run
+rewards.py                rewards of GRPO
+sweep.py                  `usermirrorer sweep`
+accelerate/, slurm/       configurations for one GPU, many GPUs, many nodes, two CPU cores
+"""

@@ -25,6 +25,7 @@ from usermirrorer.builders.errors import UserError
 from usermirrorer.recipes.job import Job, lines
 
 REPO = "usermirrorer/mixed"
+DECISIONS = 5  # a scene at evaluation (section 4.1), as the tasks have it
 RECIPES = Path(__file__).parent
 Row = dict[str, Any]
 
@@ -512,9 +513,11 @@ def _lm_eval(
     }
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={model},dtype={plan.dtype}", "--tasks", task]
-    command += ["--apply_chat_template", "--limit", str(limit), "--batch_size", "8"]
+    command += ["--apply_chat_template", "--limit", str(limit)]
+    decides = task.startswith("usermirror_")
+    command += ["--batch_size", str(8 * DECISIONS if decides else 8)]
     command += ["--metadata", json.dumps(metadata), "--log_samples", "--output_path", str(output)]
-    command += ["--gen_kwargs", f"max_gen_toks={plan.thought_tokens}"] if "_" in task else []
+    command += ["--gen_kwargs", f"max_gen_toks={plan.thought_tokens}"] if decides else []
     job.call(f"{output.name}: lm_eval --tasks {task}", command, environment)
 
 
