@@ -16,6 +16,7 @@
     distill.py       decisions of a weak and a strong model -> preference pairs (appendix B.2)
     validate.py      proves the guarantees on any built dataset
 
-`text.py` makes raw text safe, `errors.py` is the error that users see, `schema.py` holds the Arrow schemas between the steps, `shards.py` how they are
-written so that a kill loses nothing, `commands.py` the command line.
+`text.py` makes raw text safe, `errors.py` is the error that users see, `schema.py` holds the Arrow
+schemas between the steps, `shards.py` how they are written so that a kill loses nothing,
+`commands.py` the command line.
 """

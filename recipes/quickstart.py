@@ -659,7 +659,7 @@ _OPTIONS = (
     click.option("--strong", default="", help="Strong model. Default: the weak one after SFT."),
     click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder, Hub id."),
     click.option("--train-scenes", default=2000),
-    click.option("--strong-scenes", default=128, help="Scenes that the strong model trains on."),
+    click.option("--strong-scenes", default=64, help="Scenes that the strong model trains on."),
     click.option("--decision-scenes", default=32, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=96, help="Scenes to compare the two models on."),
     click.option("--test-scenes", default=128),
