@@ -210,7 +210,7 @@ def delimited(
     raw: Raw,
     report: Report,
     columns: Sequence[str],
-    select: Sequence[pl.Expr],
+    select: Sequence[pl.Expr | str],
     checks: Checks,
     *,
     separator: str = ",",
@@ -330,8 +330,8 @@ def _csv_rows(block: Block, row: _Row, raw: Raw, report: Report) -> pl.DataFrame
 def json_lines(
     raw: Raw,
     report: Report,
-    schema: Mapping[str, pl.DataType | type[pl.DataType]],
-    select: Sequence[pl.Expr],
+    schema: Mapping[str, Any],
+    select: Sequence[pl.Expr | str],
     checks: Checks,
     *,
     python_literals: bool = False,
@@ -467,7 +467,7 @@ def _collect(
     frames: Iterator[pl.DataFrame],
     raw: Raw,
     report: Report,
-    select: Sequence[pl.Expr],
+    select: Sequence[pl.Expr | str],
     checks: Checks,
 ) -> pl.DataFrame:
     """Keep the selected columns of the rows that pass all checks."""

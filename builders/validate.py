@@ -7,6 +7,7 @@ that reads nothing but that cue, to be held against a model's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,8 +92,8 @@ def _bad(rows: Sequence[Row], test: Callable[[Row], bool]) -> list[str]:
 
 
 def _duplicates(rows: list[Row]) -> list[str]:
-    seen: set[str] = set()
-    return _bad(rows, lambda row: row["scene_id"] in seen or bool(seen.add(row["scene_id"])))
+    counts = Counter(row["scene_id"] for row in rows)
+    return _bad(rows, lambda row: counts[row["scene_id"]] > 1)
 
 
 def _lengths_differ(row: Row) -> bool:

@@ -111,9 +111,10 @@ def _same_scenes(scores: Mapping[str, Sequence[Score]]) -> None:
                     where=score.task,
                     fix="Run both on one dataset revision, with the same --limit.",
                 )
-    tasks = {name: {s.task for s in found} for name, found in scores.items()}
-    if len({frozenset(t) for t in tasks.values()}) > 1:
-        missing = set.union(*tasks.values()) - set.intersection(*tasks.values())
+    tasks: dict[str, set[str]] = {n: {s.task for s in found} for n, found in scores.items()}
+    every: set[str] = set().union(*tasks.values())
+    missing = {task for task in every if any(task not in found for found in tasks.values())}
+    if missing:
         raise UserError(
             f"not every model has {', '.join(sorted(missing))}", fix="Run it there too."
         )
@@ -305,7 +306,8 @@ def _scatter(rows: Sequence[Row]) -> list[dict[str, Any]]:
     top = max((x for _, x, _ in found), default=1) * 1.15 or 1
     points: list[dict[str, Any]] = []
     for row, x, y in sorted(found, key=lambda item: -item[2]):
-        place = {"name": row.name, "kind": row.kind, "x": 50 + 690 * x / top, "y": 340 - 330 * y}
+        place: dict[str, Any] = {"name": row.name, "kind": row.kind}
+        place |= {"x": 50 + 690 * x / top, "y": 340 - 330 * y}
         near = [p["label"] for p in points if abs(p["x"] - place["x"]) < 190]
         place["label"] = max([place["y"] + 4, *(label + 13 for label in near)])
         points.append({**place, "top": top})

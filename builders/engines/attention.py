@@ -87,6 +87,7 @@ class _GrowingLayer(DynamicLayer):
         fresh = (like.new_empty(shape), like.new_empty(shape))
         if start:
             for buffer, old in zip(fresh, (self.keys, self.values), strict=True):
+                assert old is not None
                 buffer[..., :start, :] = old
         self._buffers = fresh
 

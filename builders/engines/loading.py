@@ -44,7 +44,7 @@ def load_causal_lm(model: str, dtype: str = "auto") -> tuple[Any, Any]:
     kind = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
     with explained(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForCausalLM.from_pretrained(
+        network: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=getattr(torch, kind), use_safetensors=True
         )
     if not tokenizer.chat_template:

@@ -367,7 +367,8 @@ class TransformersEngine:
             ids = torch.tensor([prefix], device=self.model.device)
             self.model(input_ids=ids, past_key_values=fresh, use_cache=True, logits_to_keep=1)
             self._system = (prefix, fresh)
-        for number, layer in enumerate(self._system[1].layers):
+        layers: list[Any] = self._system[1].layers
+        for number, layer in enumerate(layers):
             cache.update(
                 layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number
             )

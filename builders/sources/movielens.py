@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -93,7 +95,7 @@ def _table(
     report: Report,
     separator: str,
     columns: list[str],
-    select: list[pl.Expr | str],
+    select: Sequence[pl.Expr | str],
     *,
     header: bool = False,
 ) -> pl.DataFrame:
@@ -165,9 +167,14 @@ def _read_100k(folder: Path, report: Report) -> _Three:
         for flag, name in zip(flags, _GENRES_100K, strict=True)
         if name != "unknown"
     ).list.drop_nulls()
-    chosen = ["item_id", "title", genres.list.join("|").alias("genres"), _year_of_title()]
+    chosen: list[pl.Expr | str] = [
+        "item_id",
+        "title",
+        genres.list.join("|").alias("genres"),
+        _year_of_title(),
+    ]
     return (
-        _table(raw.one(folder, "u.user"), report, "|", people, [*people]),
+        _table(raw.one(folder, "u.user"), report, "|", people, people),
         _table(raw.one(folder, "u.item"), report, "|", films, chosen),
         _ratings(raw.one(folder, "u.data"), report, "\t", _EVENT),
     )
@@ -210,7 +217,7 @@ def _canonical(
 
 def _people(users: pl.DataFrame) -> pl.DataFrame:
     age = pl.col("age").cast(pl.Int32, strict=False)
-    band = pl.when(age.is_null()).then(pl.lit(""))
+    band: Any = pl.when(age.is_null()).then(pl.lit(""))
     for lowest, name in _AGE_BANDS:
         band = band.when(age >= lowest).then(pl.lit(name))
     return users.select(
