@@ -169,3 +169,34 @@ def test_mistakes_are_one_line_and_nothing_is_half_written(settings, tmp_path, c
 def test_datasets_reads_a_release_folder_directly(finished, tmp_path):
     pairs = load_dataset(str(finished[0] / "release"), split="train", cache_dir=str(tmp_path))
     assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
+
+
+@pytest.mark.slow
+def test_the_real_model_on_a_handful_of_scenes(tmp_path):
+    """MovieLens-100K and SmolLM2-135M through every step; the strong model is a named one."""
+    settings = {
+        "strong": "smollm2-135m-instruct",
+        "train_scenes": 200,
+        "strong_scenes": 1,
+        "decision_scenes": 12,
+        "check_scenes": 8,
+        "test_scenes": 8,
+        "decision_test_scenes": 2,
+        "samples": 3,
+        "thought_tokens": 36,
+        "pairs": 4,
+        "sft_steps": 1,
+        "dpo_steps": 1,
+    }
+    ran = subprocess.run(
+        command(tmp_path / "run", settings), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    summary = shards.read_json(tmp_path / "run" / "summary.json")
+    assert summary["scenes"]["interactions"] == 100_000
+    assert summary["loaded"]["pairs"] > 0
+    assert summary["decided"]["weak"]["malformed"] == 0
+    accuracy = {r["model"]: r["value"] for r in summary["scores"] if r["metric"] == "acc"}
+    assert set(accuracy) == {"base", "sft", "dpo"}
+    findings = validate.validate(*validate.load(str(tmp_path / "run" / "release")))
+    assert [finding for finding in findings if finding.ok is False] == []
