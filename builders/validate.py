@@ -158,7 +158,8 @@ def _leaks_time(row: Row) -> bool:
 def _unseen_option(row: Row) -> bool:
     if row["real_exposure"]:
         return False
-    options = zip(row["exposure_origin"], row["exposure_popularity"], strict=True)
+    # Lists of unequal length are found by their own check.
+    options = zip(row["exposure_origin"], row["exposure_popularity"], strict=False)
     return any(origin != "target" and count < 1 for origin, count in options)
 
 
