@@ -18,5 +18,5 @@
 
 `text.py` makes raw text safe, `errors.py` is the error that users see, `schema.py` holds the Arrow
 schemas between the steps, `shards.py` how they are written so that a kill loses nothing,
-`commands.py` the command line.
+`progress.py` the bars, `commands.py` the command line.
 """

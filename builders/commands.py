@@ -8,14 +8,10 @@ from typing import Any
 
 import click
 
+from usermirrorer.builders.progress import bar
+
 _FILE = click.Path(path_type=Path)
 _SETTINGS = {"show_default": True}
-
-
-def _bar(text: str, total: int) -> Any:
-    from usermirrorer.recipes.job import bar
-
-    return bar(text, total)
 
 
 @click.command(
@@ -52,10 +48,10 @@ def scenes(
     for line in report.lines():
         click.echo(f"left out: {line}", err=True)
     texts = tables.items["text"].to_list()
-    with _bar("embedding items", len(set(texts))) as advance:
+    with bar("embedding items", len(set(texts))) as advance:
         vectors = embed.embed(texts, fetch.resolve_model(embedder), advance)
     config = builder.SceneConfig(train=train, test=test, seed=seed, history=history)
-    with _bar("building scenes", train + test) as advance:
+    with bar("building scenes", train + test) as advance:
         made, dropped = builder.build(chosen, tables, vectors, config, advance)
     for split, table in made.items():
         shards.write_table(out / f"{split}.parquet", table)
@@ -116,7 +112,7 @@ def decide(
     folder = prompts or DEFAULT_PROMPTS
     other = judge is not None and judge != model
     sampled = out.with_name(f"{out.stem}.sampled.parquet") if other else out
-    with _bar("deciding", len(rows)) as advance:
+    with bar("deciding", len(rows)) as advance:
         resumed = decisions.run(
             rows,
             lambda: load_engine(fetch.resolve_model(model), dtype, model),
@@ -129,7 +125,7 @@ def decide(
             progress=advance,
         )
     if other:
-        with _bar("judging", len(rows)) as advance:
+        with bar("judging", len(rows)) as advance:
             decisions.judged(
                 rows,
                 sampled,

@@ -31,7 +31,6 @@ FIELDS = (
     "Evaluation",
     "Evaluation Style",
 )
-STYLES = ("Logical", "Intuitive", "Impulsive", "Habitual")
 DEFAULT_PROMPTS = Path(__file__).parent / "prompt_templates"
 
 

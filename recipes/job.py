@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
 from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.progress import bar
 
 Row = dict[str, Any]
 
@@ -87,22 +86,6 @@ class Job:
             said = [line for line in lines(log) if line.startswith("error:")]
             reason = said[-1].removeprefix("error: ") if said else last_line(log)
             raise UserError(f"failed: {reason}", where=name, fix=f"Its output is in {log}.")
-
-
-@contextlib.contextmanager
-def bar(text: str, total: int, console: Console | None = None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar with the time left; yields a function that adds to it."""
-    columns = (
-        bars.TextColumn("  {task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    shown = bars.Progress(*columns, console=console or Console(stderr=True), transient=True)
-    with shown:
-        task = shown.add_task(text, total=total)
-        yield lambda amount=1, resumed=False: shown.advance(task, amount)
 
 
 def lines(log: Path) -> list[str]:
