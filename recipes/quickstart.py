@@ -226,7 +226,8 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
         data = job.out / "strong" / "scenes.parquet"
         shards.write_table(data, pa.Table.from_pylist(shares["train"], schema=SCENE))
         folder = str(job.out / "models" / "strong")
-        _recipe(job, plan, "sft", "direct", parts["weak"], folder, ["--dataset_name", str(data)])
+        more = ["--dataset_name", str(data), "--bf16", str(plan.dtype == "bfloat16").lower()]
+        _recipe(job, plan, "sft", "direct", parts["weak"], folder, more)
     right = {}
     with job.bar("checking both models", 2 * len(shares["check"])) as advance:
         for role, name in (("weak", parts["weak"]), ("strong", folder)):
@@ -670,7 +671,7 @@ _OPTIONS = (
     click.option("--sft-steps", default=4),
     click.option("--dpo-steps", default=2),
     click.option("--guided/--free", default=True, help="Force the headings of the format."),
-    click.option("--dtype", default="bfloat16", help="Of sampling and scoring: float32, bfloat16."),
+    click.option("--dtype", default="auto", help="float32, bfloat16; auto: what is fast here."),
     click.option("--version", default="1.0.0", help="Version to publish as."),
     click.option("--seed", default=0),
 )
@@ -693,4 +694,8 @@ def command(out: Path, **options: Any) -> None:
     Everything is real, only small: MovieLens-100K, a 135M model, a local Hub. A killed run goes on
     where it was.
     """
+    from usermirrorer.builders.engines.loading import fast_dtype
+
+    if options["dtype"] == "auto":
+        options["dtype"] = fast_dtype()
     run(out, Plan(**options))
