@@ -62,9 +62,8 @@ def fast_dtype() -> str:
     """
     import torch
 
-    if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "bfloat16"
-    return "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if torch.cuda.is_available() or native else "float32"
 
 
 def load_engine(model: str, dtype: str, name: str) -> Engine:
