@@ -32,7 +32,9 @@ def _named(models: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-@click.command()
+@click.command(
+    epilog="Example:  usermirrorer leaderboard base=results/base sft=results/sft -o board"
+)
 @click.argument("models", nargs=-1, required=True, metavar="NAME=FOLDER...")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboard"))
 @click.option("--direct", is_flag=True, help="The direct family instead of decisions.")
@@ -43,6 +45,7 @@ def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space:
     Writes index.html (opens from disk, and as a static Space), leaderboard.md, .csv and .json.
     """
     from usermirrorer.builders.shards import atomic
+    from usermirrorer.eval_harness import hub_files
     from usermirrorer.eval_harness import leaderboard as board
 
     rows = board.build(_named(models), "usermirror-direct" if direct else "usermirror")
@@ -59,7 +62,8 @@ def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space:
     _print(rows)
     click.echo(f"wrote {output / 'index.html'} and {len(files) - 1} more")
     if push_space:
-        _push_space(output, push_space)
+        address = hub_files.push(files, push_space, kind="space", message="Leaderboard")
+        click.echo(f"pushed {address}")
 
 
 def _print(rows: list) -> None:
@@ -76,22 +80,9 @@ def _print(rows: list) -> None:
     Console().print(table)
 
 
-def _push_space(folder: Path, repository: str) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, repo_type="space", space_sdk="static", exist_ok=True)
-        found = api.upload_folder(repo_id=repository, repo_type="space", folder_path=folder)
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"cannot be written: {error}", where=repository, fix="Check HF_ENDPOINT and HF_TOKEN."
-        ) from error
-    click.echo(f"pushed {found}")
-
-
-@click.command("eval-results")
+@click.command(
+    "eval-results", epilog="Example:  usermirrorer eval-results results/sft --push me/sft"
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--dataset", default="", help="Repository of the scenes, if a local copy was scored.")
 @click.option("--push", "repository", metavar="REPO", help="Upload to this model repository.")
@@ -107,13 +98,11 @@ def eval_results(run: Path, dataset: str, repository: str) -> None:
     if not repository:
         click.echo(text, nl=False)
         return
-    message = "Scores from lm_eval"
-    click.echo(
-        hub_files.push(text, hub_files.RESULTS_FILE, repository, kind="model", message=message)
-    )
+    files = {hub_files.RESULTS_FILE: text}
+    click.echo(hub_files.push(files, repository, kind="model", message="Scores from lm_eval"))
 
 
-@click.command("eval-yaml")
+@click.command("eval-yaml", epilog="Example:  usermirrorer eval-yaml movielens --push me/scenes")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--push", "repository", metavar="REPO", help="Upload to this dataset repository.")
 def eval_yaml(sources: tuple[str, ...], repository: str) -> None:
@@ -124,12 +113,6 @@ def eval_yaml(sources: tuple[str, ...], repository: str) -> None:
     if not repository:
         click.echo(text, nl=False)
         return
-    click.echo(
-        hub_files.push(
-            text,
-            hub_files.BENCHMARK_FILE,
-            repository,
-            kind="dataset",
-            message="Register the scenes as a benchmark",
-        )
-    )
+    message = "Register the scenes as a benchmark"
+    files = {hub_files.BENCHMARK_FILE: text}
+    click.echo(hub_files.push(files, repository, kind="dataset", message=message))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,38 +71,38 @@ def load_scenes(
 
 def _read(source: str, dataset: str, commit: str) -> Dataset:
     from datasets import Dataset, load_dataset
-    from datasets.exceptions import DatasetsError
 
     if Path(dataset).is_file():
         return Dataset(read_table(Path(dataset)))
     config = f"scenes_{source.split('_', maxsplit=1)[0]}"
-    try:
+    other = 'Name another with --metadata \'{"dataset": "...", "dataset_revision": "..."}\'.'
+    with _explained(f"split 'test' of config {config!r} cannot be loaded", dataset, other):
         return load_dataset(dataset, config, split="test", revision=commit or None)
-    except (ValueError, OSError, DatasetsError) as error:
-        raise UserError(
-            f"split 'test' of config {config!r} cannot be loaded: {error}",
-            where=dataset,
-            fix='Name another with --metadata \'{"dataset": "...", "dataset_revision": "..."}\'.',
-        ) from error
 
 
 def _resolve(dataset: str, revision: str) -> str:
     """Return the commit of a repository's revision; from the local cache when offline."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
         found = try_to_load_from_cache(
             dataset, "README.md", revision=revision or "main", repo_type="dataset"
         )
         return Path(found).parent.name if isinstance(found, str) else ""
-    try:
+    check = "Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file."
+    with _explained(f"revision {revision or 'main'!r} cannot be reached", dataset, check):
         return str(HfApi().dataset_info(dataset, revision=revision or None).sha)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def _explained(what: str, dataset: str, fix: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, DatasetsError) as error:  # Hub errors are OSErrors
         raise UserError(
-            f"revision {revision or 'main'!r} cannot be reached: {type(error).__name__}: {error}",
-            where=dataset,
-            fix="Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file.",
+            f"{what}: {type(error).__name__}: {error}", where=dataset, fix=fix
         ) from error
 
 

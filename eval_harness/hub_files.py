@@ -1,13 +1,15 @@
 """Scores in the Hub's own convention: `.eval_results/*.yaml` of a model, `eval.yaml` of a dataset.
 
 The Hub shows the first on the model's page and gathers them on the page of the dataset whose
-`eval.yaml` names the tasks.
+`eval.yaml` names the tasks. Which frameworks an `eval.yaml` may name is a list that the Hub keeps;
+when we looked, lm-evaluation-harness was not on it, and a benchmark is shown only after it was put
+on the Hub's list of benchmarks as well.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -90,33 +92,31 @@ def benchmark(tasks: Sequence[str]) -> str:
     )
 
 
-def push(text: str, path: str, repository: str, *, kind: str, message: str) -> str:
-    """Upload one text file and return the address of its commit.
+def push(files: Mapping[str, str], repository: str, *, kind: str, message: str) -> str:
+    """Upload text files in one commit and return its address.
 
     Args:
-        text: Content.
-        path: Path in the repository.
+        files: Path in the repository -> content.
         repository: Id, e.g. `me/model`.
-        kind: `model`, `dataset` or `space`.
+        kind: `model` or `dataset`, which must exist, or `space`: a static one, made if missing.
         message: Of the commit.
 
     Raises:
         UserError: if the repository cannot be reached or written.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    api = HfApi()
+    operations = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
     try:
-        return HfApi().upload_file(
-            path_or_fileobj=text.encode(),
-            path_in_repo=path,
-            repo_id=repository,
-            repo_type=kind,
-            commit_message=message,
-        )
+        if kind == "space":
+            api.create_repo(repository, repo_type="space", space_sdk="static", exist_ok=True)
+        done = api.create_commit(repository, operations, commit_message=message, repo_type=kind)
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
             f"cannot be written: {error}",
             where=repository,
             fix="Check that it exists, HF_ENDPOINT, and that HF_TOKEN may write to it.",
         ) from error
+    return str(done.commit_url)

@@ -26,6 +26,7 @@ import yaml
 
 from usermirrorer.builders import schema, shards
 from usermirrorer.builders.errors import UserError
+from usermirrorer.eval_harness.hub_files import benchmark
 
 #: Rows of one Parquet shard.
 SHARD_ROWS = 50_000
@@ -109,7 +110,10 @@ def build(
         }
         if changelog_from is not None:
             full["changelog"] = changelog(Path(changelog_from), out, full)
-        (out / "eval.yaml").write_text(_yaml(evaluation(full)), encoding="utf-8")
+        tested = _values(tables["scenes", "test"], "source") if "test" in scenes else []
+        (out / "eval.yaml").write_text(
+            benchmark([f"usermirror_{source}" for source in tested]), encoding="utf-8"
+        )
         (out / "README.md").write_text(card(out, full), encoding="utf-8")
         full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in _files(out)}
         full["splits"] = _splits(out, full["files"])
@@ -249,23 +253,6 @@ def baselines(scenes: pa.Table) -> dict[str, float]:
             best = [index for index, score in enumerate(scores) if score == max(scores)]
             hits[name] += (answer in best) / len(best) if best else 0.0
     return {name: round(value / len(scenes), 6) for name, value in hits.items()}
-
-
-def evaluation(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `eval.yaml`: one task for each domain with test scenes."""
-    return {
-        "name": "UserMirrorer",
-        "description": (
-            "Which of the items on screen does a person choose? Accuracy of a language model as a"
-            " simulator of users of recommender systems, by domain."
-        ),
-        "evaluation_framework": "lm-evaluation-harness",
-        "tasks": [
-            {"id": f"usermirror_{domain}", "config": f"scenes_{domain}", "split": "test"}
-            for domain, row in manifest["statistics"]["domains"].items()
-            if row.get("test_scenes")
-        ],
-    }
 
 
 def card(folder: Path, manifest: Mapping[str, Any]) -> str:
