@@ -18,6 +18,8 @@ from usermirrorer.eval_harness.results import Score, compare, read_results
 #: Column order; a domain is the mean over the scenes of its sources.
 DOMAINS = published.DOMAINS
 SOURCES = 11
+#: The paper's settings at evaluation (section 4.1); a row notes what its run did otherwise.
+USUAL = {"samples": 5, "temperature": 1.0, "top_p": 0.9, "max_gen_toks": 512, "chat_template": True}
 BASELINES = {"acc_chance": "chance", "acc_popular": "most popular", "acc_nearest": "nearest"}
 
 
@@ -77,7 +79,7 @@ def build(models: Mapping[str, Path], family: str = "usermirror") -> list[Row]:
         try:
             row.p_value = compare(best, scores[row.name]).p_value
         except UserError as error:
-            row.note = f"not tested: {error}"
+            row.note = f"not tested: {error} {row.note}".strip()
     rows += [_row(title, "baseline", best, metric) for metric, title in BASELINES.items()]
     if family != "usermirror":
         return rows
@@ -127,8 +129,14 @@ def _row(name: str, kind: str, scores: Sequence[Score], accuracy: str) -> Row:
         malformed = [Cell(s.value, s.stderr, s.n) for s in scores if s.metric == "malformed"]
         row.malformed = pool(malformed) if malformed else None
         row.estimated = any(s.metric == "entropy_is_estimate" and s.value for s in scores)
-        row.note = scores[0].settings if "guided" in scores[0].settings else ""
+        row.note = _unusual(scores[0].settings)
     return row
+
+
+def _unusual(settings: str) -> str:
+    """Return the settings that are not `USUAL`, e.g. `guided, max_gen_toks 40`."""
+    found = {k: v for k, v in json.loads(settings).items() if v != USUAL.get(k)}
+    return ", ".join(k if v is True else f"{k} {v}".lower() for k, v in sorted(found.items()))
 
 
 def _columns(scores: Sequence[Score], metric: str) -> dict[str, Cell]:

@@ -95,6 +95,15 @@ def test_models_are_ranked_and_tested_on_the_same_scenes(runs):
     assert {"chance", "most popular", "nearest"} == {r.name for r in rows if r.kind == "baseline"}
 
 
+def test_a_row_notes_where_its_settings_are_not_the_papers(runs):
+    paper = {"samples": 5, "temperature": 1.0, "top_p": 0.9, "max_gen_toks": 512}
+    paper["chat_template"] = True
+    assert leaderboard._unusual(json.dumps(paper)) == ""
+    other = json.dumps(paper | {"guided": True, "max_gen_toks": 40})
+    assert leaderboard._unusual(other) == "guided, max_gen_toks 40"
+    assert leaderboard.build({"A": runs[0] / "A"})[0].note == "chat_template false"
+
+
 def test_amazon_is_pooled_and_synthetic_counts_every_source_alike(runs):
     folder, made, _ = runs
     row = leaderboard.build({"A": folder / "A"})[0]
