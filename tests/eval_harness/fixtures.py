@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tests import tiny_parts
 from usermirrorer.builders.schema import SCENE
 from usermirrorer.builders.shards import write_table
 
@@ -54,34 +55,15 @@ def write_scenes(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def tiny_model(seed: int = 0, max_length: int = 2048, chat_template: str | None = CHAT_TEMPLATE):
-    """A random Llama with its own tokenizer, wrapped as lm_eval's `hf` model."""
+def tiny_model(
+    seed: int = 0, max_length: int = 2048, chat_template: str | None = tiny_parts.CHAT_TEMPLATE
+):
+    """A random Llama, wrapped as lm_eval's `hf` model."""
     import torch
     from lm_eval.models.huggingface import HFLM
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    specials = ["<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    corpus = [row["exposure"][0] + row["history"][0] for row in make_scenes(200)]
-    tokenizer.train_from_iterator([*corpus, "Thought: Stimulus: Behavior: [A]"], trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>"
-    )
+    fast = tiny_parts.tokenizer()
     fast.chat_template = chat_template
     torch.manual_seed(seed)
     config = LlamaConfig(

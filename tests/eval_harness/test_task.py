@@ -10,10 +10,11 @@ import pytest
 import torch
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+from tokenizers import normalizers
 
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, answer
-from usermirrorer.eval_harness import hf, scoring
+from usermirrorer.eval_harness import hf, metrics, scoring
 from usermirrorer.eval_harness.outcomes import thought_of
 from usermirrorer.eval_harness.task import render
 
@@ -435,6 +436,33 @@ def test_labels_of_several_tokens_get_their_exact_probability(model):
         expected.append(sum(p[len(tokens) - 1 + i, t].item() for i, t in enumerate(label)))
     pairs = [(("", "x"), tokens, label) for label in labels]
     assert [v for v, _ in model._loglikelihood_tokens(pairs)] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["usermirror", "usermirror-direct"])
+def test_a_tokenizer_that_splits_a_label_gets_the_exact_score(dataset, family):
+    """`E` is three tokens here: its probability is the product of theirs, by plain forwards."""
+    lm = tiny_model()
+    lm.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("E", "e\u00e9")
+    assert len(lm.tok_encode("E")) == 3
+
+    def exact(text, label):
+        start, ids = (
+            lm.tokenizer(x, add_special_tokens=False).input_ids for x in (text, text + label)
+        )
+        with torch.no_grad():
+            p = torch.log_softmax(lm.model(torch.tensor([ids])).logits[0].double(), -1)
+        return sum(p[i - 1, ids[i]].item() for i in range(len(start), len(ids)))
+
+    name = f"{family}_movielens"
+    result = evaluate(lm, [name], dataset, limit=3, samples=2, gen_kwargs={"max_gen_toks": 8})
+    assert hf.engine_of(lm) is None
+    for sample in result["samples"][name]:
+        outcome, prompt = sample["filtered_resps"][0], sample["arguments"][0][0]
+        thoughts = [thought_of(text) for text in outcome["texts"]] or [""]
+        for thought, row in zip(thoughts, outcome["probabilities"], strict=True):
+            text = prompt + (f"{thought}\nBehavior: [" if thought else "Behavior: [")
+            expected = metrics.softmax([exact(text, label) for label in "ABCDE"])
+            assert np.allclose(row, expected, atol=1e-4)
 
 
 def test_thought_is_all_before_the_first_behavior_line():
