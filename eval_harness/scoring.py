@@ -3,10 +3,10 @@
 `usermirror_labels` scores the option labels after a prompt; `usermirror_decisions` samples n
 decision processes and then scores the labels after each. lm_eval calls a request by looking its
 name up on the model object, so importing this module puts both names on lm_eval's base class `LM`,
-expressed in the requests every model has. Two families of models get more:
+expressed in the requests every model has. Some models get more, or less:
 
-* `--model hf`: see hf.py; the k options of a prompt cost one forward pass, and the decisions of a
-  scene share the keys and values of its prompt.
+* `--model hf` (hf.py) and `--model vllm` (vllm.py): the k options of a prompt cost one forward
+  pass, and the decisions of a scene share the keys and values of its prompt.
 * chat APIs without log-probabilities: probabilities come back as None, and the task estimates them.
 
 A label is scored by the tokens that differ between the k texts `...Behavior: [A`, `...Behavior: [B`
@@ -26,7 +26,7 @@ from lm_eval.api.model import LM, TemplateLM
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import answer
 from usermirrorer.builders.schema import labels
-from usermirrorer.eval_harness import hf
+from usermirrorer.eval_harness import hf, vllm
 from usermirrorer.eval_harness.metrics import Floats, softmax
 from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
 
@@ -74,7 +74,8 @@ def _unpack(requests: list[Instance]) -> tuple[list[str], list[Sampling]]:
 def sample(lm: LM, prompts: Sequence[str], settings: Sequence[Sampling]) -> list[list[str]]:
     """Return `samples` generations a prompt, through the model's own `generate_until`.
 
-    API servers are sent a seed a sample: lm_eval's constant one would make all samples equal.
+    API servers and vLLM are given a seed a sample: lm_eval's constant one would make all samples of
+    an API equal, and vLLM's none would make those of a scene depend on the others.
     """
     if any(s.guided for s in settings):
         raise UserError(
@@ -103,7 +104,7 @@ def _generation_arguments(lm: LM, settings: Sampling, number: int) -> dict[str, 
     }
     if settings.temperature > 0:
         arguments["top_p"] = settings.top_p
-    if isinstance(lm, TemplateAPI):
+    if isinstance(lm, TemplateAPI) or vllm.supports(lm):
         arguments["seed"] = settings.seed + number
     return arguments
 
@@ -166,10 +167,12 @@ def _label_scores(lm: LM, texts: Sequence[Sequence[str]]) -> list[Floats]:
         return _score_strings(lm, texts)
     spans = [label_spans(lambda text: _encode(lm, text), row) for row in texts]
     scores: list[Floats | None] = [None] * len(texts)
-    if hf.supports(lm):
+    at_once = (
+        hf.last_logits if hf.supports(lm) else vllm.label_scores if vllm.supports(lm) else None
+    )
+    if at_once:
         single = [i for i, (_, ends) in enumerate(spans) if all(len(e) == 1 for e in ends)]
-        found = hf.last_logits(lm, [spans[i] for i in single])
-        for i, row in zip(single, found, strict=True):
+        for i, row in zip(single, at_once(lm, [spans[i] for i in single]), strict=True):
             scores[i] = row
     rest = [i for i, row in enumerate(scores) if row is None]
     pairs = [

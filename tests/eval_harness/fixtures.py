@@ -73,6 +73,7 @@ def tiny_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # the smallest that vLLM has on CPUs
         max_position_embeddings=max_length,
         eos_token_id=fast.eos_token_id,
         bos_token_id=None,
