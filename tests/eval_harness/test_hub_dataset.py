@@ -59,7 +59,10 @@ def lm_eval(environment, model, output, *more):
 
 @pytest.mark.slow
 def test_all_domains_from_one_command_with_a_pinned_revision(tmp_path):
-    """The tag's scenes are scored and its commit recorded, though the newest revision differs."""
+    """The tag's scenes are scored and its commit recorded, though the newest revision differs.
+
+    A tag that lacks a domain is an error that names it, not a mean over the others.
+    """
     pytest.importorskip("pygit2")
     from usermirrorer.hub.local import running
 
@@ -71,12 +74,18 @@ def test_all_domains_from_one_command_with_a_pinned_revision(tmp_path):
     (tmp_path / "hub").mkdir()
     with running(tmp_path / "hub") as hub:
         api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        publish(api, tmp_path / "zero", [row for row in rows if row["source"] != "steam"])
+        api.create_tag(REPO, tag="v0.9.0", repo_type="dataset")
         publish(api, tmp_path / "one", rows)
         api.create_tag(REPO, tag="v1.0.0", repo_type="dataset")
         commit = api.dataset_info(REPO, revision="v1.0.0").sha
         publish(api, tmp_path / "two", [{**row, "answer": 0} for row in rows])
         assert api.dataset_info(REPO).sha != commit
         environment = hub.environment(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
+        metadata = json.dumps({"dataset_revision": "v0.9.0"})
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            lm_eval(environment, model, tmp_path / "none", "--metadata", metadata)
+        assert "split 'test' of config 'scenes_steam' cannot be loaded" in failed.value.stderr
         metadata = json.dumps({"dataset_revision": "v1.0.0"})
         lm_eval(environment, model, tmp_path / "run", "--metadata", metadata)
         scores = read_results(tmp_path / "run")
