@@ -203,7 +203,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     names = columns(rows)
     means = [name for name in names if name not in DOMAINS]
     domains = [name for name in names if name in DOMAINS]
-    head = ["#", "model", *means, "entropy (bits)", "malformed", "p vs. first", *domains, "note"]
+    head = ["#", "model", *means, "entropy (bits)", "malformed", "p vs. first", "note", *domains]
     body, rank = [], 0
     for row in rows:
         rank += row.kind == "model"
@@ -215,8 +215,8 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 bits(row.entropy.get("overall"), row.estimated),
                 percent(row.malformed),
                 "" if row.p_value is None else f"{row.p_value:.3g}",
-                *(percent(row.acc.get(name)) for name in domains),
                 row.note or (row.kind if row.kind == "baseline" else ""),
+                *(percent(row.acc.get(name)) for name in domains),
             ]
         )
     return head, body
