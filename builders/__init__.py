@@ -6,14 +6,18 @@
     sources/         raw files of one source -> canonical tables (users, items, interactions)
     as_of.py         values of users and items as of a moment
     embed.py         item text -> sentence embeddings
+    draws.py         random numbers of each scene's own
     exposure.py      canonical tables -> candidate lists -> exposure (Algorithm 1)
+    gfcf.py          collaborative scores, as of a time
     render.py        rows -> text, by templates/<domain>/
     scenes.py        all of that -> scenes (train, test)
+    spread.py        the same over processes or a Ray cluster
     prompts.py       scene -> chat messages, generation -> parsed decision
     engines/         language models: sample decisions, score options
     decisions.py     scenes -> decision processes with option probabilities
     uncertainty.py   option probabilities -> total, epistemic, mutual information (equation 2)
     distill.py       decisions of a weak and a strong model -> preference pairs (appendix B.2)
+    ifd.py           perplexities for the selection strategy of that name
     validate.py      proves the guarantees on any built dataset
 
 `text.py` makes raw text safe, `errors.py` is the error that users see, `schema.py` holds the Arrow

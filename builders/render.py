@@ -7,19 +7,21 @@ title can become template code, a second line, an option label or a chat control
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
-from jinja2 import TemplateError, Undefined
+import pyarrow as pa
+from jinja2 import Template, TemplateError, Undefined, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.schema import SCENE
 from usermirrorer.builders.sources import Source, Tables
-from usermirrorer.builders.text import ago, clean
+from usermirrorer.builders.text import ago, clean, clean_column
 
 TEMPLATES = Path(__file__).parent / "templates"
 _DAY = 86_400
@@ -27,18 +29,27 @@ _NEW_RELEASE_DAYS = 30
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A scene before its texts: row numbers into the canonical tables."""
+class Drafts:
+    """Scenes before their texts, as columns.
 
-    scene_id: str
-    user_id: str
-    time: int
-    interaction_rows: list[int]  # history, oldest first
-    items: list[int]  # exposure, in label order
-    origins: list[str]
-    popularity: list[int]
-    similarity: list[float]
-    answer: int
+    Flat columns hold the values of all scenes one after the other: `shown` [b] says how many of
+    `events` and `event_items` each scene has (its history, oldest first), `options` [b] how many of
+    `items`, `origins`, `popularity` and `similarity` (its exposure, in label order).
+    """
+
+    scene_id: list[str]
+    user: np.ndarray  # user numbers
+    item: np.ndarray  # item numbers: rows of the items table
+    time: np.ndarray  # seconds
+    shown: np.ndarray
+    events: np.ndarray  # rows of the interactions table
+    event_items: np.ndarray
+    options: np.ndarray
+    items: np.ndarray
+    origins: pl.Series
+    popularity: np.ndarray
+    similarity: np.ndarray
+    answer: np.ndarray
     real_exposure: bool
 
 
@@ -47,14 +58,23 @@ def _blank(value: Any) -> Any:
     return "" if missing or (isinstance(value, float) and math.isnan(value)) else value
 
 
+@dataclass(frozen=True)
+class _Template:
+    """A template and the columns that it reads."""
+
+    template: Template
+    names: frozenset[str]
+
+
 class Texts:
-    """Renders the drafts of one source.
+    """Renders the drafts of one source: each text that differs once, whatever the batch repeats.
 
     Args:
         source: Names the templates and what is computed as of the scene's time.
         tables: Canonical tables.
         visible: The same with the interactions of train users only: all that values of items as of
             a time may be computed from.
+        user_ids: Id of each user number.
         folder: Where the templates lie.
 
     Raises:
@@ -62,7 +82,12 @@ class Texts:
     """
 
     def __init__(
-        self, source: Source, tables: Tables, visible: Tables, folder: Path = TEMPLATES
+        self,
+        source: Source,
+        tables: Tables,
+        visible: Tables,
+        user_ids: pl.Series,
+        folder: Path = TEMPLATES,
     ) -> None:
         environment = ImmutableSandboxedEnvironment(finalize=_blank, autoescape=False)
         self._source, self._tables, self._visible = source, tables, visible
@@ -70,70 +95,70 @@ class Texts:
             kind: _load(environment, folder / source.domain / f"{kind}.jinja")
             for kind in ("profile", "history", "exposure")
         }
+        self._users = user_ids.to_frame("user_id").join(
+            tables.users, on="user_id", how="left", maintain_order="left"
+        )
         self._items = tables.items.with_columns(_available=pl.col("available_from").dt.epoch("s"))
 
-    def complete(self, drafts: Sequence[Draft]) -> Iterator[dict[str, Any]]:
-        """Yield the drafts as rows of schema `SCENE`."""
-        if not drafts:
-            return
-        users, events, options = (
-            iter(self._users(drafts)),
-            iter(self._events(drafts)),
-            iter(self._options(drafts)),
-        )
-        for draft in drafts:
-            profile = self._profile(next(users))
-            past = [next(events) for _ in draft.interaction_rows]
-            shown = [next(options) for _ in draft.items]
-            yield {
-                "scene_id": draft.scene_id,
-                "domain": self._source.domain,
-                "source": self._source.name,
-                "user_id": draft.user_id,
-                "item_id": shown[draft.answer]["item_id"],
-                "timestamp": datetime.fromtimestamp(draft.time, UTC),
-                "profile": profile,
-                "history": [self._event(row, draft.time) for row in past],
-                "history_item_ids": [row["item_id"] for row in past],
-                "history_timestamps": [datetime.fromtimestamp(row["_when"], UTC) for row in past],
-                "exposure": [self._option(row, draft.time) for row in shown],
-                "exposure_item_ids": [row["item_id"] for row in shown],
-                "exposure_origin": draft.origins,
-                "exposure_popularity": draft.popularity,
-                "history_similarity": draft.similarity,
-                "answer": draft.answer,
-                "real_exposure": draft.real_exposure,
-            }
+    def complete(self, drafts: Drafts) -> pa.Table:
+        """Return the drafts as a table of schema `SCENE`, in their order."""
+        size = len(drafts.scene_id)
+        history, seen, when = self._events(drafts)
+        exposure, items = self._options(drafts)
+        columns: dict[str, Any] = {
+            "scene_id": drafts.scene_id,
+            "domain": [self._source.domain] * size,
+            "source": [self._source.name] * size,
+            "user_id": self._users["user_id"].gather(drafts.user),
+            "item_id": self._items["item_id"].gather(drafts.item),
+            "timestamp": drafts.time * 1000,
+            "profile": self._profiles(drafts),
+            "history": _lists(history, drafts.shown),
+            "history_item_ids": _lists(seen, drafts.shown),
+            "history_timestamps": _lists(when, drafts.shown),
+            "exposure": _lists(exposure, drafts.options),
+            "exposure_item_ids": _lists(items, drafts.options),
+            "exposure_origin": _lists(drafts.origins, drafts.options),
+            "exposure_popularity": _lists(pl.Series(drafts.popularity), drafts.options),
+            "history_similarity": _lists(pl.Series(drafts.similarity), drafts.options),
+            "answer": drafts.answer,
+            "real_exposure": [drafts.real_exposure] * size,
+        }
+        arrays = [_arrow(columns[field.name]).cast(field.type) for field in SCENE]
+        return pa.Table.from_arrays(arrays, schema=SCENE)
 
-    def _users(self, drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-        frame = _frame([d.user_id for d in drafts], [d.time for d in drafts])
-        joined = frame.join(self._tables.users, on="user_id", how="left", maintain_order="left")
+    def _profiles(self, drafts: Drafts) -> list[str]:
+        people = self._users[drafts.user]
         if self._source.user_as_of:
-            joined = joined.hstack(self._source.user_as_of(self._tables, frame))
-        return joined.to_dicts()
+            frame = _frame(people["user_id"], drafts.time)
+            people = people.hstack(self._source.user_as_of(self._tables, frame))
+        return self._rendered("profile", people, _cleaned_lines).to_list()
 
-    def _options(self, drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-        frame = _frame(
-            [d.user_id for d in drafts for _ in d.items], [d.time for d in drafts for _ in d.items]
-        )
-        items = self._items[[item for d in drafts for item in d.items]]
-        return self._with_values(frame, items).to_dicts()
+    def _options(self, drafts: Drafts) -> tuple[pl.Series, pl.Series]:
+        """Return the texts and ids of all options."""
+        times = np.repeat(drafts.time, drafts.options)
+        users = self._users["user_id"].gather(np.repeat(drafts.user, drafts.options))
+        rows = self._with_values(_frame(users, times), self._items[drafts.items])
+        days = (pl.Series(times) - rows["_available"]) // _DAY
+        new = days.is_between(0, _NEW_RELEASE_DAYS - 1).fill_null(False)
+        rows = rows.with_columns(new.alias("new_release"))
+        return self._rendered("exposure", rows, _cleaned), rows["item_id"]
 
-    def _events(self, drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-        rows = [row for d in drafts for row in d.interaction_rows]
-        times = [d.time for d in drafts for _ in d.interaction_rows]
-        events = self._tables.interactions[rows].rename({"timestamp": "_when"})
-        frame = _frame(events["user_id"].to_list(), times)
-        items = events.select("item_id").join(
-            self._items, on="item_id", how="left", maintain_order="left"
-        )
-        joined = self._with_values(frame, items).hstack(
-            events.drop("user_id", "item_id").with_columns(pl.col("_when").dt.epoch("s"))
+    def _events(self, drafts: Drafts) -> tuple[pl.Series, pl.Series, pl.Series]:
+        """Return the texts, item ids and times (milliseconds) of all interactions shown."""
+        times = np.repeat(drafts.time, drafts.shown)
+        events = self._tables.interactions[drafts.events].rename({"timestamp": "_when"})
+        when = events["_when"].dt.epoch("s")
+        items = self._items[drafts.event_items]
+        rows = self._with_values(_frame(events["user_id"], times), items).hstack(
+            events.drop("user_id", "item_id")
         )
         for column, known in self._source.known_from.items():
             later = pl.col(known) >= pl.col("timestamp")
-            joined = joined.with_columns(pl.when(later.not_()).then(pl.col(column)).alias(column))
-        return joined.to_dicts()
+            rows = rows.with_columns(pl.when(later.not_()).then(pl.col(column)).alias(column))
+        past = pl.Series("ago", [ago(s) for s in (times - when.to_numpy()).tolist()], pl.String)
+        texts = self._rendered("history", rows.hstack([past]), _cleaned)
+        return texts, items["item_id"], when * 1000
 
     def _with_values(self, frame: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
         """Put the items' columns, and their values as of the scene's time, beside the rows."""
@@ -143,30 +168,64 @@ class Texts:
             joined = joined.hstack(self._source.item_as_of(self._visible, keys))
         return joined
 
-    def _profile(self, row: dict[str, Any]) -> str:
-        lines = self._templates["profile"].render(row).splitlines()
-        return "\n".join(text for line in lines if (text := clean(line)))
+    def _rendered(
+        self, kind: str, rows: pl.DataFrame, cleaned: Callable[[pl.Series], pl.Series]
+    ) -> pl.Series:
+        """Render rows, each combination of the values that the template reads once."""
+        template = self._templates[kind].template
+        read = [name for name in rows.columns if name in self._templates[kind].names]
+        if not read or not len(rows):
+            same = cleaned(pl.Series([template.render()], dtype=pl.String))
+            return same.gather(np.zeros(len(rows), np.int64))
+        groups = rows.select(read).with_row_index("_row").group_by(read).agg("_row")
+        texts = [template.render(row) for row in groups.select(read).iter_rows(named=True)]
+        group = np.empty(len(rows), np.int64)
+        members = groups["_row"]
+        group[members.explode().to_numpy()] = np.repeat(
+            np.arange(len(groups)), members.list.len().to_numpy()
+        )
+        return cleaned(pl.Series(texts, dtype=pl.String)).gather(group)
 
-    def _event(self, row: dict[str, Any], now: int) -> str:
-        return clean(self._templates["history"].render(row, ago=ago(now - row["_when"])))
 
-    def _option(self, row: dict[str, Any], now: int) -> str:
-        since = row["_available"]
-        days = None if since is None else (now - since) // _DAY
-        new = days is not None and 0 <= days < _NEW_RELEASE_DAYS
-        return clean(self._templates["exposure"].render(row, new_release=new))
+def _cleaned(texts: pl.Series) -> pl.Series:
+    return texts.to_frame("text").select(clean_column(pl.col("text"))).to_series()
 
 
-def _frame(users: list[str], times: list[int]) -> pl.DataFrame:
-    stamp = pl.from_epoch(pl.Series("timestamp", times, pl.Int64), time_unit="s")
-    return pl.DataFrame({"user_id": pl.Series(users, dtype=pl.String)}).with_columns(
-        stamp.dt.cast_time_unit("ms").dt.replace_time_zone("UTC")
+def _cleaned_lines(texts: pl.Series) -> pl.Series:
+    """Clean each line of texts by itself and leave out empty ones."""
+    return pl.Series(
+        [
+            "\n".join(line for raw in text.splitlines() if (line := clean(raw)))
+            for text in texts.to_list()
+        ],
+        dtype=pl.String,
     )
 
 
-def _load(environment: ImmutableSandboxedEnvironment, path: Path) -> Any:
+def _arrow(values: Any) -> pa.Array:
+    return values.to_arrow() if isinstance(values, pl.Series) else pa.array(values)
+
+
+def _lists(values: pl.Series, lengths: np.ndarray) -> pa.Array:
+    """Cut a flat column into lists of the given lengths."""
+    flat = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    ends = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    return pa.LargeListArray.from_arrays(pa.array(ends), flat)
+
+
+def _frame(users: pl.Series, times: np.ndarray) -> pl.DataFrame:
+    stamp = pl.Series("timestamp", times * 1000).cast(pl.Datetime("ms"))
+    return pl.DataFrame([users.alias("user_id"), stamp.dt.replace_time_zone("UTC")])
+
+
+def _load(environment: ImmutableSandboxedEnvironment, path: Path) -> _Template:
     try:
-        return environment.from_string(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        names = meta.find_undeclared_variables(environment.parse(text))
+        # A plain dict of globals: jinja's own chain of dicts doubles the time of each rendering.
+        template = environment.from_string(text)
+        template.globals = dict(template.globals)
+        return _Template(template, frozenset(names))
     except FileNotFoundError:
         raise UserError("template is missing", where=path) from None
     except TemplateError as error:

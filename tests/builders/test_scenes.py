@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +13,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from usermirrorer.builders import exposure, scenes
+from usermirrorer.builders import draws, exposure, gfcf, scenes
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.schema import SCENE
 from usermirrorer.builders.sources import get_source
@@ -64,13 +66,11 @@ def test_later_interactions_change_nothing(tables, vectors):
     train = np.ones(log.users, bool)
     moment = int(middle.timestamp()) - 86_400
     history = exposure.histories(early, np.arange(5), early.offsets[1:6])
-    full = exposure.collaborative_scores(log, train, moment)(history)
-    less = exposure.collaborative_scores(early, train, moment)(history)
-    np.testing.assert_allclose(full, less, atol=1e-5)
-    items = list(range(20))
-    assert exposure.Popularity.of(log, train).before(items, moment) == exposure.Popularity.of(
-        early, train
-    ).before(items, moment)
+    full, less = (gfcf.scores(gfcf.fit(x, train, moment), history) for x in (log, early))
+    assert np.array_equal(full, less) and full.any()
+    items, moments = np.arange(20), np.full(20, moment)
+    all_, past = (exposure.Popularity.of(x, train).before(items, moments) for x in (log, early))
+    assert np.array_equal(all_, past) and all_.any()
 
 
 def _log(tables):
@@ -144,38 +144,145 @@ def test_batches_do_not_change_rows(tables, vectors, monkeypatch):
     assert build(tables, vectors, seed=5)["train"].equals(whole["train"])
 
 
+@pytest.mark.parametrize("workers", [{"workers": 2}, {"ray": True}], ids=["processes", "ray"])
+def test_processes_and_ray_give_the_rows_of_one_process(tables, vectors, monkeypatch, workers):
+    if "ray" in workers:
+        ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    monkeypatch.setattr(scenes, "_PART", 50)
+    source = get_source("movielens")
+    config = scenes.SceneConfig(train=300, test=60, seed=5, history=(1, 4))
+    alone = scenes.build(source, tables, vectors, config)
+    try:
+        assert scenes.build(source, tables, vectors, config, **workers) == alone
+    finally:
+        if "ray" in workers:
+            ray.shutdown()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from usermirrorer.builders import scenes
+from usermirrorer.builders.sources import Report, get_source
+source = get_source("movielens")
+tables = source.read(Path(sys.argv[1]), Report())
+scenes._PART, made = 50, 0
+config = scenes.SceneConfig(train=300, test=60, seed=5, history=(1, 4))
+def progress(done):
+    global made
+    made += done
+    if made > 200:
+        os.kill(os.getpid(), signal.SIGKILL)
+scenes.build(source, tables, np.load(sys.argv[2]), config, progress, parts=Path(sys.argv[3]))
+"""
+
+
+def test_a_killed_build_goes_on_with_the_first_missing_part(
+    raw_movielens, tables, vectors, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "vectors.npy", vectors)
+    parts = tmp_path / "parts"
+    arguments = [str(raw_movielens), str(tmp_path / "vectors.npy"), str(parts)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    before = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    monkeypatch.setattr(scenes, "_PART", 50)
+    source = get_source("movielens")
+    config = scenes.SceneConfig(train=300, test=60, seed=5, history=(1, 4))
+    resumed = scenes.build(source, tables, vectors, config, parts=parts)
+    after = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    assert before and len(after) > len(before) and before.items() <= after.items()
+    assert resumed == scenes.build(source, tables, vectors, config)
+    scenes.build(source, tables, vectors, replace(config, seed=6), parts=parts)
+    again = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    assert not again.items() & after.items()  # parts of another run are not used
+
+
+def test_a_scene_does_not_depend_on_how_many_others_are_made(tables, vectors):
+    few, many = (build(tables, vectors, train=n) for n in (50, 10_000))
+    by_id = {row["scene_id"]: row for row in rows(many)}
+    assert all(by_id[row["scene_id"]] == row for row in rows(few))
+
+
 def test_fewer_scenes_are_a_clear_error_when_nobody_has_history(tables, vectors):
     one = replace(tables, interactions=tables.interactions.unique("user_id", keep="first"))
     with pytest.raises(UserError, match="earlier interactions"):
         build(one, vectors)
 
 
+def mixed(lists, others, scenes=4000, titles=None):
+    """Algorithm 1 on the same lists for many scenes: items, origins, whether they sufficed."""
+    width = max(map(len, lists))
+    padded = np.array([[*row, *[-1] * (width - len(row))] for row in lists])
+    return exposure.mix(
+        draws.seeds(0, [str(n) for n in range(scenes)]),
+        np.repeat(padded[None], scenes, axis=0),
+        np.zeros(scenes, int),
+        np.full(scenes, others),
+        np.arange(200) if titles is None else titles,
+    )
+
+
 def test_algorithm_1_puts_the_target_at_every_position_alike():
-    titles = np.arange(100)
-    counts = np.zeros(5)
-    for seed in range(4000):
-        rng = random.Random(seed)
-        lists = {name: rng.sample(range(1, 100), 32) for name in ("a", "b", "c")}
-        items, origins = exposure.mix(rng, lists, 0, 4, titles)
-        assert items[origins.index("target")] == 0 and len(set(items)) == 5
-        counts[origins.index("target")] += 1
+    items, origins, enough = mixed([[*range(1, 33)], [*range(20, 52)], [*range(40, 72)]], 4)
+    assert enough.all() and ((origins == -1).sum(axis=1) == 1).all()
+    assert (items[origins == -1] == 0).all()
+    assert all(len(set(row)) == 5 for row in items.tolist())
+    counts = np.bincount(np.argmax(origins == -1, axis=1), minlength=5)
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_algorithm_1_draws_from_the_three_lists_alike_and_in_rank_order():
-    drawn = {"a": 0, "b": 0, "c": 0}
-    for seed in range(2000):
-        lists = {"a": [*range(1, 33)], "b": [*range(40, 72)], "c": [*range(80, 112)]}
-        items, origins = exposure.mix(random.Random(seed), lists, 0, 6, np.arange(200))
-        for name in drawn:
-            of_list = [i for i, o in zip(items, origins, strict=True) if o == name]
-            assert of_list == lists[name][: len(of_list)]
-            drawn[name] += len(of_list)
-    assert stats.chisquare(list(drawn.values())).pvalue > 1e-3
+    lists = [[*range(1, 33)], [*range(40, 72)], [*range(80, 112)]]
+    items, origins, _ = mixed(lists, 6)
+    for row, origin in zip(items, origins, strict=True):
+        for of, ranked in enumerate(lists):
+            of_list = row[origin == of].tolist()
+            assert of_list == ranked[: len(of_list)]
+    assert stats.chisquare(np.bincount(origins[origins >= 0])).pvalue > 1e-3
 
 
-def test_algorithm_1_gives_up_when_candidates_run_out():
-    assert exposure.mix(random.Random(0), {"a": [1, 1, 0]}, 0, 4, np.arange(9)) is None
+def test_algorithm_1_passes_over_titles_that_read_the_same():
+    titles = np.arange(200) // 2  # 0 and 1, 2 and 3, ... read the same
+    items, origins, enough = mixed([[1, 2, 3, 4, 5, 6]], 3, scenes=5, titles=titles)
+    assert enough.all()
+    assert (items[origins >= 0].reshape(5, 3) == [2, 4, 6]).all()
+
+
+def test_algorithm_1_says_when_candidates_run_out():
+    assert not mixed([[1, 1, 0], []], 4, scenes=3)[2].any()
+    assert mixed([[1, 2], [3, 4]], 4, scenes=3)[2].all()
+
+
+def test_top_is_what_sorting_gives():
+    rng = np.random.default_rng(0)
+    scores, allowed = rng.integers(0, 9, (50, 40)).astype(np.float32), rng.random((50, 40)) < 0.5
+    for row, ranked in enumerate(exposure.top(scores, allowed, 12)):
+        best = sorted(np.flatnonzero(allowed[row]), key=lambda i: (-scores[row, i], i))[:12]
+        assert ranked.tolist() == best + [-1] * (12 - len(best))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.02])
+def test_random_candidates_are_allowed_different_and_all_equally_likely(share):
+    allowed = np.random.default_rng(0).random(1000) < share
+    seeds = draws.seeds(0, [str(n) for n in range(3000)])
+    found = exposure.random_items(seeds, np.repeat(allowed[None], 3000, axis=0), 8)
+    assert all(len(set(row)) == 8 for row in found.tolist())
+    for place in (0, 7):
+        counts = np.bincount(found[:, place], minlength=1000)
+        assert not counts[~allowed].any()
+        assert stats.chisquare(counts[allowed]).pvalue > 1e-3
+
+
+def test_random_numbers_are_uniform_and_depend_on_seed_and_stream_alone():
+    seeds = draws.seeds(3, [str(n) for n in range(20_000)])
+    drawn = draws.uniform(seeds, 2, 3)
+    assert np.array_equal(drawn[:, 2:], draws.uniform(seeds, 2, 1, first=2))
+    assert np.array_equal(drawn[7:9], draws.uniform(seeds[7:9], 2, 3))
+    assert abs(np.corrcoef(drawn[:, 0], draws.uniform(seeds, 3, 1)[:, 0])[0, 1]) < 0.03
+    assert stats.kstest(drawn.ravel(), "uniform").pvalue > 1e-3
 
 
 def test_gf_cf_equals_its_formula():
@@ -184,23 +291,23 @@ def test_gf_cf_equals_its_formula():
     seen = (rng.random((30, 24)) < 0.3).astype(float)
     user, item = np.nonzero(seen)
     log = exposure.make_log(user, item, np.zeros(len(user), int), users=30, items=24)
-    score = exposure.collaborative_scores(log, np.ones(30, bool), 1)
+    fitted = gfcf.fit(log, np.ones(30, bool), 1)
     d_user, d_item = seen.sum(1, keepdims=True), seen.sum(0, keepdims=True)
     normal = seen / np.sqrt(d_user) / np.sqrt(d_item)
     basis = np.linalg.svd(normal)[2][:6].T  # rank: a quarter of the items
     linear = normal.T @ normal
     low_pass = (basis / np.sqrt(d_item).T) @ (basis.T * np.sqrt(d_item))
-    expected = seen @ (linear + exposure.LOW_PASS_WEIGHT * low_pass)
+    expected = seen @ (linear + gfcf.LOW_PASS_WEIGHT * low_pass)
     history = exposure.histories(log, np.arange(30), log.offsets[1:])
-    np.testing.assert_allclose(score(history), expected, rtol=1e-2, atol=5e-3)
+    np.testing.assert_allclose(gfcf.scores(fitted, history), expected, rtol=1e-2, atol=5e-3)
 
 
 def test_popularity_counts_strictly_before_a_time():
     item, time = np.array([0, 0, 0, 1]), np.array([10, 20, 30, 20])
     log = exposure.make_log(np.zeros(4, int), item, time, users=1, items=3)
     popularity = exposure.Popularity.of(log, np.array([True]))
-    assert popularity.before([0, 1, 2], 20) == [1, 0, 0]
-    assert popularity.before([0, 1, 2], 31) == [3, 1, 0]
+    for moment, counts in ((20, [1, 0, 0]), (31, [3, 1, 0])):
+        assert popularity.before(np.arange(3), np.full(3, moment)).tolist() == counts
     assert popularity.first().tolist()[:2] == [10, 20]
 
 
