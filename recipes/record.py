@@ -228,6 +228,7 @@ def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:
         "warm-up steps": training.warmup_steps,
         "maximum length (tokens)": getattr(training, "max_length", None),
         "packing": getattr(training, "packing", None),
+        "padding-free": getattr(training, "padding_free", None) or None,
         "precision": "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32",
         "seed": training.seed,
     }

@@ -23,6 +23,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import read_json, write_json
 from usermirrorer.recipes import record
+from usermirrorer.recipes.attention import BY_DOCUMENT, suits
 from usermirrorer.recipes.data import DataArguments, Prepared
 
 RECIPES = Path(__file__).parent
@@ -164,7 +165,7 @@ def run(
         _score_answers_only_on_cpu()
         trainer = _without_card(trainer_class)(
             model=arguments.model.model_name_or_path,
-            args=_with_model_arguments(arguments),
+            args=_for_trainer(arguments),
             train_dataset=prepared.rows,
             processing_class=tokenizer,
             quantization_config=get_quantization_config(arguments.model),
@@ -378,14 +379,26 @@ def _name_base(path: Path, arguments: Arguments) -> None:
         write_json(path, read_json(path) | {"base_model_name_or_path": name})
 
 
-def _with_model_arguments(arguments: Arguments) -> Any:
-    arguments.training.model_init_kwargs = {
+def _for_trainer(arguments: Arguments) -> Any:
+    """Return TRL's configuration, completed by how to load the model."""
+    training = arguments.training
+    training.model_init_kwargs = {
         "revision": arguments.model.model_revision,
-        "attn_implementation": arguments.model.attn_implementation,
+        "attn_implementation": _attention(arguments),
         "dtype": arguments.model.dtype,
-        **(arguments.training.model_init_kwargs or {}),
+        **(training.model_init_kwargs or {}),
     }
-    return arguments.training
+    if getattr(training, "padding_free", False) and not training.packing:
+        training.max_length = None  # no row is longer by now, and TRL refuses both together
+    return training
+
+
+def _attention(arguments: Arguments) -> str | None:
+    model = arguments.model
+    if model.attn_implementation or arguments.training.device.type != "cpu":
+        return model.attn_implementation
+    config = AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision)
+    return BY_DOCUMENT if suits(config) else None
 
 
 def _score_answers_only_on_cpu() -> None:
