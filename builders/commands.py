@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from usermirrorer.builders import presets
 from usermirrorer.builders.progress import bar
 
 _FILE = click.Path(path_type=Path)
@@ -16,47 +17,78 @@ _SETTINGS = {"show_default": True}
 
 @click.command(
     context_settings=_SETTINGS,
-    epilog="Example:  usermirrorer scenes movielens ml-1m/ --out scenes/movielens",
+    epilog="Example:  usermirrorer scenes movielens ml-1m/ --preset small --out scenes/movielens",
 )
 @click.argument("source")
 @click.argument("raw", type=_FILE)
 @click.option("--out", type=_FILE, required=True, help="Folder for train.parquet, test.parquet.")
-@click.option("--train", default=16_384, help="Most train scenes (the paper: 16,384 a source).")
-@click.option("--test", default=640, help="Most test scenes (Table 6: 640 a domain).")
+@click.option(
+    "--preset",
+    type=click.Choice(presets.NAMES),
+    default="paper",
+    help="Most interactions kept, train and test scenes: those of the paper, or fewer.",
+)
+@click.option("--interactions", type=int, help="Most interactions kept, instead of the preset's.")
+@click.option("--train", type=int, help="Most train scenes, instead of the preset's.")
+@click.option("--test", type=int, help="Most test scenes, instead of the preset's.")
 @click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown.")
 @click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder or Hub id.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
+@click.option("--workers", default=1, help="Processes; the scenes do not depend on it.")
+@click.option("--ray", is_flag=True, help="Make the scenes on Ray Data (pip install ray) instead.")
 @click.option("--seed", default=0)
 def scenes(
     source: str,
     raw: Path,
     out: Path,
-    train: int,
-    test: int,
+    preset: str,
+    interactions: int | None,
+    train: int | None,
+    test: int | None,
     history: tuple[int, int],
     embedder: str,
     strict: bool,
+    workers: int,
+    ray: bool,
     seed: int,
 ) -> None:
-    """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`)."""
-    from usermirrorer.builders import embed, fetch, shards
-    from usermirrorer.builders import scenes as builder
-    from usermirrorer.builders.sources import Report, get_source
+    """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).
 
-    chosen, report = get_source(source), Report(strict)
-    tables = chosen.read(raw, report)
-    for line in report.lines():
+    RAW may also be a folder of canonical tables (`usermirrorer tables`). Tables and embeddings are
+    kept in OUT/tables and used again by the next run on the same files.
+
+    \b
+    Presets (Tables 4 to 6 of the paper), all upper bounds:
+      paper  Table 4's interactions, 16,384 train scenes, Table 6's test scenes
+      small  100,000 interactions, 2,048 train scenes, a fifth of Table 6's test scenes
+      tiny   10,000 interactions, 256 train scenes, a twentieth of Table 6's test scenes
+    """
+    from usermirrorer.builders import flow
+    from usermirrorer.builders.scenes import SceneConfig
+    from usermirrorer.builders.sources import get_source
+
+    chosen, counts = get_source(source), presets.preset(preset, source)
+    facts = flow.build(
+        chosen,
+        raw,
+        out,
+        SceneConfig(
+            train=counts.train if train is None else train,
+            test=counts.test if test is None else test,
+            seed=seed,
+            history=history,
+        ),
+        embedder=embedder,
+        interactions=counts.interactions if interactions is None else interactions,
+        strict=strict,
+        workers=workers,
+        ray=ray,
+    )
+    for line in facts["skipped"]:
         click.echo(f"left out: {line}", err=True)
-    texts = tables.items["text"].to_list()
-    with bar("embedding items", len(set(texts))) as advance:
-        vectors = embed.embed(texts, fetch.resolve_model(embedder), advance)
-    config = builder.SceneConfig(train=train, test=test, seed=seed, history=history)
-    with bar("building scenes", train + test) as advance:
-        made, dropped = builder.build(chosen, tables, vectors, config, advance)
-    for split, table in made.items():
-        shards.write_table(out / f"{split}.parquet", table)
-        click.echo(f"{out / f'{split}.parquet'}: {table.num_rows:,} scenes")
-    for reason, count in dropped.items():
+    for split in facts["files"]:
+        click.echo(f"{out / f'{split}.parquet'}: {facts[split]['scenes']:,} scenes")
+    for reason, count in facts["dropped"].items():
         click.echo(f"left out: {count:,} scenes, {reason}", err=True)
 
 
@@ -190,7 +222,8 @@ def distil(
 @click.command(epilog="Example:  usermirrorer validate usermirrorer/mixed --revision v1.0.0")
 @click.argument("target")
 @click.option("--revision", help="Tag or commit, for a Hub repository.")
-def validate(target: str, revision: str | None) -> None:
+@click.option("--tokenizer", help="Model whose tokens count: part, folder or Hub id.")
+def validate(target: str, revision: str | None, tokenizer: str | None) -> None:
     """Prove the guarantees on a Parquet file, a release folder or a Hub repository.
 
     Exits with 1 if one of them is broken.
@@ -200,7 +233,8 @@ def validate(target: str, revision: str | None) -> None:
 
     from usermirrorer.builders import validate as checks
 
-    findings = checks.validate(*checks.load(target, revision))
+    count = checks.token_count(tokenizer) if tokenizer else None
+    findings = checks.validate(*checks.load(target, revision), count)
     table = Table("", "promise", "found")
     signs = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "[dim]told[/]"}
     for finding in findings:

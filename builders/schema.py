@@ -21,8 +21,8 @@ ORIGINS = ("target", "logged", "content", "collaborative", "random")
 _UTC = pa.timestamp("ms", tz="UTC")  # Parquet has no coarser unit
 _TEXTS = pa.list_(pa.string())
 
-#: Canonical tables. `USERS` and `ITEMS` carry further columns of the source (all strings, numbers
-#: or lists of strings) that only its templates read.
+#: Canonical tables, stored by `tables.py`. Each may carry further columns of its source, which only
+#: that source's templates read: `Source.columns` documents them.
 USERS = pa.schema([pa.field("user_id", pa.string(), nullable=False)])
 ITEMS = pa.schema(
     [
@@ -48,6 +48,13 @@ IMPRESSIONS = pa.schema(
         pa.field("clicked", pa.list_(pa.bool_()), nullable=False),
     ]
 )
+#: Name of a stored table -> columns that it has for every source.
+TABLES = {
+    "users": USERS,
+    "items": ITEMS,
+    "interactions": INTERACTIONS,
+    "impressions": IMPRESSIONS,
+}
 
 SCENE = pa.schema(
     [

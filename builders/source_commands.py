@@ -1,4 +1,4 @@
-"""Commands about raw data: `usermirrorer sources` and `usermirrorer fetch`."""
+"""Commands about raw data: `usermirrorer sources`, `fetch` and `tables`."""
 
 from __future__ import annotations
 
@@ -141,3 +141,24 @@ def _fetch_one(source: Source, file: str, folder: Path) -> None:
             expected=source.hashes.get(file, ""),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+
+@click.command(epilog="Example:  usermirrorer tables movielens ml-1m/ --out tables/movielens")
+@click.argument("source")
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
+def tables(source: str, raw: Path, out: Path, strict: bool) -> None:
+    """Write the canonical tables (Parquet) of SOURCE from its RAW files.
+
+    Tables that are there from the same files are kept. OUT/manifest.json holds the SHA-256 of every
+    raw file and the rows left out; `usermirrorer sources SOURCE` explains the columns.
+    """
+    from usermirrorer.builders import tables as stored
+
+    written = stored.write(get_source(source), raw, out, strict=strict)
+    told = stored.manifest(out)
+    for line in stored.left_out(told):
+        click.echo(f"left out: {line}", err=True)
+    for name, rows in told["rows"].items():
+        click.echo(f"{out / f'{name}.parquet'}: {rows:,} rows{'' if written else ', as before'}")

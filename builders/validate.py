@@ -17,7 +17,7 @@ import pyarrow as pa
 from scipy import stats
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import LABEL_PREFIX, parse
+from usermirrorer.builders.prompts import LABEL_PREFIX, messages, parse
 from usermirrorer.builders.schema import (
     LABELS,
     ORIGINS,
@@ -30,6 +30,8 @@ from usermirrorer.builders.text import clean
 
 #: A uniform position fails this test once in a thousand datasets.
 _SIGNIFICANCE = 1e-3
+#: Most tokens of a prompt, the context cap of the training recipes.
+LONGEST_PROMPT = 6144
 Row = dict[str, Any]
 
 
@@ -41,12 +43,17 @@ class Finding(NamedTuple):
     detail: str
 
 
-def validate(scenes: dict[str, pa.Table], pairs: pa.Table | None = None) -> list[Finding]:
+def validate(
+    scenes: dict[str, pa.Table],
+    pairs: pa.Table | None = None,
+    tokens: Callable[[str], int] | None = None,
+) -> list[Finding]:
     """Check scenes by split (`train`, `test`) and, if given, preference pairs.
 
     Args:
         scenes: Tables of schema `SCENE`.
         pairs: Table of schema `PREFERENCE`.
+        tokens: Number of tokens of a text; without it the length of prompts is only bounded.
     """
     findings = [_schema(f"scenes, {split}", table, SCENE) for split, table in scenes.items()]
     if pairs is not None:
@@ -59,7 +66,8 @@ def validate(scenes: dict[str, pa.Table], pairs: pa.Table | None = None) -> list
         findings += [
             Finding(f"{split}: {promise}", *_told(check(found))) for promise, check in _SCENE_CHECKS
         ]
-        findings.append(_position(split, found))
+        findings += [_position(split, found), _lengths(split, found, tokens)]
+    findings.append(_splits(rows))
     if "test" in rows:
         findings += _cues(rows["test"])
     if pairs is not None:
@@ -85,6 +93,39 @@ def _users(rows: dict[str, list[Row]]) -> Finding:
     both = users.get("train", set()) & users.get("test", set())
     detail = f"{len(both)} users in both" + (f", e.g. {sorted(both)[0]}" if both else "")
     return Finding("no user is in train and test", not both, detail)
+
+
+def _splits(rows: dict[str, list[Row]]) -> Finding:
+    counts = Counter(
+        (row["source"], row["user_id"], row["item_id"], row["timestamp"])
+        for found in rows.values()
+        for row in found
+    )
+    twice = [behavior for behavior, count in counts.items() if count > 1]
+    detail = f"{len(twice)} behaviors in several" + (f", e.g. {twice[0][:3]}" if twice else "")
+    return Finding("no behavior makes two scenes", not twice, detail)
+
+
+def _lengths(split: str, rows: list[Row], tokens: Callable[[str], int] | None) -> Finding:
+    """Check the cap by a tokenizer; without one by bounds: a word is at least, a byte at most one.
+
+    The bounds hold for tokenizers that split at spaces and fall back on bytes.
+    """
+    promise = f"{split}: prompts have at most {LONGEST_PROMPT:,} tokens"
+    texts = ["\n".join(m["content"] for m in messages(row)) for row in rows if _promptable(row)]
+    if tokens:
+        longest = max(map(tokens, texts), default=0)
+        return Finding(promise, longest <= LONGEST_PROMPT, f"the longest has {longest:,}")
+    words = max((len(text.split()) for text in texts), default=0)
+    size = max((len(text.encode()) for text in texts), default=0)
+    if words > LONGEST_PROMPT or size <= LONGEST_PROMPT:
+        return Finding(promise, size <= LONGEST_PROMPT, f"{words:,} words, {size:,} bytes at most")
+    detail = f"between {words:,} and {size:,}: name a --tokenizer to know"
+    return Finding(promise, None, detail)
+
+
+def _promptable(row: Row) -> bool:
+    return 2 <= len(row["exposure"]) <= len(LABELS)
 
 
 def _bad(rows: Sequence[Row], test: Callable[[Row], bool]) -> list[str]:
@@ -121,6 +162,10 @@ _SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
     (
         "one entry per option, and per line of history, in every list",
         lambda rows: _bad(rows, _lengths_differ),
+    ),
+    (
+        "the answer is the label of an option",
+        lambda rows: _bad(rows, lambda r: not 0 <= r["answer"] < len(r["exposure"])),
     ),
     ("the answer is the target, once", lambda rows: _bad(rows, _target_misplaced)),
     (
@@ -240,6 +285,25 @@ def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding
         "no pair comes from a test scene": lambda row: row["scene_id"] in test,
     }
     return [Finding(f"pairs: {name}", *_told(_bad(pairs, test_))) for name, test_ in checks.items()]
+
+
+def token_count(model: str) -> Callable[[str], int]:
+    """Return a function that counts tokens as a model's tokenizer does.
+
+    Raises:
+        UserError: if there is no such tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    from usermirrorer.builders import fetch
+
+    folder = fetch.resolve_model(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"has no tokenizer: {reason}", where=model) from error
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def load(target: str, revision: str | None = None) -> tuple[dict[str, pa.Table], pa.Table | None]:

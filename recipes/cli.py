@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.builders.source_commands:fetch",
         "Download the raw files of a source, or say how to get them.",
     ),
+    "tables": (
+        "usermirrorer.builders.source_commands:tables",
+        "Write the canonical tables of a source from its raw files.",
+    ),
     "scenes": (
         "usermirrorer.builders.commands:scenes",
         "Build train and test scenes from the raw files of a source.",

@@ -44,6 +44,7 @@ class Plan:
     decision_scenes: int
     check_scenes: int
     test_scenes: int
+    history: tuple[int, int]
     decision_test_scenes: int
     samples: int
     thought_tokens: int
@@ -116,7 +117,7 @@ def make_models(job: Job, plan: Plan, parts: Row, release: Row) -> Row:
     return {"loaded": loaded, "scores": scores, "published": published}
 
 
-_SCENES = ("source", "train_scenes", "test_scenes", "seed")
+_SCENES = ("source", "train_scenes", "test_scenes", "history", "seed")
 _STRONG = ("strong", "strong_scenes", "check_scenes", "dtype", "seed")
 _DECIDE = ("decision_scenes", "samples", "thought_tokens", "guided", "dtype", "seed")
 
@@ -154,30 +155,19 @@ def _parts(job: Job, plan: Plan) -> Row:
 
 def _scenes(job: Job, plan: Plan, parts: Row) -> Row:
     """Raw files to canonical tables to train and test scenes."""
-    from usermirrorer.builders import embed, scenes
-    from usermirrorer.builders.sources import Report, get_source
+    from usermirrorer.builders import flow
+    from usermirrorer.builders.scenes import SceneConfig
+    from usermirrorer.builders.sources import get_source
 
-    source, report = get_source(plan.source), Report()
-    tables = source.read(Path(parts["raw"]), report)
-    texts = tables.items["text"].to_list()
-    with job.bar("embedding items", len(set(texts))) as advance:
-        embeddings = embed.embed(texts, parts["embedder"], advance)
-    config = scenes.SceneConfig(
-        train=plan.train_scenes, test=plan.test_scenes, seed=plan.seed, history=(1, 4)
+    low, high = plan.history
+    return flow.build(
+        get_source(plan.source),
+        Path(parts["raw"]),
+        job.out / "scenes",
+        SceneConfig(plan.train_scenes, plan.test_scenes, plan.seed, history=(low, high)),
+        embedder=parts["embedder"],
+        bar=job.bar,
     )
-    with job.bar("building scenes", plan.train_scenes + plan.test_scenes) as advance:
-        made, dropped = scenes.build(source, tables, embeddings, config, advance)
-    for split, table in made.items():
-        shards.write_table(job.out / "scenes" / f"{split}.parquet", table)
-    return {
-        "interactions": tables.interactions.height,
-        "items": tables.items.height,
-        "users": tables.users.height,
-        "skipped": report.lines(),
-        "dropped": dict(dropped),
-        "files": {split: _hash(job, f"scenes/{split}.parquet") for split in made},
-        **scenes.summary(made),
-    }
 
 
 def _hash(job: Job, name: str) -> str:
@@ -664,6 +654,7 @@ _OPTIONS = (
     click.option("--decision-scenes", default=32, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=96, help="Scenes to compare the two models on."),
     click.option("--test-scenes", default=96),
+    click.option("--history", nargs=2, type=int, default=(1, 4), help="Fewest, most shown."),
     click.option("--decision-test-scenes", default=12),
     click.option("--samples", default=4, help="Decisions a scene and model (the paper: 10)."),
     click.option("--thought-tokens", default=72, help="Longest generated decision process."),

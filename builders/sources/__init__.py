@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders.errors import UserError
 
@@ -78,6 +79,8 @@ class Tables:
     extras: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
+#: Arrow type and meaning of a column.
+Column = tuple[pa.DataType, str]
 #: (tables, rows) -> further template columns for these rows; see `Source`.
 AsOf = Callable[[Tables, pl.DataFrame], pl.DataFrame]
 
@@ -99,6 +102,8 @@ class Source:
         downloads: File name -> official address, where automatic download is allowed.
         sizes: File name -> rough size as its publisher states it, e.g. `6 MB`.
         hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher gives one.
+        columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
+            its type and meaning. What is stored has exactly these.
 
     What changes with time is computed for the scene's own time:
 
@@ -128,6 +133,7 @@ class Source:
     downloads: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, Column]] = field(default_factory=dict)
     user_as_of: AsOf | None = None
     item_as_of: AsOf | None = None
     known_from: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -139,6 +140,17 @@ def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return as_of.ratings(rows, tables.interactions)
 
 
+_COLUMNS = {
+    "items": {
+        "category": (pa.string(), "path of categories, else the main one"),
+        "price": (pa.string(), "as $12.99, or empty"),
+    },
+    "interactions": {
+        "rating": (pa.float32(), "1 to 5"),
+        "review_summary": (pa.string(), "headline of the review"),
+        "review_text": (pa.string(), "beginning of the review"),
+    },
+}
 _RAW_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
 
 
@@ -167,6 +179,7 @@ def _source(name: str, title: str, name_2018: str, name_2023: str, size: str) ->
             f"{name_2023}.jsonl.gz": f"{_RAW_2023}/review_categories/{name_2023}.jsonl.gz",
             f"meta_{name_2023}.jsonl.gz": f"{_RAW_2023}/meta_categories/meta_{name_2023}.jsonl.gz",
         },
+        columns=_COLUMNS,
         read=functools.partial(read, name_2018=name_2018, name_2023=name_2023),
         item_as_of=_item_as_of,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -186,6 +187,22 @@ def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return rated.rename({"rating_number": "ratings_count"})
 
 
+_COLUMNS = {
+    "items": {
+        "genres": (pa.string(), "up to three, by readers' shelves"),
+        "authors": (pa.string(), "up to three names"),
+        "description": (pa.string(), "beginning of the blurb"),
+        "publisher": (pa.string(), "of this edition"),
+        "num_pages": (pa.int32(), "null: not known"),
+        "publication_year": (pa.int32(), "null: not known"),
+    },
+    "interactions": {
+        "is_read": (pa.bool_(), "whether the book was read, known from updated_at"),
+        "rating": (pa.float32(), "1 to 5, null: none; known from updated_at"),
+        "review": (pa.string(), "beginning of the review, known from updated_at"),
+        "updated_at": (pa.timestamp("ms", tz="UTC"), "last change of the shelf entry"),
+    },
+}
 SOURCES = (
     Source(
         name="goodreads",
@@ -225,6 +242,7 @@ SOURCES = (
                 "goodreads_book_genres_initial.json.gz",
             )
         },
+        columns=_COLUMNS,
         item_as_of=_item_as_of,
         known_from={"is_read": "updated_at", "rating": "updated_at", "review": "updated_at"},
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -178,6 +179,34 @@ def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return as_of.latest(rows, tables.extras["daily"], "item_id")
 
 
+_COLUMNS = {
+    "users": {
+        "active_degree": (pa.string(), "full, high, middle, low, ... or empty"),
+        "role": (pa.string(), "video author, live streamer, both or empty"),
+        "register_days": (pa.int64(), "days since registration at the end of the log"),
+        "friend_user_num": (pa.int64(), "friends at the end of the log"),
+        "follow_user_num": (pa.int64(), "accounts followed at the end of the log"),
+        "fans_user_num": (pa.int64(), "followers at the end of the log"),
+    },
+    "items": {
+        "caption": (pa.string(), "caption of the video"),
+        "category": (pa.string(), "categories from broad to narrow, split by /"),
+        "cover_text": (pa.string(), "text on the cover"),
+        "duration": (pa.int64(), "seconds"),
+    },
+    "interactions": {
+        "watched_seconds": (pa.float32(), "time watched"),
+        "watch_ratio": (pa.float32(), "time watched by length of the video; may exceed 1"),
+    },
+    "daily": {
+        "item_id": (pa.string(), "video"),
+        "timestamp": (pa.timestamp("ms", tz="UTC"), "end of the day, from when it is known"),
+        "play_count": (pa.int64(), "plays on the log's days so far"),
+        "like_count": (pa.int64(), "likes on the log's days so far"),
+        "comment_count": (pa.int64(), "comments on the log's days so far"),
+        "share_count": (pa.int64(), "shares on the log's days so far"),
+    },
+}
 SOURCES = (
     Source(
         name="kuairec",
@@ -206,6 +235,7 @@ SOURCES = (
             name: f"https://zenodo.org/records/18164998/files/{name}"
             for name in ("KuaiRec.zip", "kuairec_caption_category.csv")
         },
+        columns=_COLUMNS,
         user_as_of=_user_as_of,
         item_as_of=_item_as_of,
     ),

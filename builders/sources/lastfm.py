@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -168,6 +169,15 @@ def _friends_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return found.select("listened_friends")
 
 
+_COLUMNS = {
+    "interactions": {
+        "tag_values": (pa.list_(pa.string()), "tags the user gave on that day"),
+    },
+    "friends": {
+        "user_id": (pa.string(), "user"),
+        "friend_id": (pa.string(), "friend of this user"),
+    },
+}
 SOURCES = (
     Source(
         name="lastfm",
@@ -194,6 +204,7 @@ SOURCES = (
                 "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"
             )
         },
+        columns=_COLUMNS,
         item_as_of=_item_as_of,
     ),
 )

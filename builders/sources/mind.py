@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import raw
 from usermirrorer.builders.errors import UserError
@@ -186,6 +187,15 @@ def _first_seen(logs: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
     return seen.group_by("item_id").agg(pl.col("timestamp").min().alias("available_from"))
 
 
+_COLUMNS = {
+    "items": {
+        "category": (pa.string(), "as the publisher names it"),
+        "subcategory": (pa.string(), "as the publisher names it"),
+    },
+    "interactions": {
+        "timestamp_known": (pa.bool_(), "false for articles of the click history"),
+    },
+}
 SOURCES = (
     Source(
         name="mind",
@@ -210,6 +220,7 @@ SOURCES = (
             "MINDlarge_train.zip": "531 MB",
             "MINDlarge_dev.zip": "103 MB",
         },
+        columns=_COLUMNS,
         read=read,
     ),
 )

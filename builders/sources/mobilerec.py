@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -78,6 +79,18 @@ def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return as_of.ratings(rows, tables.interactions).rename(names)
 
 
+_COLUMNS = {
+    "items": {
+        "app_category": (pa.string(), "category in the store"),
+        "developer_name": (pa.string(), "who made it"),
+        "description": (pa.string(), "beginning of the description"),
+        "price": (pa.string(), "as in the store, or Free"),
+    },
+    "interactions": {
+        "rating": (pa.float32(), "1 to 5"),
+        "review": (pa.string(), "beginning of the review"),
+    },
+}
 SOURCES = (
     Source(
         name="mobilerec",
@@ -104,6 +117,7 @@ SOURCES = (
                 ("app_meta.csv", "app_meta/app_meta.csv"),
             )
         },
+        columns=_COLUMNS,
         item_as_of=_item_as_of,
     ),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.errors import UserError
@@ -263,6 +264,19 @@ def _movies(items: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+_COLUMNS = {
+    "users": {
+        "gender": (pa.string(), "male, female or empty"),
+        "age": (pa.string(), "band of years, as 25-34, or empty"),
+        "occupation": (pa.string(), "by name, or empty"),
+        "location": (pa.string(), "city and state of the ZIP code, or empty"),
+    },
+    "items": {
+        "genres": (pa.string(), "split by |"),
+        "year": (pa.int32(), "of release, null: not known"),
+    },
+    "interactions": {"rating": (pa.float32(), "0.5 to 5")},
+}
 SOURCES = (
     Source(
         name="movielens",
@@ -281,6 +295,7 @@ SOURCES = (
             "movies.dat|u.item|*.item": "movies",
             "users.dat|u.user|*.user": "users",
         },
+        columns=_COLUMNS,
         read=read,
         sizes={"ml-1m.zip": "6 MB", "ml-100k.zip": "5 MB"},
         hashes={

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders import as_of, raw
 from usermirrorer.builders.sources import Report, Source, Tables
@@ -132,6 +133,22 @@ def _user_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     return as_of.latest(rows, bought, "user_id")
 
 
+_COLUMNS = {
+    "items": {
+        "genres": (pa.string(), "up to eight"),
+        "tags": (pa.string(), "up to eight, by players"),
+        "specs": (pa.string(), "up to eight, as Single-player"),
+        "developer": (pa.string(), "who made it"),
+        "publisher": (pa.string(), "who sells it"),
+        "release_date": (pa.string(), "as the store says it, not always a date"),
+        "sentiment": (pa.string(), "the store's word for all reviews up to the crawl"),
+        "price": (pa.string(), "as $4.99, or words"),
+    },
+    "interactions": {
+        "hours_played": (pa.float32(), "up to the review, null: none"),
+        "review_text": (pa.string(), "beginning of the review"),
+    },
+}
 SOURCES = (
     Source(
         name="steam",
@@ -149,7 +166,9 @@ SOURCES = (
         ),
         files={
             "steam_games.json.gz": "32,135 games, Python literals",
-            "steam_reviews.json.gz": "7.8M reviews, Python literals",
+            "steam_reviews.json.gz|steam_reviews_*.json.gz|steam_new.json.gz": (
+                "7.8M reviews, Python literals"
+            ),
         },
         sizes={"steam_games.json.gz": "2.7 MB", "steam_reviews.json.gz": "1.3 GB"},
         read=read,
@@ -157,6 +176,7 @@ SOURCES = (
             name: f"https://cseweb.ucsd.edu/~wckang/{name}"
             for name in ("steam_games.json.gz", "steam_reviews.json.gz")
         },
+        columns=_COLUMNS,
         user_as_of=_user_as_of,
     ),
 )

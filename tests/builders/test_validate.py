@@ -49,6 +49,23 @@ def _answer_outside(rows):
     rows["train"][0]["answer"] = 99
 
 
+def _too_few_options(rows):
+    row = rows["train"][0]
+    names = ("exposure", "exposure_item_ids", "exposure_origin", "exposure_popularity")
+    for name in (*names, "history_similarity"):
+        row[name] = [row[name][row["answer"]]]
+    row["answer"] = 0
+
+
+def _same_behavior(rows):
+    """One behavior under two scene ids, as when a table is joined with itself."""
+    rows["train"].append({**rows["train"][0], "scene_id": "another"})
+
+
+def _long_prompt(rows):
+    rows["test"][0]["history"][0] += " word" * 7_000
+
+
 def _same_text(rows):
     rows["train"][0]["exposure"][1] = rows["train"][0]["exposure"][0].upper()
 
@@ -99,6 +116,10 @@ def _never_last(rows):
         (_repeated_id, "train: scene ids are unique"),
         (_wrong_answer, "train: the answer is the target, once"),
         (_answer_outside, "train: the answer is the target, once"),
+        (_answer_outside, "train: the answer is the label of an option"),
+        (_too_few_options, "train: 2 to 13 options"),
+        (_same_behavior, "no behavior makes two scenes"),
+        (_long_prompt, "test: prompts have at most 6,144 tokens"),
         (_same_text, "train: no two options read the same"),
         (_future_history, "train: history lies before the scene, oldest first"),
         (_seen_option, "train: no option is in the shown history"),
@@ -115,6 +136,22 @@ def _never_last(rows):
 def test_a_planted_fault_is_found(rows, fault, promise):
     fault(rows)
     assert promise in broken(validate.validate(tables(rows)))
+
+
+def test_the_length_of_prompts_is_known_by_a_tokenizer(built, rows, tiny_chat_model):
+    promise = "test: prompts have at most 6,144 tokens"
+    count = validate.token_count(str(tiny_chat_model))
+
+    def found(tokens=None):
+        table = tables({"test": rows["test"]})
+        return {f.promise: f for f in validate.validate(table, tokens=tokens)}[promise]
+
+    assert found().ok is True and found(count).ok is True
+    rows["test"][0]["history"][0] += " ab" * 3_000  # between the bounds
+    assert found().ok is None and "--tokenizer" in found().detail
+    assert found(count).ok is (count(" ab" * 3_000) < 5_000)
+    rows["test"][0]["history"][0] += " ab" * 6_000
+    assert found(count).ok is False
 
 
 def test_a_missing_column_is_named(built):
