@@ -173,6 +173,15 @@ def decide(
         click.echo(f"{name}: {value}")
 
 
+def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from usermirrorer.builders.distill import STRATEGIES
+
+        for name, strategy in STRATEGIES.items():
+            click.echo(f"{name:20} {strategy.source}")
+        context.exit()
+
+
 @click.command(
     context_settings=_SETTINGS,
     epilog=(
@@ -185,9 +194,20 @@ def decide(
 @click.option("--strong", type=_FILE, required=True, help="Decisions of the strong model, judged.")
 @click.option("--out", type=_FILE, required=True, help="Parquet file of pairs to make.")
 @click.option("--pairs", default=10_000, help="Number of pairs (the paper: 10,000).")
-@click.option("--strategy", default="delta_eu", help="How scenes are ranked; `help` lists them.")
+@click.option("--strategy", default="delta_eu", help="How scenes are ranked; see --strategies.")
+@click.option(
+    "--strategies",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_strategies,
+    help="List the strategies and stop.",
+)
+@click.option("--model", help="For strategy ifd: model that takes the perplexities (the weak one).")
+@click.option("--dtype", default="auto", help="Of --model: auto, float32 or bfloat16.")
+@click.option("--views", type=_FILE, help="Folder for sft, preference and grpo.parquet as well.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
-@click.option("--seed", default=0)
+@click.option("--seed", default=0, help="For the random strategies.")
 def distil(
     scene_file: Path,
     weak: Path,
@@ -195,26 +215,40 @@ def distil(
     out: Path,
     pairs: int,
     strategy: str,
+    model: str | None,
+    dtype: str,
+    views: Path | None,
     prompts: Path | None,
     seed: int,
 ) -> None:
-    """Distil preference pairs from the decisions of a weak and a strong model."""
-    from usermirrorer.builders import distill, shards
+    """Distil preference pairs from the decisions of a weak and a strong model.
+
+    Strategy ifd keeps its scores beside OUT; a killed run goes on with the first missing part.
+    """
+    from dataclasses import replace
+
+    from usermirrorer.builders import distill, fetch, ifd, shards
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS
 
-    if strategy == "help":
-        for name, (_, told) in distill.STRATEGIES.items():
-            click.echo(f"{name:20} {told}")
-        return
-    found = distill.candidates(
-        shards.read_table(scene_file).to_pylist(),
-        shards.read_table(weak),
-        shards.read_table(strong),
-    )
-    table, fate = distill.distill(
-        found, pairs, strategy=strategy, seed=seed, prompts=prompts or DEFAULT_PROMPTS
-    )
+    distill.get_strategy(strategy)  # before any work
+    folder = prompts or DEFAULT_PROMPTS
+    found = distill.candidates(scene_file, weak, strong)
+    distill.assert_enough(found, pairs)
+    if strategy == "ifd" and model:
+        with bar("perplexities", len(found.usable)) as advance:
+            scores = ifd.scores(
+                found,
+                fetch.resolve_model(model),
+                out.with_name(f"{out.stem}.ifd.parquet"),
+                dtype=dtype,
+                prompts=folder,
+                progress=advance,
+            )
+        found = replace(found, ifd=scores)
+    table, fate = distill.distill(found, pairs, strategy=strategy, seed=seed, prompts=folder)
     shards.write_table(out, table)
+    for name in distill.VIEWS if views else ():
+        shards.write_table(Path(str(views)) / f"{name}.parquet", distill.view(table, name))
     for name, count in fate.items():
         click.echo(f"{name}: {count:,}")
 

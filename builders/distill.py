@@ -1,132 +1,352 @@
 """Decisions of a weak and a strong model to preference pairs (section 3.2, appendix B.2).
 
-scenes with both models' decisions
-  -> behavior rejection: drop scenes the strong model never gets right, or with nothing to reject
-  -> rank by a selection strategy (the paper's: difference of epistemic uncertainty)
-  -> take the asked number, in proportion to (source, number of options)
-  -> chosen and rejected: the most confident decision on either side
+    scenes with both models' decisions
+      -> behavior rejection: drop scenes the strong model never gets right, or always both do
+      -> rank by a selection strategy (the paper's: difference of epistemic uncertainty)
+      -> take the asked number, in proportion to (source, number of options)
+      -> chosen and rejected: the most confident decision on either side
+
+Everything up to the choice of scenes works on columns of numbers; texts are read once, in blocks,
+and only those of the chosen scenes are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from usermirrorer.builders import shards
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, answer, messages
-from usermirrorer.builders.schema import DECISION, LABELS, PREFERENCE, assert_schema
-from usermirrorer.builders.uncertainty import Uncertainty, decompose, delta, stack
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Mode, answer, messages, parse
+from usermirrorer.builders.schema import DECISION, LABELS, PREFERENCE, SCENE, assert_schema
+from usermirrorer.builders.uncertainty import Uncertainty, decompose, delta
 
 Row = dict[str, Any]
+_BLOCK = 4096  # rows of text in memory at a time
+
+NO_DECISION = "without a well-formed decision of both models"
+NEVER = "never matched by the strong model (likely noise)"
+ALWAYS = "always matched: nothing to reject"
+OUTCOMES = ("candidates", NO_DECISION, NEVER, ALWAYS)
+
+
+class Decisions(NamedTuple):
+    """The well-formed decisions of both models without their texts; arrays are [d].
+
+    `scene` indexes the scenes, `row` counts in the model's file, `weak` tells the models apart,
+    `model` is the place of the name in `names`, which is sorted.
+    """
+
+    scene: np.ndarray
+    row: np.ndarray
+    weak: np.ndarray
+    model: np.ndarray
+    sample: np.ndarray
+    behavior: np.ndarray
+    entropy: np.ndarray
+    names: list[str]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Scenes with their decisions and what strategies rank them by; arrays are [s].
+    """Scenes with decisions of both models and what strategies rank them by; arrays are [s].
 
-    Accuracies are shares of well-formed decisions that match the real behavior.
+    Args:
+        files: The `scenes`, `weak` and `strong` Parquet files that texts are read from.
+        scenes: Columns `row` (in the scene file), `scene_id`, `domain`, `source`, `answer`,
+            `options`.
+        decisions: Of these scenes.
+        weak_uncertainty: Of the weak model's decisions.
+        strong_uncertainty: Of the strong model's decisions, by the same judge.
+        weak_accuracy: Share of well-formed decisions that match the real behavior.
+        strong_accuracy: The same of the strong model.
+        chosen: Index of the chosen decision, -1 where no decision can be.
+        rejected: Index of the rejected decision, -1 where no decision can be.
+        ifd: Instruction-following difficulty, for the strategy of that name; see `ifd.py`.
     """
 
-    scenes: list[Row]
-    weak: list[list[Row]]
-    strong: list[list[Row]]
+    files: dict[str, Path]
+    scenes: pa.Table
+    decisions: Decisions
     weak_uncertainty: Uncertainty
     strong_uncertainty: Uncertainty
     weak_accuracy: np.ndarray
     strong_accuracy: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    ifd: np.ndarray | None = None
 
     @property
     def delta(self) -> np.ndarray:
         """Equation 3: epistemic uncertainty of the weak minus the strong model, bits."""
         return delta(self.weak_uncertainty.epistemic, self.strong_uncertainty.epistemic)
 
+    @property
+    def outcome(self) -> np.ndarray:
+        """What becomes of each scene: an index into `OUTCOMES`."""
+        lacking = np.isnan(self.weak_accuracy) | np.isnan(self.strong_accuracy)
+        return np.select([lacking, self.chosen < 0, self.rejected < 0], [1, 2, 3], 0)
 
-Strategy = Callable[[Candidates, int], np.ndarray]
+    @property
+    def usable(self) -> np.ndarray:
+        """Indices of the scenes that allow a pair: the candidate set of every strategy."""
+        return np.flatnonzero(self.outcome == 0)
+
+    @property
+    def fate(self) -> dict[str, int]:
+        """Number of scenes, of those that allow no pair by the reason, and of the candidates."""
+        candidates, *others = np.bincount(self.outcome, minlength=len(OUTCOMES)).tolist()
+        told = {reason: n for reason, n in zip(OUTCOMES[1:], others, strict=True) if n}
+        return {"scenes": len(self.chosen), **told, "candidates": candidates}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How scenes are ranked.
+
+    Args:
+        rank: Candidates and a seed to [s]; higher is taken first.
+        source: Where it comes from.
+        mode: `direct` leaves the decision processes out of prompt and responses.
+    """
+
+    rank: Callable[[Candidates, int], np.ndarray]
+    source: str
+    mode: Mode = "decision"
 
 
 def _random(candidates: Candidates, seed: int) -> np.ndarray:
-    keys = [f"{seed}/{scene['scene_id']}".encode() for scene in candidates.scenes]
+    keys = [f"{seed}/{name}".encode() for name in candidates.scenes["scene_id"].to_pylist()]
     digests = [hashlib.blake2b(key, digest_size=8).digest() for key in keys]
     return np.array([int.from_bytes(digest) / 2**64 for digest in digests])
 
 
-#: name -> (higher is taken first, where it comes from).
-STRATEGIES: dict[str, tuple[Strategy, str]] = {
-    "delta_eu": (
+def _ifd(candidates: Candidates, seed: int) -> np.ndarray:
+    if candidates.ifd is None:
+        raise UserError("strategy ifd needs scores of a model", fix="Name it by --model.")
+    # From 1 on the prompt does not help at all: the method's authors leave such responses out.
+    return np.where(candidates.ifd < 1, candidates.ifd, -candidates.ifd)
+
+
+#: All of Table 2 and appendix C.4, each on the same candidate set.
+STRATEGIES: dict[str, Strategy] = {
+    "delta_eu": Strategy(
         lambda c, _: c.delta,
         "equation 3: largest epistemic uncertainty of the weak minus that of the strong model",
     ),
-    "random": (_random, "Table 2, Random (w/ Decisions): scenes at random"),
-    "high_accuracy": (
+    "random": Strategy(_random, "Table 2, Random (w/ Decisions): scenes at random"),
+    "random_direct": Strategy(
+        _random,
+        "Table 2, Random (w/o Decisions): the scenes of random, behaviors alone (section 3.1)",
+        "direct",
+    ),
+    "high_accuracy": Strategy(
         lambda c, _: c.strong_accuracy,
         "Table 2, High Accuracy: the strong model is right most often",
     ),
-    "low_accuracy": (
+    "low_accuracy": Strategy(
         lambda c, _: -c.strong_accuracy,
         "Table 2, Low Accuracy: the strong model is right least often",
     ),
-    "difference_accuracy": (
+    "difference_accuracy": Strategy(
         lambda c, _: c.strong_accuracy - c.weak_accuracy,
         "Table 2, Diff. Accuracy: the strong model is right more often than the weak one",
+    ),
+    "ifd": Strategy(
+        _ifd,
+        "Table 2, IFD Score: largest perplexity of the chosen response with the prompt over that "
+        "without it, by --model; ratios of 1 and more come last",
     ),
 }
 
 
-def candidates(scenes: Sequence[Row], weak: pa.Table, strong: pa.Table) -> Candidates:
+def candidates(scenes: Path, weak: Path, strong: Path) -> Candidates:
     """Join scenes with the decisions of both models, judged by the weak one.
 
+    Scenes that were not decided on by both are left out.
+
+    Args:
+        scenes: Parquet file of schema `SCENE`.
+        weak: Parquet file of schema `DECISION`.
+        strong: The same of the strong model, its options scored by the weak one.
+
     Raises:
-        UserError: if a decision table breaks its schema or was not judged.
+        UserError: if a file breaks its schema, decisions were not judged, were made for other
+            scenes, or are there twice.
     """
-    by_scene = [_by_scene(table, role) for table, role in ((weak, "weak"), (strong, "strong"))]
-    kept = [scene for scene in scenes if all(scene["scene_id"] in found for found in by_scene)]
-    of_weak, of_strong = ([found[s["scene_id"]] for s in kept] for found in by_scene)
+    files = {"scenes": Path(scenes), "weak": Path(weak), "strong": Path(strong)}
+    every = _read_scenes(files["scenes"])
+    tables = [_read_decisions(files[role], every) for role in ("weak", "strong")]
+    there = np.ones(every.num_rows, dtype=bool)
+    for table in tables:
+        there &= np.bincount(table["scene"], minlength=every.num_rows) > 0
+    if not there.any():
+        raise UserError("no scene of this file was decided on by both models", where=scenes)
+    number = np.cumsum(there) - 1  # scene index among those that stay
+    table = every.filter(pa.array(there))
+    count = table.num_rows
+    kept = [_well_formed(own, there, number) for own in tables]
+    uncertainty = [decompose(own["probabilities"], own["scene"], count) for own in kept]
+    decisions = _both(*kept)
+    real = table["answer"].to_numpy()
+    right = decisions.behavior == real[decisions.scene]
+    strong_only = ~decisions.weak
     return Candidates(
-        kept,
-        of_weak,
-        of_strong,
-        _uncertainty(of_weak),
-        _uncertainty(of_strong),
-        _accuracy(kept, of_weak),
-        _accuracy(kept, of_strong),
+        files,
+        table,
+        decisions,
+        *uncertainty,
+        _share(decisions.scene, right, decisions.weak, count),
+        _share(decisions.scene, right, strong_only, count),
+        _most_confident(decisions, right & strong_only, count),
+        _most_confident(decisions, ~right, count),
     )
 
 
-def _by_scene(table: pa.Table, role: str) -> dict[str, list[Row]]:
+def _read_scenes(path: Path) -> pa.Table:
+    check_schema(path, SCENE)
+    columns = ["scene_id", "domain", "source", "answer", "exposure_origin"]
+    table = shards.read_table(path, columns)
+    if pc.count_distinct(table["scene_id"]).as_py() != table.num_rows:
+        raise UserError("has scenes twice", where=path)
+    options = pc.list_value_length(table["exposure_origin"])
+    rows = pa.array(np.arange(table.num_rows))
+    return (
+        table.drop_columns("exposure_origin")
+        .append_column("options", options)
+        .append_column("row", rows)
+    )
+
+
+def check_schema(path: Path, expected: pa.Schema) -> None:
+    """Raise UserError unless a Parquet file is there and holds the fields of `expected`."""
     try:
-        assert_schema(table.schema, DECISION)
+        assert_schema(pq.read_schema(path), expected)
+    except FileNotFoundError:
+        raise UserError("does not exist", where=path) from None
     except ValueError as error:
-        raise UserError(str(error), where=f"decisions of the {role} model") from error
-    found: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        if not row["malformed"] and row["probabilities"] is None:
-            raise UserError(
-                "were not scored by the judge",
-                where=f"decisions of the {role} model",
-                fix="Run the judging step first.",
-            )
-        found.setdefault(row["scene_id"], []).append(row)
-    return found
+        raise UserError(str(error), where=path) from error
 
 
-def _uncertainty(decisions: list[list[Row]]) -> Uncertainty:
-    return decompose(stack([[row["probabilities"] for row in rows] for rows in decisions]))
+def _read_decisions(path: Path, scenes: pa.Table) -> dict[str, Any]:
+    """Return the columns of a decision file that are numbers, for rows of known scenes.
+
+    `scene` indexes `scenes`; `probabilities` are [d, k] of float32, NaN padded and, like
+    `behavior` and `entropy`, meaningless where `formed` is false.
+    """
+    check_schema(path, DECISION)
+    names = ["scene_id", "model", "sample", "behavior", "malformed", "probabilities", "entropy"]
+    table = shards.read_table(path, names)
+    found = pc.index_in(table["scene_id"], value_set=scenes["scene_id"].combine_chunks())
+    known = pc.is_valid(found)
+    rows = np.flatnonzero(known.to_numpy())
+    table, found = table.filter(known), found.filter(known)
+    own = {
+        "scene": found.to_numpy(),
+        "row": rows,
+        "model": table["model"],
+        "sample": table["sample"].to_numpy(),
+        "formed": pc.equal(table["malformed"], "").to_numpy(),
+        "behavior": table["behavior"].fill_null(-1).to_numpy(),
+        "entropy": table["entropy"].fill_null(float("nan")).to_numpy(),
+        "probabilities": _padded(table["probabilities"]),
+    }
+    _check_decisions(path, own, scenes)
+    return own
 
 
-def _accuracy(scenes: list[Row], decisions: list[list[Row]]) -> np.ndarray:
-    out = np.full(len(scenes), np.nan)
-    for s, (scene, rows) in enumerate(zip(scenes, decisions, strict=True)):
-        formed = [row["behavior"] == scene["answer"] for row in rows if not row["malformed"]]
-        if formed:
-            out[s] = np.mean(formed)
+def _padded(lists: pa.ChunkedArray) -> np.ndarray:
+    """Put lists of numbers into one [d, k] of float32, NaN where a list is null or ends."""
+    length = pc.list_value_length(lists).fill_null(0).to_numpy()
+    there = np.arange(max(length, default=0)) < length[:, None]
+    out = np.full(there.shape, np.nan, dtype=np.float32)
+    out[there] = pc.list_flatten(lists).to_numpy()
     return out
+
+
+def _check_decisions(path: Path, own: Mapping[str, Any], scenes: pa.Table) -> None:
+    options = scenes["options"].to_numpy()[own["scene"]]
+    p, formed = own["probabilities"], own["formed"]
+    length = np.isfinite(p).sum(axis=1)
+    total = np.nansum(p, axis=1)
+    fits = (length == options) & (np.abs(total - 1) < 1e-3) & ~(p < 0).any(axis=1)
+    key = own["scene"].astype(np.int64) << 16 | own["sample"]
+    again = np.ones(len(key), dtype=bool)
+    again[np.unique(key, return_index=True)[1]] = False
+    faults = (
+        (formed & (length == 0), "were not scored by the judge", "Run the judging step first."),
+        (formed & ~fits, "have probabilities that do not fit their scene's options", ""),
+        (
+            formed & ((own["behavior"] < 0) | (own["behavior"] >= options)),
+            "have a behavior that is not among their scene's options",
+            "",
+        ),
+        (again, "are there twice", "Give the file of one run."),
+    )
+    for flags, fault, fix in faults:
+        if flags.any():
+            first = scenes["scene_id"][int(own["scene"][flags.argmax()])].as_py()
+            raise UserError(
+                f"{int(flags.sum()):,} decisions {fault} (the first is of scene {first})",
+                where=path,
+                fix=fix,
+            )
+
+
+def _well_formed(own: Mapping[str, Any], there: np.ndarray, number: np.ndarray) -> dict[str, Any]:
+    """Keep the well-formed decisions of scenes that are `there`, their index now `number`."""
+    keep = own["formed"] & there[own["scene"]]
+    kept = {
+        name: column.filter(pa.array(keep)) if name == "model" else column[keep]
+        for name, column in own.items()
+    }
+    return {**kept, "scene": number[kept["scene"]]}
+
+
+def _both(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Decisions:
+    sides = (weak, strong)
+    names = sorted({name for own in sides for name in pc.unique(own["model"]).to_pylist()})
+    places = pa.array(names, pa.string())
+    joined = {
+        name: np.concatenate([own[name] for own in sides])
+        for name in ("scene", "row", "sample", "behavior", "entropy")
+    }
+    return Decisions(
+        **joined,
+        weak=np.concatenate([np.full(len(own["scene"]), own is weak) for own in sides]),
+        model=np.concatenate([pc.index_in(own["model"], places).to_numpy() for own in sides]),
+        names=names,
+    )
+
+
+def _share(scene: np.ndarray, right: np.ndarray, of: np.ndarray, scenes: int) -> np.ndarray:
+    """Return the share of `right` among the decisions `of` each scene; NaN where it has none."""
+    made = np.bincount(scene[of], minlength=scenes)
+    matched = np.bincount(scene[of & right], minlength=scenes)
+    return np.divide(matched, made, out=np.full(scenes, np.nan), where=made > 0)
+
+
+def _most_confident(decisions: Decisions, among: np.ndarray, scenes: int) -> np.ndarray:
+    """Return the index of each scene's decision of lowest entropy `among` those marked, or -1.
+
+    Ties go by model and sample, so that the choice is always the same.
+    """
+    rows = np.flatnonzero(among)
+    keys = (decisions.sample, decisions.model, decisions.entropy, decisions.scene)
+    order = rows[np.lexsort([key[rows] for key in keys])]
+    found, first = np.unique(decisions.scene[order], return_index=True)
+    best = np.full(scenes, -1)
+    best[found] = order[first]
+    return best
 
 
 def distill(
@@ -145,7 +365,7 @@ def distill(
         pairs: How many pairs to make.
         strategy: A key of `STRATEGIES`.
         exact: Fail if there are fewer; otherwise make as many as there are.
-        seed: For the random strategy.
+        seed: For the random strategies.
         prompts: Folder of prompt templates.
 
     Returns:
@@ -153,97 +373,63 @@ def distill(
         became of them.
 
     Raises:
-        UserError: if the strategy is unknown or too few scenes survive.
+        UserError: if the strategy is unknown, too few scenes survive, or a stored decision process
+            does not end in its one behavior.
     """
-    if strategy not in STRATEGIES:
+    chosen = get_strategy(strategy)
+    assert_enough(found, pairs if exact else 1)
+    fate, usable = found.fate, found.usable
+    taken = _allocate(found, usable, chosen.rank(found, seed), min(pairs, len(usable)))
+    return _pairs(found, taken, chosen.mode, prompts), {**fate, "pairs": len(taken)}
+
+
+def assert_enough(found: Candidates, pairs: int) -> None:
+    """Raise UserError, telling what became of the scenes, unless `pairs` of them allow a pair."""
+    fate = found.fate
+    if len(found.usable) < pairs:
         raise UserError(
-            f"no strategy is called {strategy!r}", fix=f"Choose from {', '.join(STRATEGIES)}."
-        )
-    made: dict[int, Row] = {}
-    fate: Counter[str] = Counter({"scenes": len(found.scenes)})
-    for index in range(len(found.scenes)):
-        pair = _pair(found, index, prompts)
-        if isinstance(pair, str):
-            fate[pair] += 1
-        else:
-            made[index] = pair
-    fate["candidates"] = len(made)
-    if not made or (exact and len(made) < pairs):
-        raise UserError(
-            f"{pairs} pairs asked for, but only {len(made)} of {len(found.scenes)} scenes allow "
-            f"one ({_story(fate)})",
+            f"{pairs} pairs asked for, but only {len(found.usable)} of {fate['scenes']} scenes "
+            f"allow one ({_story(fate)})",
             fix="Ask for fewer pairs, or build more scenes or decisions.",
         )
-    rank = STRATEGIES[strategy][0](found, seed)
-    taken = _allocate(found, list(made), rank, min(pairs, len(made)))
-    fate["pairs"] = len(taken)
-    rows = [made[index] for index in taken]
-    return pa.Table.from_pylist(rows, schema=PREFERENCE), dict(fate)
+
+
+def get_strategy(name: str) -> Strategy:
+    """Return a strategy by its name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in STRATEGIES:
+        raise UserError(
+            f"no strategy is called {name!r}", fix=f"Choose from {', '.join(STRATEGIES)}."
+        )
+    return STRATEGIES[name]
 
 
 def _story(fate: Mapping[str, int]) -> str:
-    told = {k: v for k, v in fate.items() if k not in ("scenes", "candidates", "pairs")}
+    told = {k: v for k, v in fate.items() if k not in ("scenes", "candidates")}
     return ", ".join(f"{count} {reason}" for reason, count in told.items()) or "no other scenes"
 
 
-def _pair(found: Candidates, index: int, prompts: Path) -> Row | str:
-    """Return the preference pair of a scene, or why there is none."""
-    scene = found.scenes[index]
-    strong = [row for row in found.strong[index] if not row["malformed"]]
-    weak = [row for row in found.weak[index] if not row["malformed"]]
-    if not strong or not weak:
-        return "without a well-formed decision of both models"
-    right = [row for row in strong if row["behavior"] == scene["answer"]]
-    wrong = [row for row in (*strong, *weak) if row["behavior"] != scene["answer"]]
-    if not right:
-        return "never matched by the strong model (likely noise)"
-    if not wrong:
-        return "always matched: nothing to reject"
-    chosen, rejected = (min(rows, key=_confidence) for rows in (right, wrong))
-    return {
-        "prompt": messages(scene, "decision", prompts),
-        "chosen": _turn(chosen),
-        "rejected": _turn(rejected),
-        "scene_id": scene["scene_id"],
-        "domain": scene["domain"],
-        "source": scene["source"],
-        "options": len(scene["exposure"]),
-        "chosen_behavior": LABELS[chosen["behavior"]],
-        "rejected_behavior": LABELS[rejected["behavior"]],
-        "chosen_model": chosen["model"],
-        "rejected_model": rejected["model"],
-        "chosen_entropy": chosen["entropy"],
-        "rejected_entropy": rejected["entropy"],
-        "epistemic_weak": float(found.weak_uncertainty.epistemic[index]),
-        "epistemic_strong": float(found.strong_uncertainty.epistemic[index]),
-        "epistemic_delta": float(found.delta[index]),
-    }
+def _allocate(found: Candidates, usable: np.ndarray, rank: np.ndarray, pairs: int) -> np.ndarray:
+    """Take the best-ranked scenes, in proportion to (source, number of options).
 
-
-def _confidence(row: Row) -> tuple[float, str, int]:
-    """Lowest entropy first; ties by model and sample, so that the choice is always the same."""
-    return row["entropy"], row["model"], row["sample"]
-
-
-def _turn(row: Row) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": answer(LABELS[row["behavior"]], row["thought"])}]
-
-
-def _allocate(found: Candidates, usable: list[int], rank: np.ndarray, pairs: int) -> list[int]:
-    """Take the best-ranked scenes, in proportion to (source, number of options)."""
-    cells: dict[tuple[str, int], list[int]] = {}
-    for index in usable:
-        scene = found.scenes[index]
-        cells.setdefault((scene["source"], len(scene["exposure"])), []).append(index)
-    quota = quotas({cell: len(members) for cell, members in cells.items()}, pairs)
-
-    def order(i: int) -> tuple[float, str]:
-        return -float(np.nan_to_num(rank[i], nan=-np.inf)), found.scenes[i]["scene_id"]
-
-    taken = [
-        i for cell, members in cells.items() for i in sorted(members, key=order)[: quota[cell]]
-    ]
-    return sorted(taken, key=order)
+    Returns:
+        Indices of `pairs` scenes, best first; ties go by scene id.
+    """
+    names, sources, options = (
+        found.scenes[column].to_pylist() for column in ("scene_id", "source", "options")
+    )
+    value = np.nan_to_num(rank, nan=-np.inf)
+    best = sorted(usable.tolist(), key=lambda i: (-value[i], names[i]))
+    left = quotas(Counter((sources[i], options[i]) for i in best), pairs)
+    taken = []
+    for i in best:
+        if left[sources[i], options[i]]:
+            left[sources[i], options[i]] -= 1
+            taken.append(i)
+    return np.array(taken, dtype=np.int64)
 
 
 def quotas(sizes: Mapping[Any, int], total: int) -> dict[Any, int]:
@@ -259,3 +445,115 @@ def quotas(sizes: Mapping[Any, int], total: int) -> dict[Any, int]:
     for cell in by_remainder[: total - sum(shares.values())]:
         shares[cell] += 1
     return shares
+
+
+def _pairs(found: Candidates, taken: np.ndarray, mode: Mode, prompts: Path) -> pa.Table:
+    """Return the preference pairs of the scenes `taken`, in that order."""
+    sides = {"chosen": found.chosen[taken], "rejected": found.rejected[taken]}
+    texts = {name: thoughts(found, side) for name, side in sides.items()}
+    scenes = scene_texts(found, taken)
+    blocks = []
+    for start in range(0, len(taken), _BLOCK):
+        rows = [
+            {
+                **_numbers(found, taken[i], {name: side[i] for name, side in sides.items()}),
+                "prompt": messages(scene, mode, prompts),
+                **{
+                    name: _turn(found, side[i], texts[name][i].as_py(), scene, mode)
+                    for name, side in sides.items()
+                },
+            }
+            for i, scene in enumerate(scenes.slice(start, _BLOCK).to_pylist(), start)
+        ]
+        blocks.append(pa.Table.from_pylist(rows, schema=PREFERENCE))
+    return pa.concat_tables(blocks)
+
+
+def _numbers(found: Candidates, index: int, sides: Mapping[str, int]) -> Row:
+    """Return what a pair says beside its texts."""
+    scene = {name: found.scenes[name][int(index)].as_py() for name in found.scenes.column_names}
+    row = {name: scene[name] for name in ("scene_id", "domain", "source", "options")}
+    for name, decision in sides.items():
+        row[f"{name}_behavior"] = LABELS[found.decisions.behavior[decision]]
+        row[f"{name}_model"] = found.decisions.names[found.decisions.model[decision]]
+        row[f"{name}_entropy"] = float(found.decisions.entropy[decision])
+    both = (found.weak_uncertainty, found.strong_uncertainty)
+    weak, strong = (uncertainty.epistemic[index] for uncertainty in both)
+    return {
+        **row,
+        "epistemic_weak": float(weak),
+        "epistemic_strong": float(strong),
+        "epistemic_delta": float(delta(weak, strong)),
+    }
+
+
+def _turn(
+    found: Candidates, decision: int, thought: str, scene: Row, mode: Mode
+) -> list[dict[str, str]]:
+    """Return the assistant's turn of a decision.
+
+    Raises:
+        UserError: if its text does not read as one decision for the stored behavior.
+    """
+    behavior = int(found.decisions.behavior[decision])
+    text = answer(LABELS[behavior], thought if mode == "decision" else "")
+    read = parse(text, len(scene["exposure"]), mode)
+    if read.behavior != behavior:
+        raise UserError(
+            f"decision process does not end in its one behavior: {read.malformed}",
+            where=f"scene {scene['scene_id']}, sample {found.decisions.sample[decision]}",
+            fix="Sample the decisions again.",
+        )
+    return [{"role": "assistant", "content": text}]
+
+
+def thoughts(found: Candidates, decisions: np.ndarray) -> pa.ChunkedArray:
+    """Return the texts of decision processes, given indices into `found.decisions`."""
+    weak, row = found.decisions.weak[decisions], found.decisions.row[decisions]
+    place = np.empty(len(decisions), dtype=np.int64)
+    parts = []
+    for role, own in (("weak", np.flatnonzero(weak)), ("strong", np.flatnonzero(~weak))):
+        place[own] = np.arange(len(own)) + sum(len(part) for part in parts)
+        parts.append(_take(found.files[role], ["thought"], row[own])["thought"])
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()).take(
+        pa.array(place)
+    )
+
+
+def scene_texts(found: Candidates, indices: np.ndarray) -> pa.Table:
+    """Return columns `scene_id`, `profile`, `history`, `exposure` of scenes by their indices."""
+    rows = found.scenes["row"].to_numpy()[indices]
+    return _take(found.files["scenes"], ["scene_id", "profile", "history", "exposure"], rows)
+
+
+def _take(path: Path, columns: list[str], rows: np.ndarray) -> pa.Table:
+    """Return some rows of a Parquet file in the order of `rows`, reading it in blocks."""
+    order = np.argsort(rows)
+    wanted, start, parts = rows[order], 0, []
+    # A buffer lets a column stream in; without one its whole row group is held.
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if not np.diff(np.searchsorted(wanted, [start, start + count])).item():
+                start += count
+                continue
+            for batch in file.iter_batches(_BLOCK, [group], columns):
+                low, high = np.searchsorted(wanted, [start, start + batch.num_rows])
+                if high > low:
+                    parts.append(batch.take(pa.array(wanted[low:high] - start)))
+                start += batch.num_rows
+    return pa.Table.from_batches(parts, schema).take(pa.array(np.argsort(order)))
+
+
+#: Training views, in TRL's conversational forms: name -> columns of a pair they are made of.
+VIEWS = {
+    "sft": {"prompt": "prompt", "completion": "chosen"},
+    "preference": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    "grpo": {"prompt": "prompt", "answer": "chosen_behavior", "options": "options"},
+}
+
+
+def view(pairs: pa.Table, name: str) -> pa.Table:
+    """Return a table of schema `PREFERENCE` as the view `name` of `VIEWS`."""
+    return pa.table({column: pairs[origin] for column, origin in VIEWS[name].items()})

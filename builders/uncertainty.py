@@ -1,15 +1,15 @@
 """Uncertainty decomposition over decision processes (Definition 3.1, equations 2 and 3).
 
-All entropies are in bits. Arrays are float64 with NaN where a scene has fewer options or fewer
-well-formed decisions than the widest one.
+All entropies are in bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+_BLOCK = 65_536  # decisions at a time: what is in memory beside the input does not grow with it
 
 
 class Uncertainty(NamedTuple):
@@ -36,21 +36,26 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     return np.where(there.any(axis=-1), np.maximum(sums, 0.0), np.nan)
 
 
-def decompose(probabilities: np.ndarray) -> Uncertainty:
-    """Split the uncertainty of each scene.
+def decompose(probabilities: np.ndarray, scene: np.ndarray, scenes: int) -> Uncertainty:
+    """Split the uncertainty of each scene over its decisions.
 
     Args:
-        probabilities: [s, n, k], P(Y | X + D_i) over k options for n decisions of s scenes.
+        probabilities: [d, k], P(Y | X + D_i), one row a decision; NaN for options that its scene
+            does not have. Rows add up to 1 but for rounding, which is taken out in float64.
+        scene: [d], which scene each row is of, in any order.
+        scenes: The number s of scenes.
     """
-    decisions = np.isfinite(probabilities).any(axis=-1)
-    count = decisions.sum(axis=-1)
-    some = count > 0
-    options = np.isfinite(probabilities).any(axis=-2)
-    summed = np.where(np.isfinite(probabilities), probabilities, 0.0).sum(axis=-2)
-    mean = np.divide(summed, count[:, None], out=np.zeros_like(summed), where=some[:, None])
-    total = entropy(np.where(options, mean, np.nan))
-    each = np.where(decisions, entropy(probabilities), 0.0).sum(axis=-1)
-    epistemic = np.divide(each, count, out=np.full(len(count), np.nan), where=some)
+    summed = np.zeros((scenes, probabilities.shape[1]))
+    entropies, count = np.zeros(scenes), np.zeros(scenes)
+    for start in range(0, len(scene), _BLOCK):
+        block = probabilities[start : start + _BLOCK].astype(np.float64)
+        block /= np.nansum(block, axis=-1, keepdims=True)
+        at = scene[start : start + _BLOCK]
+        np.add.at(summed, at, np.nan_to_num(block))
+        np.add.at(entropies, at, entropy(block))
+        np.add.at(count, at, 1)
+    some = np.where(count > 0, count, np.nan)
+    total, epistemic = entropy(summed / some[:, None]), entropies / some
     # Rounding may put H(mean) a hair below E[H]; Jensen's inequality says it is not.
     mutual = np.maximum(total - epistemic, 0.0)
     return Uncertainty(epistemic + mutual, mutual, epistemic)
@@ -59,15 +64,3 @@ def decompose(probabilities: np.ndarray) -> Uncertainty:
 def delta(weak: np.ndarray, strong: np.ndarray) -> np.ndarray:
     """Equation 3 with A the weak and B the strong model: epistemic weak - strong, bits, [s]."""
     return weak - strong
-
-
-def stack(rows: Sequence[Sequence[Sequence[float] | None]]) -> np.ndarray:
-    """Put ragged probabilities (scenes of decisions of options) into one [s, n, k], NaN padded."""
-    n = max((len(scene) for scene in rows), default=0)
-    k = max((len(p) for scene in rows for p in scene if p is not None), default=0)
-    out = np.full((len(rows), n, k), np.nan)
-    for s, scene in enumerate(rows):
-        for i, p in enumerate(scene):
-            if p is not None:
-                out[s, i, : len(p)] = p
-    return out

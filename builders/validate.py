@@ -17,7 +17,7 @@ import pyarrow as pa
 from scipy import stats
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import LABEL_PREFIX, messages, parse
+from usermirrorer.builders.prompts import LABEL_PREFIX, Mode, messages, parse
 from usermirrorer.builders.schema import (
     LABELS,
     ORIGINS,
@@ -264,7 +264,10 @@ def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding
 
     def misread(row: Row) -> bool:
         for side in ("chosen", "rejected"):
-            found = parse(row[side][-1]["content"], row["options"])
+            text = row[side][-1]["content"]
+            # Pairs without decision processes (strategy random_direct) hold the label alone.
+            mode: Mode = "direct" if text.startswith(LABEL_PREFIX) else "decision"
+            found = parse(text, row["options"], mode)
             if found.malformed or LABELS[found.behavior or 0] != row[f"{side}_behavior"]:
                 return True
         return False

@@ -25,17 +25,23 @@ MARKERS = (("|", ORANGE), ("x", GREEN), ("+", PURPLE), ("1", GREY))
 
 
 def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes]:
+    figure, panels = _panels(1, 1, width, height)
+    return figure, panels[0]
+
+
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     # The object interface: no global state and no display needed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="both", linewidth=0.4, alpha=0.5)
-    axes.set_axisbelow(True)
-    return figure, axes
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="both", linewidth=0.4, alpha=0.5)
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -158,6 +164,125 @@ def entropy_histogram(
         f"Histogram of epistemic uncertainty over {len(weak)} scenes: mean {weak.mean():.3f} bits "
         f"for {names[0]}, {strong.mean():.3f} bits for {names[1]}."
     )
+
+
+def epistemic_by_source(
+    values: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    names: tuple[str, str] = ("weak", "strong"),
+) -> str:
+    """Draw Figure 3: epistemic uncertainty of two models, a panel for each source.
+
+    Args:
+        values: For each source, E[H(P(Y | X + D))] of the weak and of the strong model, one a
+            scene, bits.
+        path: PNG to write.
+        names: What to call the two.
+
+    Returns:
+        Alt text.
+    """
+    columns = min(len(values), 3)
+    rows = -(-len(values) // columns)
+    figure, panels = _panels(rows, columns, max(7.0, 3.2 * columns), 0.9 + 2.2 * rows)
+    top = max(max(np.max(weak), np.max(strong)) for weak, strong in values.values())
+    edges = np.linspace(0, max(top, 1e-3), 31)
+    told = []
+    for axes, (source, both) in zip(panels, values.items(), strict=False):
+        looks = zip(both, (ORANGE, BLUE), ("//", ""), ("--", "-"), names, strict=True)
+        for own, colour, hatch, line, name in looks:
+            axes.hist(own, edges, color=colour, alpha=0.55, hatch=hatch, edgecolor=colour)
+            axes.axvline(np.mean(own), color=colour, linestyle=line, linewidth=1.6, label=name)
+        axes.set_title(f"{source} ({len(both[0]):,} scenes)", fontsize=10)
+        told.append(f"{source} {np.mean(both[0]):.3f} and {np.mean(both[1]):.3f}")
+    for axes in panels[len(values) :]:
+        axes.set_visible(False)
+    figure.supxlabel("epistemic uncertainty of a scene (bits), vertical lines: means", fontsize=10)
+    figure.supylabel("scenes", fontsize=10)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    _write(figure, path)
+    return (
+        f"Histograms of epistemic uncertainty by source, means of {names[0]} and {names[1]} in "
+        f"bits: {'; '.join(told)}."
+    )
+
+
+def stacked_bars(parts: Mapping[str, Mapping[str, int]], xlabel: str, path: Path) -> str:
+    """Draw a bar for each row, made of counts that add up.
+
+    Args:
+        parts: Row name to the counts of its parts, the same parts in every row, at most five.
+        xlabel: What is counted.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    names = list(next(iter(parts.values())))
+    figure, axes = _figure(height=1.4 + 0.2 * len(names) + 0.4 * len(parts))
+    left = np.zeros(len(parts))
+    places = np.arange(len(parts))[::-1]
+    looks = zip(
+        names, (BLUE, GREEN, ORANGE, PURPLE, GREY), ("", "//", "..", "xx", "--"), strict=False
+    )
+    for name, colour, hatch in looks:
+        counts = np.array([row[name] for row in parts.values()])
+        axes.barh(
+            places,
+            counts,
+            0.62,
+            left,
+            color=colour,
+            alpha=0.6,
+            hatch=hatch,
+            edgecolor=colour,
+            label=name,
+        )
+        left += counts
+    axes.set_yticks(places, list(parts))
+    axes.set_xlabel(xlabel)
+    axes.set_xlim(0, 1.02 * max(left.max(), 1))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", frameon=False)
+    _write(figure, path)
+    told = ", ".join(f"{sum(row[name] for row in parts.values()):,} {name}" for name in names)
+    return f"Bars of {xlabel} for {len(parts)} rows, together {told}."
+
+
+def length_histograms(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    names: tuple[str, str] = ("weak", "strong"),
+) -> str:
+    """Draw how long texts of two models are, a panel for each kind of text.
+
+    Args:
+        panels: Label of the horizontal axis, with the unit, to the lengths of the weak and of the
+            strong model.
+        path: PNG to write.
+        names: What to call the two.
+
+    Returns:
+        Alt text.
+    """
+    figure, drawn = _panels(1, len(panels), 3.5 * len(panels), 3.4)
+    told = []
+    for axes, (label, both) in zip(drawn, panels.items(), strict=True):
+        low, high = min(map(np.min, both)), max(map(np.max, both))
+        edges = np.linspace(low, max(high, low + 1), 31)
+        for own, colour, hatch, name in zip(both, (ORANGE, BLUE), ("//", ""), names, strict=True):
+            look = {"alpha": 0.55, "hatch": hatch, "edgecolor": colour}
+            axes.hist(own, edges, color=colour, label=name, **look)
+        axes.set_xlabel(label)
+        axes.yaxis.get_major_formatter().set_useOffset(False)
+        told.append(f"{label}: medians {np.median(both[0]):,.0f} and {np.median(both[1]):,.0f}")
+    drawn[0].set_ylabel("decisions")
+    figure.legend(
+        *drawn[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False
+    )
+    _write(figure, path)
+    return f"Histograms of lengths, {names[0]} and {names[1]}. {'; '.join(told)}."
 
 
 def position_histogram(answers: Sequence[int], options: Sequence[int], path: Path) -> str:

@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.builders.commands:distil",
         "Distil preference pairs from decisions of a weak and a strong model.",
     ),
+    "report": (
+        "usermirrorer.model_cards.commands:report",
+        "Report on a distillation: uncertainties, discarded scenes, tokens, plots.",
+    ),
     "validate": (
         "usermirrorer.builders.commands:validate",
         "Prove the guarantees of any built or downloaded dataset.",

@@ -319,9 +319,8 @@ def _pairs(job: Job, plan: Plan) -> Row:
     from usermirrorer.builders import distill
     from usermirrorer.model_cards import plots
 
-    scenes = _shares(job, plan)["decide"]
-    tables = [shards.read_table(job.out / "decisions" / f"{r}.parquet") for r in ("weak", "strong")]
-    found = distill.candidates(scenes, *tables)
+    decided = [job.out / "decisions" / f"{role}.parquet" for role in ("weak", "strong")]
+    found = distill.candidates(job.out / "scenes" / "train.parquet", *decided)
     table, fate = distill.distill(found, plan.pairs, exact=False, seed=plan.seed)
     shards.write_table(job.out / "pairs.parquet", table)
     epistemic = [found.weak_uncertainty.epistemic, found.strong_uncertainty.epistemic]

@@ -1,0 +1,166 @@
+"""Instruction-following difficulty of chosen decision processes (Table 2 and appendix C.4).
+
+The perplexity of a response after its prompt over that of the response alone, as in Li et al.,
+Superfiltering (2024): near 1 the prompt tells the model little about the response. Both are taken
+over the same tokens, all of the response but the first, which has nothing before it when alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from usermirrorer.builders import decisions, distill, shards
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, answer
+from usermirrorer.builders.schema import LABELS
+
+_PART_SCENES = 32
+_BATCH_TOKENS = 8192  # columns of a batch, padding included
+Tokens = list[int]
+
+#: Losses are means over the scored `tokens`, in nats; `ifd` is exp(with_prompt - alone).
+SCORES = pa.schema(
+    [
+        pa.field("scene_id", pa.string(), nullable=False),
+        pa.field("with_prompt", pa.float64(), nullable=False),
+        pa.field("alone", pa.float64(), nullable=False),
+        pa.field("ifd", pa.float64(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),
+    ]
+)
+
+
+def scores(
+    found: distill.Candidates,
+    model: str,
+    output: Path,
+    *,
+    dtype: str = "auto",
+    prompts: Path = DEFAULT_PROMPTS,
+    progress: Callable[[int, bool], None] = lambda scenes, resumed: None,
+) -> np.ndarray:
+    """Score the chosen decision of every scene that allows a pair; a killed run goes on.
+
+    The texts of these scenes are held in memory, 5 to 10 KB each.
+
+    Args:
+        found: From `distill.candidates`.
+        model: Local folder or Hub id (the paper: the weak model).
+        output: Parquet file of schema `SCORES` to make; parts lie beside it until it is whole.
+        dtype: See `load_causal_lm`.
+        prompts: Folder of prompt templates.
+        progress: Called with the scenes of each finished part, and whether it was resumed.
+
+    Returns:
+        [s] of all scenes of `found`, NaN where there is no pair.
+
+    Raises:
+        UserError: if the model cannot be loaded.
+    """
+    usable = found.usable
+    config = {
+        "stage": "ifd",
+        "model": model,
+        "dtype": dtype,
+        "prompts": decisions.prompts_hash(prompts),
+        **{name: shards.file_hash(path) for name, path in found.files.items()},
+    }
+
+    @functools.cache
+    def ready() -> tuple[Any, pa.Table, pa.ChunkedArray]:
+        from usermirrorer.builders.engines.loading import load_causal_lm
+        from usermirrorer.builders.engines.transformers import TransformersEngine
+
+        engine = TransformersEngine(*load_causal_lm(model, dtype), model)
+        texts = distill.scene_texts(found, usable)
+        return engine, texts, distill.thoughts(found, found.chosen[usable])
+
+    def work(numbers: Sequence[int]) -> pa.Table:
+        engine, scenes, thoughts = ready()
+        behaviors = found.decisions.behavior[found.chosen[usable]]
+        rows = scenes.slice(numbers[0], len(numbers)).to_pylist()
+        responses = [
+            answer(LABELS[behaviors[number]], thoughts[number].as_py()) for number in numbers
+        ]
+        return _score(engine, rows, responses, prompts)
+
+    shards.in_parts(
+        output,
+        range(len(usable)),
+        work,
+        config=config,
+        part_rows=_PART_SCENES,
+        on_progress=progress,
+    )
+    values = np.full(found.scenes.num_rows, np.nan)
+    values[usable] = shards.read_table(output)["ifd"].to_numpy()
+    return values
+
+
+def _score(
+    engine: Any, scenes: Sequence[distill.Row], responses: Sequence[str], prompts: Path
+) -> pa.Table:
+    tokenizer = engine.tokenizer
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in responses]
+    contexts = []
+    for scene, own in zip(scenes, ids, strict=True):
+        prompt = decisions.fit(scene, engine, decisions.CONTEXT - len(own), prompts)
+        contexts.append(tokenizer(engine.text(prompt), add_special_tokens=False).input_ids)
+    start = tokenizer("").input_ids  # what the model expects before any text, often nothing
+    with_prompt = losses(engine.model, contexts, ids)
+    alone = losses(engine.model, [start] * len(ids), ids)
+    columns = {
+        "scene_id": [scene["scene_id"] for scene in scenes],
+        "with_prompt": with_prompt,
+        "alone": alone,
+        "ifd": np.exp(with_prompt - alone),
+        "tokens": [len(own) - 1 for own in ids],
+    }
+    return pa.table(columns, schema=SCORES)
+
+
+def losses(model: Any, contexts: Sequence[Tokens], responses: Sequence[Tokens]) -> np.ndarray:
+    """Return the mean loss of each response's tokens but the first, after its context, in nats.
+
+    Args:
+        model: A causal language model of `transformers`.
+        contexts: Tokens before each response; may be empty.
+        responses: At least two tokens each.
+
+    Returns:
+        float64 [number of responses].
+    """
+    import torch
+
+    out = np.empty(len(responses))
+    with torch.inference_mode():
+        for batch in _batches([len(c) + len(r) for c, r in zip(contexts, responses, strict=True)]):
+            rows = [torch.tensor(contexts[i] + responses[i]) for i in batch]
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+            length = torch.tensor([[len(row)] for row in rows], device=model.device)
+            seen = torch.arange(ids.shape[1], device=model.device) < length
+            hidden = model.base_model(input_ids=ids, attention_mask=seen).last_hidden_state
+            for place, i in enumerate(batch):
+                first, last = len(contexts[i]), int(length[place]) - 1
+                logits = model.get_output_embeddings()(hidden[place, first:last])
+                out[i] = torch.nn.functional.cross_entropy(
+                    logits.double(), ids[place, first + 1 : last + 1]
+                ).item()
+    return out
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield indices of like length whose padded batch has at most `_BATCH_TOKENS` columns."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and lengths[index] * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
