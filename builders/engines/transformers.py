@@ -9,9 +9,10 @@ copied n times, and the system prompt, shared by all scenes, is computed once pe
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +20,15 @@ from transformers.cache_utils import Cache
 
 from usermirrorer.builders.engines import Generation, Sampling
 from usermirrorer.builders.engines.attention import growing_cache, share_groups
+from usermirrorer.builders.engines.chat import chat_text, label_ids, scored_text, token_ids
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, Message
 from usermirrorer.builders.schema import LABELS, labels
 
 _NUCLEUS = 512  # likeliest tokens looked at before falling back to a full sort
+#: What the allocators of torch and of the system say when there is no more memory.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -43,6 +48,10 @@ class _Trunk:
     @property
     def width(self) -> int:
         return self.valid.shape[1]
+
+    @property
+    def places(self) -> torch.Tensor:
+        return _places(self.valid)
 
 
 @dataclass
@@ -73,20 +82,29 @@ class TransformersEngine:
         model: A loaded model in evaluation mode.
         tokenizer: Its tokenizer, with a chat template.
         name: How the model is called in stored rows.
+        batch_scenes: Scenes at a time; halved for good when the memory does not suffice.
 
     Raises:
-        UserError: if an option label is not a single token after `Behavior: [`.
+        UserError: if an option label is not a single token after `Behavior: [`, or if the model has
+            layers that cannot look at a tree of tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str = "", batch_scenes: int = 8) -> None:
         self.model, self.tokenizer = model, tokenizer
         share_groups(model)
         self.name = name or model.config._name_or_path
-        self.label_ids = torch.tensor(_label_ids(tokenizer, self.name), device=model.device)
+        self.batch_scenes = batch_scenes
+        self.label_ids = torch.tensor(label_ids(tokenizer, self.name), device=model.device)
         self._stop = _stop_ids(model, tokenizer)
+        self._kinds, self._window = _layer_kinds(model, self.name)
         self._system: tuple[list[int], Cache] | None = None
         self._last: tuple[Any, _Trunk] | None = None
-        self.batch_scenes = 8
+
+    @property
+    def context(self) -> int:
+        """Longest text in tokens that the model was made for."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or 2**31
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
@@ -94,16 +112,43 @@ class TransformersEngine:
 
     def text(self, prompt: list[Message]) -> str:
         """Return the prompt as the model reads it, up to the start of the assistant's turn."""
-        return self.tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=True
-        )
+        return chat_text(self.tokenizer, prompt)
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return token_ids(self.tokenizer, text)
+
+    def _halving(self, work: Callable[[slice], list[_T]], scenes: int) -> list[_T]:
+        """Run `work` on all scenes; where the memory does not suffice, on half as many at a time.
+
+        Raises:
+            UserError: if it does not suffice for a single scene.
+        """
+        done: list[_T] = []
+        size = scenes
+        while len(done) < scenes:
+            try:
+                done += work(slice(len(done), len(done) + size))
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not _no_memory(error):
+                    raise
+                if size == 1:
+                    raise UserError(
+                        "the memory does not suffice for one scene",
+                        where=self.name,
+                        fix="Lower --samples or --max-tokens, or take a smaller model or dtype.",
+                    ) from error
+            # Only here, with the error and its frames gone, are the tensors of the attempt free.
+            self._last = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            size = (size + 1) // 2
+            self.batch_scenes = min(self.batch_scenes, size)
+        return done
 
     # -- sampling -----------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[list[Message]],
@@ -113,13 +158,18 @@ class TransformersEngine:
     ) -> list[list[Generation]]:
         """Sample `sampling.n` assistant turns for each prompt; see `Engine.sample`."""
         texts = [self.text(prompt) for prompt in prompts]
+        return self._halving(
+            lambda part: self._sample(texts[part], options[part], sampling, seeds[part]), len(texts)
+        )
+
+    @torch.inference_mode()
+    def _sample(
+        self, texts: list[str], options: Sequence[int], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[list[Generation]]:
         trunk = self._trunk(texts)
         rows = [
-            [
-                self._branch(sampling, options[row], seeds[row], number)
-                for number in range(sampling.n)
-            ]
-            for row in range(len(prompts))
+            [self._branch(sampling, k, seed, number) for number in range(sampling.n)]
+            for k, seed in zip(options, seeds, strict=True)
         ]
         if sampling.guided:
             for branch in (branch for row in rows for branch in row):
@@ -144,6 +194,7 @@ class TransformersEngine:
         """Advance all branches a token at a time until each is finished."""
         device = self.model.device
         owner = torch.empty(len(rows), 0, dtype=torch.long, device=device)
+        places = owner
         for row, logits in zip(rows, trunk.logits, strict=True):
             self._advance(row, logits.expand(len(row), -1), sampling)
         while any(not branch.finished for row in rows for branch in row):
@@ -157,10 +208,11 @@ class TransformersEngine:
                     ids[r, column], who[r, column] = rows[r][i].tokens[-1], i
                     place[r, column] = int(trunk.lengths[r]) + len(rows[r][i].tokens) - 1
             owner = torch.cat([owner, who], dim=1)
-            logits = self._forward(trunk, ids, place, _tree_mask(trunk.valid, owner, who))
+            places = torch.cat([places, place], dim=1)
+            mask = _tree_mask(trunk.valid, owner, who)
+            logits = self._forward(trunk, ids, place, places, mask)
             for r, indices in enumerate(active):
                 self._advance([rows[r][i] for i in indices], logits[r, : len(indices)], sampling)
-        self._crop(trunk)
 
     def _advance(self, branches: list[_Branch], logits: torch.Tensor, sampling: Sampling) -> None:
         """Append the next token of each branch: the forced one, or one drawn from `logits`."""
@@ -241,7 +293,6 @@ class TransformersEngine:
 
     # -- scoring ------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def score(
         self,
         prompts: Sequence[list[Message]],
@@ -250,13 +301,20 @@ class TransformersEngine:
     ) -> list[np.ndarray]:
         """Score the labels after each thought in one short forward; see `Engine.score`."""
         texts = [self.text(prompt) for prompt in prompts]
+        return self._halving(
+            lambda part: self._score(texts[part], thoughts[part], options[part]), len(texts)
+        )
+
+    @torch.inference_mode()
+    def _score(
+        self, texts: list[str], thoughts: Sequence[Sequence[str]], options: Sequence[int]
+    ) -> list[np.ndarray]:
         trunk = self._trunk(texts)
         tails = [
             [self._tail(trunk.ids[r], texts[r], thought) for thought in row]
             for r, row in enumerate(thoughts)
         ]
         logits = self._forward_tails(trunk, tails)
-        self._crop(trunk)
         results = []
         for row, k in zip(logits, options, strict=True):
             of_labels = row[:, self.label_ids[: len(labels(k))]].double()
@@ -271,8 +329,7 @@ class TransformersEngine:
         The text is tokenised as a whole, as a plain reader of it would do; where that merges over
         the prompt's end, the merged prompt tokens are left out of the branch's view.
         """
-        ending = f"{thought.rstrip()}\n{LABEL_PREFIX}" if thought else LABEL_PREFIX
-        whole = self._ids(text + ending)
+        whole = self._ids(scored_text(text, thought))
         shared = 0
         for a, b in zip(prompt, whole, strict=False):
             if a != b:
@@ -283,30 +340,33 @@ class TransformersEngine:
     def _forward_tails(
         self, trunk: _Trunk, tails: list[list[tuple[int, list[int]]]]
     ) -> list[torch.Tensor]:
+        """Return the logits after each tail, [tails of the row, vocabulary] a row.
+
+        The last tokens of all tails stand in the last columns, so that the model's own head (with
+        whatever it scales or caps) is computed there alone.
+        """
         device = self.model.device
-        width = max(sum(len(ids) for _, ids in row) for row in tails)
+        count = max(len(row) for row in tails)
+        bodies = max(sum(len(ids) - 1 for _, ids in row) for row in tails)
+        width = bodies + count
         ids = torch.full((len(tails), width), self._stop[0], device=device)
         place = torch.zeros((len(tails), width), dtype=torch.long, device=device)
         who = torch.full((len(tails), width), -1, device=device)
         visible = torch.zeros((len(tails), width), dtype=torch.long, device=device)
-        ends: list[list[int]] = []
         for r, row in enumerate(tails):
-            column, ends_of_row = 0, []
+            column = 0
             for branch, (shared, tail) in enumerate(row):
-                span = slice(column, column + len(tail))
-                ids[r, span] = torch.tensor(tail, device=device)
-                place[r, span] = torch.arange(shared, shared + len(tail), device=device)
-                who[r, span], visible[r, span] = branch, shared
-                column += len(tail)
-                ends_of_row.append(column - 1)
-            ends.append(ends_of_row)
+                columns = [*range(column, column + len(tail) - 1), bodies + branch]
+                ids[r, columns] = torch.tensor(tail, device=device)
+                place[r, columns] = torch.arange(shared, shared + len(tail), device=device)
+                who[r, columns], visible[r, columns] = branch, shared
+                column += len(tail) - 1
         mask = _tree_mask(trunk.valid, who, who)
         mask[:, 0, :, trunk.width :] &= torch.ones(width, width, device=device).tril().bool()
         # Columns of the trunk that a branch re-tokenised are hidden from it.
-        position = trunk.valid.cumsum(1) - 1
-        mask[:, 0, :, : trunk.width] &= position[:, None, :] < visible[:, :, None]
-        hidden = self._forward(trunk, ids, place, mask, hidden=True)
-        return [self._head(hidden[r, ends_of_row]) for r, ends_of_row in enumerate(ends)]
+        mask[:, 0, :, : trunk.width] &= trunk.places[:, None, :] < visible[:, :, None]
+        logits = self._forward(trunk, ids, place, place, mask, keep=count)
+        return [logits[r, : len(row)] for r, row in enumerate(tails)]
 
     # -- the model ----------------------------------------------------------------------------
 
@@ -316,7 +376,11 @@ class TransformersEngine:
         if self._last is None or self._last[0] != key:
             self._last = None
             self._last = (key, self._prefill([self._ids(text) for text in texts]))
-        return self._last[1]
+        trunk = self._last[1]
+        branches = trunk.cache.get_seq_length() - trunk.width  # of the call before
+        if branches:
+            trunk.cache.crop(-branches)
+        return trunk
 
     def _prefill(self, ids: list[list[int]]) -> _Trunk:
         device = self.model.device
@@ -329,7 +393,7 @@ class TransformersEngine:
         for r, row in enumerate(ids):
             tokens[r, rest - (len(row) - start) :] = torch.tensor(row[start:], device=device)
             valid[r, start + rest - (len(row) - start) :] = True
-        place = (valid.cumsum(1) - 1).clamp(min=0)[:, start:]
+        place = _places(valid)[:, start:]
         causal = torch.ones(rest, start + rest, device=device).tril(diagonal=start).bool()
         mask = (causal[None] & valid[:, None, :])[:, None]
         # A padding column must see something, or its softmax is NaN.
@@ -337,7 +401,7 @@ class TransformersEngine:
         cache = self._copy_prefix(prefix, len(ids))
         output = self.model(
             input_ids=tokens,
-            attention_mask=self._additive(mask),
+            attention_mask=self._masks(mask, place, _places(valid)),
             position_ids=place,
             past_key_values=cache,
             use_cache=True,
@@ -379,32 +443,50 @@ class TransformersEngine:
         trunk: _Trunk,
         ids: torch.Tensor,
         place: torch.Tensor,
+        places: torch.Tensor,
         mask: torch.Tensor,
-        hidden: bool = False,
+        keep: int = 0,
     ) -> torch.Tensor:
-        body = self.model.base_model if hidden else self.model
-        output = body(
+        """Return the logits of new columns (of the last `keep` alone, unless it is 0).
+
+        Args:
+            trunk: What they follow; its cache grows by them.
+            ids: [b, q] tokens of the new columns.
+            place: [b, q] their positions in the text.
+            places: [b, t] positions of all columns after the trunk.
+            mask: [b, 1, q, p + t], what each may see.
+            keep: Number of last columns.
+        """
+        columns = torch.cat([trunk.places, places], dim=1)
+        return self.model(
             input_ids=ids,
-            attention_mask=self._additive(mask),
+            attention_mask=self._masks(mask, place, columns),
             position_ids=place,
             past_key_values=trunk.cache,
             use_cache=True,
-        )
-        return output.last_hidden_state if hidden else output.logits.float()
+            logits_to_keep=keep,
+        ).logits.float()
 
-    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.get_output_embeddings()(hidden).float()
+    def _masks(self, mask: torch.Tensor, place: torch.Tensor, columns: torch.Tensor) -> Any:
+        """Return the attention mask in the form the model takes, sliding windows cut out.
+
+        Args:
+            mask: Bool [b, 1, q, k].
+            place: [b, q] positions of the queries.
+            columns: [b, k] positions of the keys.
+        """
+        full = self._additive(mask)
+        if self._window is None or int(place.max()) < self._window:
+            return full
+        near = place[:, None, :, None] - columns[:, None, None, :] < self._window
+        near = self._additive(mask & near)
+        return {"full_attention": full, "sliding_attention": near} if len(self._kinds) > 1 else near
 
     def _additive(self, mask: torch.Tensor) -> torch.Tensor:
         """Turn a bool mask [b, 1, q, k] into the additive form that every attention accepts."""
         kind = self.model.dtype
         zero = torch.zeros((), dtype=kind, device=mask.device)
         return torch.where(mask, zero, torch.finfo(kind).min)
-
-    def _crop(self, trunk: _Trunk) -> None:
-        extra = trunk.cache.get_seq_length() - trunk.width
-        if extra > 0:
-            trunk.cache.crop(-extra)
 
 
 def draw(logits: torch.Tensor, uniforms: Sequence[float], sampling: Sampling) -> list[int]:
@@ -448,19 +530,30 @@ def _tree_mask(valid: torch.Tensor, owner: torch.Tensor, who: torch.Tensor) -> t
     return torch.cat([trunk, own], dim=2)[:, None]
 
 
-def _label_ids(tokenizer: Any, name: str) -> list[int]:
-    base = tokenizer(LABEL_PREFIX, add_special_tokens=False).input_ids
-    found = []
-    for label in LABELS:
-        ids = tokenizer(LABEL_PREFIX + label, add_special_tokens=False).input_ids
-        if ids[: len(base)] != base or len(ids) != len(base) + 1:
-            raise UserError(
-                f"does not write label {label!r} as one token after {LABEL_PREFIX!r}",
-                where=name,
-                fix="Options are scored by one token: choose a model with another tokenizer.",
-            )
-        found.append(ids[-1])
-    return found
+def _places(valid: torch.Tensor) -> torch.Tensor:
+    """Return the position in its text of each column, [b, p], from the mask of columns in use."""
+    return (valid.cumsum(1) - 1).clamp(min=0)
+
+
+def _no_memory(error: BaseException) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
+def _layer_kinds(model: Any, name: str) -> tuple[set[str], int | None]:
+    """Return the kinds of a model's layers, and its sliding window where it has one."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    alone = "sliding_attention" if window else "full_attention"
+    kinds = set(getattr(config, "layer_types", None) or [alone])
+    other = sorted(kinds - {"full_attention", "sliding_attention"})
+    if other or getattr(model, "_is_stateful", False):
+        raise UserError(
+            f"has layers that branches over one prompt cannot share ({other or 'recurrent'})",
+            where=name,
+            fix="Use --engine vllm or an endpoint.",
+        )
+    return kinds, window if "sliding_attention" in kinds else None
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import tiny_parts
 import torch
 
 from usermirrorer.builders import fetch
@@ -33,12 +38,13 @@ def engine(tiny_chat_model):
     return load_engine(str(tiny_chat_model), "float32", "tiny")
 
 
-def brute_force(engine, prompt, thought, options):
+def brute_force(engine, prompt, thought, options, model=None):
     """P(label | prompt + thought) by one forward pass over the whole text."""
+    model = model or engine.model
     text = engine.text(prompt) + (f"{thought}\n{LABEL_PREFIX}" if thought else LABEL_PREFIX)
     ids = engine.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.inference_mode():
-        logits = engine.model(ids).logits[0, -1]
+        logits = model(ids).logits[0, -1]
     return torch.softmax(logits[engine.label_ids[:options]].double(), -1).numpy()
 
 
@@ -67,6 +73,75 @@ def test_scores_do_not_depend_on_what_was_asked_before(engine):
     engine.sample(PROMPTS, OPTIONS, Sampling(n=2, max_tokens=12), [1, 2, 3])
     for a, b in zip(first, engine.score(PROMPTS, THOUGHTS, OPTIONS), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.3,
+    "tie_word_embeddings": True,
+}
+FAMILIES = {
+    "gemma2": {"head_dim": 12, "final_logit_softcapping": 3.0, "sliding_window": 64},
+    "cohere": {"logit_scale": 0.3},
+    "cohere2": {"logit_scale": 0.3, "sliding_window": 64},
+    "granite": {"logits_scaling": 5.0},
+    "mistral": {"sliding_window": 64},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_does_to_logits_and_windows_is_respected(family):
+    """The same random weights under plain forwards, prompts being several windows long."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tiny_parts.tokenizer()
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), bos_token_id=None, **ends, **SIZES, **FAMILIES[family]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # a fresh norm or bias does nothing: make all weights count
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    plain = copy.deepcopy(model)
+    engine = TransformersEngine(model, tokenizer, family)
+    scored = engine.score(PROMPTS, THOUGHTS, OPTIONS)
+    for row, prompt, thoughts, k in zip(scored, PROMPTS, THOUGHTS, OPTIONS, strict=True):
+        for probabilities, thought in zip(row, thoughts, strict=True):
+            expected = brute_force(engine, prompt, thought, k, plain)
+            np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    greedy = engine.sample(PROMPTS, OPTIONS, Sampling(n=1, temperature=0, max_tokens=12), [0] * 3)
+    for prompt, (generation,) in zip(PROMPTS, greedy, strict=True):
+        assert generation.text == plainly_generated(plain, engine, prompt, 12)
+
+
+def plainly_generated(model, engine, prompt, tokens):
+    """Greedy tokens, each from one forward over the whole text."""
+    ids = engine.tokenizer(engine.text(prompt), add_special_tokens=False).input_ids
+    start = len(ids)
+    with torch.inference_mode():
+        for _ in range(tokens):
+            token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+            if token == engine.tokenizer.eos_token_id:
+                break
+            ids.append(token)
+    return engine.tokenizer.decode(ids[start:])
+
+
+def test_recurrent_layers_are_refused_since_branches_cannot_share_them():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tokenizer = tiny_parts.tokenizer()
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1)
+    with pytest.raises(UserError, match="cannot share"):
+        TransformersEngine(MambaForCausalLM(config), tokenizer, "mamba")
 
 
 def texts(sampled):
@@ -160,3 +235,87 @@ def test_nan_logits_are_a_clear_error(tiny_chat_model):
         broken.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="NaN"):
         broken.score(PROMPTS, THOUGHTS, OPTIONS)
+
+
+def test_an_empty_generation_is_an_empty_text(tiny_chat_model):
+    """A model that ends its turn at once."""
+    model, tokenizer = load_causal_lm(str(tiny_chat_model), "float32")
+    model.generation_config.eos_token_id = list(range(len(tokenizer)))
+    silent = TransformersEngine(model, tokenizer, "silent")
+    for row in silent.sample(PROMPTS, OPTIONS, Sampling(n=2, max_tokens=9), [1, 2, 3]):
+        assert [(g.text, g.tokens_out) for g in row] == [("", 0), ("", 0)]
+    assert parse("", 5).malformed == "no behavior"
+
+
+def test_an_endless_generation_stops_at_the_most_tokens(engine):
+    endless = TransformersEngine(engine.model, engine.tokenizer, "endless")
+    endless._stop = [engine.tokenizer.convert_tokens_to_ids("<|im_start|>")]
+    sampled = endless.sample(PROMPTS, OPTIONS, Sampling(n=1, temperature=0, max_tokens=33), [0] * 3)
+    assert [row[0].tokens_out for row in sampled] == [33] * 3
+
+
+def test_nan_logits_stop_the_sampling_and_the_engine_stays_usable(tiny_chat_model):
+    broken = load_engine(str(tiny_chat_model), "float32", "broken")
+    before = broken.score(PROMPTS, THOUGHTS, OPTIONS)
+    head = broken.model.model.norm.weight
+    whole = head.clone()
+    with torch.no_grad():
+        head.fill_(float("nan"))
+        with pytest.raises(UserError, match="NaN"):
+            broken.sample(PROMPTS, OPTIONS, Sampling(n=2, max_tokens=4), [1, 2, 3])
+        head.copy_(whole)
+    broken._last = None
+    for a, b in zip(before, broken.score(PROMPTS, THOUGHTS, OPTIONS), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+#: Sixteen scenes at once under a limit of memory that holds far fewer; the kernel refuses the rest.
+LITTLE_MEMORY = """
+import resource, sys
+import numpy as np, torch
+from usermirrorer.builders.engines import Sampling
+from usermirrorer.builders.engines.loading import load_engine
+torch.set_num_threads(1)
+folder, spare, count, words = sys.argv[1], *map(int, sys.argv[2:])
+engine = load_engine(folder, "float32", "tiny")
+prompts = [[{"role": "user", "content": f"{i} " + "which film " * words}] for i in range(count)]
+thoughts = [["Thought:\\nStimulus: bored", "Thought:\\nStimulus: late"]] * count
+sampling = Sampling(n=4, temperature=0, max_tokens=3)
+
+def work():
+    sampled = engine.sample(prompts, [5] * count, sampling, range(count))
+    return [[g.text for g in row] for row in sampled], engine.score(prompts, thoughts, [5] * count)
+
+engine.sample(prompts[:1], [5], sampling, [0])
+engine._last = engine._system = None
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+engine.batch_scenes = count
+resource.setrlimit(resource.RLIMIT_AS, (used + spare * 2**20, resource.RLIM_INFINITY))
+texts, scores = work()
+print("batch", engine.batch_scenes)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+engine._last = None
+whole_texts, whole_scores = work()
+assert texts == whole_texts
+assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(scores, whole_scores))
+print("same")
+"""
+
+
+def with_little_memory(folder, megabytes, scenes, words):
+    numbers = [str(number) for number in (megabytes, scenes, words)]
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(folder), *numbers]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_without_memory_for_the_batch_it_is_halved_and_nothing_changes(tiny_chat_model):
+    run = with_little_memory(tiny_chat_model, 256, scenes=16, words=300)
+    assert run.returncode == 0, run.stderr
+    batch, same = run.stdout.splitlines()
+    assert int(batch.split()[1]) < 16 and same == "same"
+
+
+def test_without_memory_for_one_scene_it_says_so(tiny_chat_model):
+    run = with_little_memory(tiny_chat_model, 16, scenes=2, words=2000)
+    assert "UserError: tiny: the memory does not suffice for one scene" in run.stderr
