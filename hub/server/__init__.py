@@ -4,6 +4,7 @@
     history.py   a repository's commits, trees and references (bare git, through libgit2)
     objects.py   large files by SHA-256: receive, prove, send in ranges
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
+    xet_read.py  offers large files to such clients, in small ranges
     results.py   evaluation results of models, leaderboards of datasets
     access.py    who may read and write, and the errors that the clients understand
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
-import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, objects
+from usermirrorer.hub.server import access, history, objects, xet_read
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.api_repos import commit_of, iso, kind_of, open_repo
@@ -227,24 +228,36 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
         raise HubError(400, f"{length[:20]} bytes come, {announced} were announced")
     incoming = objects.Incoming(store_of(request).folder(record), oid, int(announced))
     try:
-        async for block in _blocks(request):
-            await run_in_threadpool(incoming.write, block)
+        await _write_all(request, incoming)
         await run_in_threadpool(incoming.finish)
     finally:
         incoming.close()
     return Response(status_code=200, headers={"ETag": f'"{oid}"'})
 
 
-async def _blocks(request: Request) -> AsyncIterator[bytes]:
+async def _write_all(request: Request, incoming: objects.Incoming) -> None:
+    """Receive one block while another thread hashes and writes the one before."""
+    writing = None
+    try:
+        async for block in _blocks(request):
+            if writing is not None:
+                await writing
+            writing = asyncio.create_task(run_in_threadpool(incoming.write, block))
+    finally:
+        if writing is not None:
+            await writing
+
+
+async def _blocks(request: Request) -> AsyncIterator[bytearray]:
     """Gather what arrives into blocks worth a hop to another thread."""
     gathered = bytearray()
     async for part in request.stream():
         gathered += part
         if len(gathered) >= objects.BLOCK:
-            yield bytes(gathered)
-            gathered.clear()
+            yield gathered
+            gathered = bytearray()
     if gathered:
-        yield bytes(gathered)
+        yield gathered
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
@@ -408,8 +421,9 @@ def resolve(
     headers = {"X-Repo-Commit": str(commit.id), **_content_headers(path)}
     if entry.lfs:
         headers |= {"X-Linked-Etag": f'"{entry.lfs[0]}"', "X-Linked-Size": str(entry.size)}
+        headers |= xet_headers(request, record, revision, entry.lfs[0])
         where = objects.path_of(store_of(request).folder(record), entry.lfs[0])
-        return send(request, where, entry.size, entry.etag, headers)
+        return send(request, partial(objects.read_blocks, where), entry.size, entry.etag, headers)
     return send(request, history.content(repo, entry), entry.size, entry.etag, headers)
 
 
@@ -428,44 +442,57 @@ def _content_headers(path: str) -> dict[str, str]:
     }
 
 
+def xet_headers(request: Request, record: Repo, revision: str, oid: str) -> dict[str, str]:
+    """Tell clients that speak Xet where they may fetch a large file that way."""
+    base = str(request.base_url).rstrip("/")
+    token = f"{base}/api/{record.kind}s/{record.full_name}/xet-read-token/"
+    link = f'<{token}{quote(revision, safe="")}>; rel="xet-auth"'
+    return {"X-Xet-Hash": oid, "Link": link}
+
+
 @router.get("/lfs/{repo_id:int}/{oid}")
-def download(request: Request, repo_id: int, oid: str) -> Response:
-    """Send a large file to whoever was given its address."""
+def download(request: Request, repo_id: int, oid: str, xorbs: bool = False) -> Response:
+    """Send a large file to whoever was given its address; `xorbs`: as `xet_read.py` frames it."""
     record = _signed_record(request, repo_id, "get", repo_id, oid)
     folder = store_of(request).folder(record)
     size = objects.size_of(folder, oid)
     if size is None:
         raise HubError(404, "object does not exist")
     headers = {"Content-Type": "application/octet-stream"}
-    return send(request, objects.path_of(folder, oid), size, oid, headers)
+    path = objects.path_of(folder, oid)
+    if xorbs:
+        return send(
+            *(request, partial(xet_read.read_framed, path, size), xet_read.framed_size(size)),
+            etag=f"{oid}-xorbs",
+            headers=headers,
+        )
+    return send(request, partial(objects.read_blocks, path), size, oid, headers)
 
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
-def send(request: Request, content: Any, size: int, etag: str, headers: dict[str, str]) -> Response:
-    """Send bytes or a file (a path), whole or the one range that is asked for.
+def send(
+    request: Request,
+    content: bytes | Callable[[int, int], Iterator[bytes]],
+    size: int,
+    etag: str,
+    headers: dict[str, str],
+) -> Response:
+    """Send `content` (bytes, or what reads from a start so many), whole or in the range asked for.
 
     Raises:
-        HubError: 416 if the range lies outside.
+        OutsideRange: if the range lies outside.
     """
     headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
     if request.headers.get("if-none-match", "").strip('W/"') == etag:
         return Response(status_code=304, headers=headers)
-    start, end, status = 0, size, 200
-    match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     unchanged = request.headers.get("if-range", etag).strip('W/"') == etag
-    if match and unchanged and (match[1] or match[2]):
-        start = int(match[1]) if match[1] else max(0, size - int(match[2]))
-        end = min(size, int(match[2]) + 1) if match[1] and match[2] else size
-        if start >= end:
-            raise HubError(416, "The range lies outside", **{"Content-Range": f"bytes */{size}"})
-        status = 206
+    asked = request.headers.get("range", "") if unchanged else ""
+    start, end, partly = objects.asked_range(asked, size)
+    status = 206 if partly else 200
+    if partly:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     if isinstance(content, bytes):
         return Response(content[start:end], status, headers)
-    blocks: Iterator[bytes] = objects.read_blocks(content, start, end - start)
-    return StreamingResponse(blocks, status, headers)
+    return StreamingResponse(content(start, end - start), status, headers)

@@ -21,7 +21,7 @@ def create_app(root: Path) -> FastAPI:
     Raises:
         UserError: if another process serves it.
     """
-    from usermirrorer.hub.server import api_content, api_repos, pages, results, xet
+    from usermirrorer.hub.server import api_content, api_repos, pages, results, xet, xet_read
 
     store = Store(root)
 
@@ -41,6 +41,8 @@ def create_app(root: Path) -> FastAPI:
     ):
         app.add_exception_handler(error, _handler(status, code))
 
+    app.add_exception_handler(objects.OutsideRange, _outside)
+
     @app.get("/healthz", include_in_schema=False)
     def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -48,6 +50,7 @@ def create_app(root: Path) -> FastAPI:
     app.include_router(api_repos.router)
     app.include_router(api_content.router)
     app.include_router(xet.router)
+    app.include_router(xet_read.router)
     app.include_router(results.router)
     app.include_router(pages.router)
     app.add_middleware(addresses.Segments)
@@ -60,6 +63,11 @@ def _handler(status: int, code: str) -> Callable[[Request, Exception], JSONRespo
         return access.error_response(request, HubError(409 if taken else status, str(error), code))
 
     return handle
+
+
+def _outside(request: Request, error: Exception) -> JSONResponse:
+    refused = HubError(416, "The range lies outside", **{"Content-Range": f"bytes */{error}"})
+    return access.error_response(request, refused)
 
 
 def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:

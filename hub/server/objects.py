@@ -17,6 +17,11 @@ _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:[a-z0-9.-]+ [^\n]*\n)*?"
     rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n"
 )
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class OutsideRange(Exception):
+    """No byte of the range that is asked for exists; the argument is the size."""
 
 
 class WrongContent(ValueError):
@@ -96,6 +101,24 @@ def read_blocks(path: Path, start: int, length: int) -> Iterator[bytes]:
         while length > 0 and (block := file.read(min(BLOCK, length))):
             length -= len(block)
             yield block
+
+
+def asked_range(header: str, size: int) -> tuple[int, int, bool]:
+    """Return start, end (exclusive) and whether it is a part, of a `Range` header.
+
+    Headers that ask for several ranges, or are none, mean the whole.
+
+    Raises:
+        OutsideRange: if nothing of `size` bytes is asked for.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", ""))
+    if not match or not (match[1] or match[2]):
+        return 0, size, False
+    start = int(match[1]) if match[1] else max(0, size - int(match[2]))
+    end = min(size, int(match[2]) + 1) if match[1] and match[2] else size
+    if start >= end:
+        raise OutsideRange(size)
+    return start, end, True
 
 
 def pointer(oid: str, size: int) -> bytes:

@@ -1,7 +1,7 @@
 """Accept uploads of clients that speak Xet, and store whole files as `objects.py` does.
 
 Clients with `hf_xet` installed send every large file this way and ask nobody first, so a Hub must
-understand it. Downloads are not offered over Xet: clients then use plain ranges.
+understand it. How they fetch files that way is in `xet_read.py`.
 
 A client sends xorbs (up to 64 MiB of compressed chunks), then shards: which chunk ranges of which
 xorbs make a file. Files are put together at once and proved by the SHA-256 in the shard. Xorbs
@@ -29,6 +29,7 @@ from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.api_repos import kind_of
 from usermirrorer.hub.server.store import Repo
+from usermirrorer.hub.server.xet_read import check_token, token_answer
 
 router = APIRouter()
 
@@ -60,14 +61,7 @@ def write_token(
     expires = int(time.time()) + DAY // 4
     token = f"{expires}.{store_of(request).sign('xet', record.id, day, expires)}"
     address = f"{str(request.base_url).rstrip('/')}/xet/{record.id}/{day}"
-    return JSONResponse(
-        {"casUrl": address, "accessToken": token, "exp": expires},
-        headers={
-            "X-Xet-Cas-Url": address,
-            "X-Xet-Access-Token": token,
-            "X-Xet-Token-Expiration": str(expires),
-        },
-    )
+    return token_answer(address, token, expires)
 
 
 def _forget(folder: Path, day: int) -> None:
@@ -82,13 +76,8 @@ def _spool(request: Request, repo_id: int, day: int) -> tuple[Repo, Path]:
     Raises:
         HubError: 401 unless the request carries a token of `write_token`.
     """
+    check_token(request, "xet", repo_id, day)
     store = store_of(request)
-    expires, _, signature = (
-        request.headers.get("authorization", "").removeprefix("Bearer ").partition(".")
-    )
-    fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
-    if not store.signed(signature, "xet", repo_id, day, expires) or not fresh:
-        raise HubError(401, "The token is not valid, or no longer")
     found = store.repos("id = ?", (repo_id,))
     if not found:
         raise HubError(404, "Repository not found", "RepoNotFound")
