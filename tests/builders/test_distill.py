@@ -155,9 +155,7 @@ def test_another_seed_draws_other_scenes(found):
 
 
 def test_too_few_scenes_are_a_clear_error_and_fewer_pairs_on_request(three):
-    with pytest.raises(
-        UserError, match=r"2 pairs asked for, but only 1 of 3 .*1 never matched"
-    ):
+    with pytest.raises(UserError, match=r"2 pairs asked for, but only 1 of 3 .*1 never matched"):
         distill.distill(three, 2)
     assert distill.distill(three, 2, exact=False)[0].num_rows == 1
 
