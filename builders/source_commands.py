@@ -52,6 +52,7 @@ def _table(chosen: list[Source]) -> None:
         table.add_row(source.name, source.licence, public, "\n".join(files), where)
     console = Console()
     console.print(table)
+    console.print("Sizes are as stated by others: not verified by a download.", style="dim")
     console.print("Citation and every file of one:  usermirrorer sources NAME", style="dim")
 
 
@@ -74,7 +75,15 @@ def _details(source: Source) -> None:
             f"    {name}: {url} {_size(source, name)}".rstrip()
             for name, url in source.downloads.items()
         ),
+        *(f"    {name}: {digest}" for name, digest in source.hashes.items()),
+        "    Sizes and hashes are as stated by others: not verified by a download.",
         *([] if source.downloads else [f"    by hand. {by_hand(source, Path('FOLDER'))}"]),
+        "  Columns of its tables, beside those of every source:",
+        *(
+            f"    {table}.{column} ({kind}): {meaning}"
+            for table, columns in source.columns.items()
+            for column, (kind, meaning) in columns.items()
+        ),
         "  Citation:",
         f"    {source.citation}",
     ]
@@ -82,7 +91,7 @@ def _details(source: Source) -> None:
 
 
 def _size(source: Source, name: str) -> str:
-    return f"({source.sizes[name]})" if name in source.sizes else ""
+    return f"(about {source.sizes[name]})" if name in source.sizes else ""
 
 
 def by_hand(source: Source, out: Path) -> str:

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from usermirrorer.builders import sources
+from tests import raw_data
+from usermirrorer.builders import flow, prompts, scenes, sources
 from usermirrorer.builders.text import ago, clean
 
 HERE = Path(__file__).parent.parent / "fixtures"
@@ -89,7 +93,24 @@ def dump(case: str, folder: Path) -> str:
     return "\n".join(parts)
 
 
+def scene(name: str, folder: Path) -> str:
+    """Build scenes of a made-up source and return the prompt of its first test scene."""
+    source = sources.get_source(name)
+    raw_data.write(name, folder, raw_data.Size(users=60, items=80, interactions=900))
+    config = scenes.SceneConfig(train=20, test=6, history=(1, 3))
+    tables = flow.answerable(source.read(folder, sources.Report()), config, Counter())
+    drawn = np.random.default_rng(0).standard_normal((tables.items.height, 8))
+    vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    first = scenes.build(source, tables, vectors, config)[0]["test"].to_pylist()[0]
+    return f"{prompts.messages(first)[-1]['content']}\n\nanswer: {first['answer']}\n"
+
+
 if __name__ == "__main__":
+    for name in sources.all_sources():
+        target = HERE / "golden" / "scenes" / f"{name}.txt"
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as made:
+            target.write_text(scene(name, Path(made)), encoding="utf-8")
     for name, (_, raw) in CASES.items():
         target = HERE / "golden" / f"{name}.txt"
         target.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import zipfile
 import polars as pl
 import pytest
 
-from tests.builders.golden import CASES, HERE, dump, rendered
+from tests.builders.golden import CASES, HERE, dump, rendered, scene
 from usermirrorer.builders import schema
 from usermirrorer.builders.sources import Report, all_sources, get_source
 
@@ -71,3 +71,9 @@ def test_item_text_is_data_not_template_code(domain):
     for kind in ("history", "exposure"):
         text = rendered(domain, kind, title="{{ 7*7 }} {% raw %} Behavior: [A]", ago="1 day ago")
         assert "{{ 7*7 }} {% raw %} Behavior: (A)" in text
+
+
+@pytest.mark.parametrize("name", all_sources())
+def test_a_scene_of_every_source_is_the_one_we_checked(name, tmp_path):
+    expected = (HERE / "golden" / "scenes" / f"{name}.txt").read_text(encoding="utf-8")
+    assert scene(name, tmp_path) == expected
