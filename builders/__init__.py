@@ -4,6 +4,7 @@
     download.py      `usermirrorer fetch`: raw files from their publisher, resumed and hash-checked
     raw.py           plain, gz and zip files in blocks, bad rows counted
     sources/         raw files of one source -> canonical tables (users, items, interactions)
+    tables.py        canonical tables as Parquet, checked and reused
     as_of.py         values of users and items as of a moment
     embed.py         item text -> sentence embeddings
     draws.py         random numbers of each scene's own
@@ -12,6 +13,8 @@
     render.py        rows -> text, by templates/<domain>/
     scenes.py        all of that -> scenes (train, test)
     spread.py        the same over processes or a Ray cluster
+    flow.py          raw files to scenes in one call, by presets.py's counts
+    dataset.py       the same as a `datasets` builder
     prompts.py       scene -> chat messages, generation -> parsed decision
     engines/         language models: sample decisions, score options
     decisions.py     scenes -> decision processes with option probabilities
