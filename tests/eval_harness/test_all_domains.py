@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoCard
 
 from usermirrorer.eval_harness import leaderboard, results
 
@@ -68,7 +68,12 @@ def test_the_hub_serves_the_page_and_registers_the_tasks_that_were_scored(finish
     out, page = finished
     with running(out / "hub") as hub:
         api = HfApi(endpoint=hub.endpoint, token=hub.token)
-        assert api.space_info(all_domains.SPACE).sdk == "static"
+        card = RepoCard.load(
+            api.hf_hub_download(
+                all_domains.SPACE, "README.md", repo_type="space", cache_dir=tmp_path
+            )
+        )
+        assert (card.data.sdk, card.data.app_file) == ("static", "index.html")
         served = api.hf_hub_download(
             all_domains.SPACE, "index.html", repo_type="space", cache_dir=tmp_path
         )
