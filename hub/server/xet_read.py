@@ -7,7 +7,8 @@ uncompressed chunks, which are nothing but the stored bytes with eight bytes of 
 chunk; the frames are put in while reading. Small xorbs keep the client's memory small.
 
 The names of these xorbs and of the file (its SHA-256) are not the content hashes of the Xet
-specification. Clients use them as names only; what arrives is proved by SHA-256.
+specification. hf_xet 1.8 uses them as names only; `usermirrorer release pull` and `verify` prove by SHA-256 what
+arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from usermirrorer.hub.server.api_repos import kind_of
 
 router = APIRouter()
 #: Bytes of a chunk (the most that the format allows), of its frame, and chunks of one xorb.
-CHUNK, FRAME, XORB_CHUNKS = 128 << 10, 8, 16
+CHUNK, FRAME, XORB_CHUNKS = 128 << 10, 8, 8
 #: Chunks read from the disk at a time, and how long addresses and tokens are good for.
 _READ_CHUNKS, _SECONDS = 8, 6 * 3600
 
