@@ -18,6 +18,7 @@
     prompts.py       scene -> chat messages, generation -> parsed decision
     engines/         language models: sample decisions, score options
     decisions.py     scenes -> decision processes with option probabilities
+    throughput.py    what decisions cost: tokens, seconds, money
     uncertainty.py   option probabilities -> total, epistemic, mutual information (equation 2)
     distill.py       decisions of a weak and a strong model -> preference pairs (appendix B.2)
     ifd.py           perplexities for the selection strategy of that name

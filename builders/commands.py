@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from usermirrorer.builders import presets
+from usermirrorer.builders.engines import KINDS
 from usermirrorer.builders.progress import bar
 
 _FILE = click.Path(path_type=Path)
@@ -103,6 +104,14 @@ def scenes(
 @click.option("--model", required=True, help="Model that decides: part, folder or Hub id.")
 @click.option("--judge", help="Model that scores the options (the weak one). Default: --model.")
 @click.option("--out", type=_FILE, required=True, help="Parquet file to make.")
+@click.option("--engine", type=click.Choice(KINDS), default=KINDS[0], help="Runs --model.")
+@click.option("--judge-engine", type=click.Choice(KINDS), help="Runs --judge. Default: --engine.")
+@click.option("--workers", default=0, help="Spread over so many Ray actors (0: this process).")
+@click.option("--tensor-parallel", default=1, help="vllm: GPUs that one engine spreads over.")
+@click.option("--base-url", default="", help="openai: the server's. The key is OPENAI_API_KEY.")
+@click.option("--tokenizer", default="", help="openai: the model's. Default: --model.")
+@click.option("--concurrency", default=32, help="openai: most requests in flight.")
+@click.option("--price", nargs=2, type=float, default=(0, 0), help="Of 1M tokens in, and out.")
 @click.option("--limit", default=0, help="Only the first so many scenes (0: all).")
 @click.option("--samples", default=10, help="Decisions a scene (the paper: 10).")
 @click.option("--temperature", default=1.0)
@@ -117,8 +126,11 @@ def decide(
     model: str,
     judge: str | None,
     out: Path,
+    engine: str,
+    judge_engine: str | None,
+    workers: int,
+    price: tuple[float, float],
     limit: int,
-    dtype: str,
     prompts: Path | None,
     seed: int,
     **options: Any,
@@ -127,50 +139,60 @@ def decide(
 
     A killed run goes on with the first part that is missing.
     """
-    from usermirrorer.builders import decisions, fetch, shards
+    from usermirrorer.builders import decisions, shards
     from usermirrorer.builders.engines import Sampling
-    from usermirrorer.builders.engines.loading import load_engine
+    from usermirrorer.builders.engines.loading import EngineSpec
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS
+    from usermirrorer.builders.throughput import Meter
 
     rows = shards.read_table(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
     sampling = Sampling(
-        options["samples"],
-        options["temperature"],
-        options["top_p"],
-        options["max_tokens"],
-        options["guided"],
+        *(options.pop(name) for name in ("samples", "temperature", "top_p", "max_tokens")),
+        guided=options.pop("guided"),
     )
+    decider = EngineSpec(engine, model, **options)
+    scorer = EngineSpec(judge_engine or engine, judge or model, **options)
+    # A server shares no prompt with the scoring, and what it wrote stays if it cannot score.
+    apart = scorer != decider or engine == "openai"
+    sampled = out.with_name(f"{out.stem}.sampled.parquet") if apart else out
+    meter = Meter(out, price)
     folder = prompts or DEFAULT_PROMPTS
-    other = judge is not None and judge != model
-    sampled = out.with_name(f"{out.stem}.sampled.parquet") if other else out
     with bar("deciding", len(rows)) as advance:
         resumed = decisions.run(
             rows,
-            lambda: load_engine(fetch.resolve_model(model), dtype, model),
+            decider.load,
             sampled,
             model=model,
             sampling=sampling,
             seed=seed,
-            judge=not other,
+            judge=not apart,
             prompts=folder,
-            progress=advance,
+            identity=decider.identity(),
+            part_scenes=decider.part_scenes,
+            spread=decider.spread(workers),
+            meter=meter,
+            progress=lambda count, old: advance(count, old, meter.told()),
         )
-    if other:
+    if apart:
         with bar("judging", len(rows)) as advance:
             decisions.judged(
                 rows,
                 sampled,
-                lambda: load_engine(fetch.resolve_model(str(judge)), dtype, str(judge)),
+                scorer.load,
                 out,
                 prompts=folder,
                 max_tokens=sampling.max_tokens,
+                identity=scorer.identity(),
+                part_scenes=scorer.part_scenes,
+                spread=scorer.spread(workers if scorer.kind != "openai" else 0),
                 progress=advance,
             )
     if resumed:
         click.echo(f"{resumed:,} scenes were done by an earlier run", err=True)
     for name, value in decisions.summary(shards.read_table(out)).items():
         click.echo(f"{name}: {value}")
+    click.echo(f"{meter.summary()} ({meter.path})")
 
 
 def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -8,28 +8,31 @@ Both write Parquet parts (see `shards.py`): a killed run goes on with the first 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from usermirrorer.builders import shards
-from usermirrorer.builders.engines import Engine, Generation, Sampling
+from usermirrorer.builders.engines import CONTEXT, Engine, Generation, Sampling
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, messages, parse
 from usermirrorer.builders.schema import DECISION
+from usermirrorer.builders.throughput import Meter
 from usermirrorer.builders.uncertainty import entropy
 
-#: Longest prompt and generation together (section "context cap" of the configurations).
-CONTEXT = 6144
 _PART_SCENES = 32
 Row = dict[str, Any]
 Progress = Callable[[int, bool], None]
+Load = Callable[[], Engine]
+_T = TypeVar("_T")
 
 
 def fit(scene: Row, engine: Engine, room: int, prompts: Path = DEFAULT_PROMPTS) -> list[Message]:
@@ -61,7 +64,7 @@ def fit(scene: Row, engine: Engine, room: int, prompts: Path = DEFAULT_PROMPTS) 
 
 def run(
     scenes: Sequence[Row],
-    engine: Engine | Callable[[], Engine],
+    engine: Engine | Load,
     output: Path,
     *,
     model: str,
@@ -69,6 +72,10 @@ def run(
     seed: int,
     judge: bool,
     prompts: Path = DEFAULT_PROMPTS,
+    identity: Mapping[str, Any] | None = None,
+    part_scenes: int | None = None,
+    spread: shards.Spread | None = None,
+    meter: Meter | None = None,
     progress: Progress = lambda scenes, resumed: None,
 ) -> int:
     """Sample decisions for `scenes` into a Parquet file of schema `DECISION`.
@@ -82,40 +89,43 @@ def run(
         seed: With the scene's id it fixes every draw.
         judge: Also score with this same model (it is the weak one); otherwise see `judged`.
         prompts: Folder of prompt templates.
+        identity: What else of the engine the rows depend on, see `EngineSpec.identity`.
+        part_scenes: Scenes a part; what a kill can cost.
+        spread: Works on the parts elsewhere (see `engines/ray.py`); `engine` must then load it.
+        meter: Counts tokens and seconds.
         progress: Called with the scenes of each finished part, and whether it was resumed.
 
     Returns:
         The number of scenes that an earlier run had already done.
     """
-    get = _once(engine)
     config = {
         "stage": "decisions",
         "model": model,
-        "scenes": shards.fingerprint([scene["scene_id"] for scene in scenes]),
+        "engine": dict(identity or {}),
+        "scenes": scenes_hash(scenes),
         "sampling": asdict(sampling),
         "seed": seed,
         "judge": judge,
         "prompts": prompts_hash(prompts),
     }
-
-    def work(rows: Sequence[Row]) -> pa.Table:
-        return pa.Table.from_pylist(
-            _decide(rows, get(), model, sampling, seed, judge, prompts), schema=DECISION
-        )
-
-    return shards.in_parts(
-        output, scenes, work, config=config, part_rows=_PART_SCENES, on_progress=progress
-    )[1]
+    job = functools.partial(
+        _decide, model=model, sampling=sampling, seed=seed, judge=judge, prompts=prompts
+    )
+    work = _Worker(engine, job)
+    return _stage(output, scenes, work, config, part_scenes, spread, meter, progress)
 
 
 def judged(
     scenes: Sequence[Row],
     decisions: Path,
-    engine: Engine | Callable[[], Engine],
+    engine: Engine | Load,
     output: Path,
     *,
     prompts: Path = DEFAULT_PROMPTS,
     max_tokens: int,
+    identity: Mapping[str, Any] | None = None,
+    part_scenes: int | None = None,
+    spread: shards.Spread | None = None,
     progress: Progress = lambda scenes, resumed: None,
 ) -> int:
     """Fill `probabilities` and `entropy` of another model's decisions by the judge (weak model).
@@ -127,43 +137,90 @@ def judged(
         output: File to make.
         prompts: Folder of prompt templates.
         max_tokens: As in the sampling, so that both see the same prompts.
+        identity: As in `run`, of the judge.
+        part_scenes: As in `run`.
+        spread: As in `run`.
         progress: As in `run`.
 
     Returns:
         The number of scenes that an earlier run had already done.
     """
-    get = _once(engine)
-    by_scene: dict[str, list[Row]] = {}
-    for row in shards.read_table(decisions).to_pylist():
-        by_scene.setdefault(row["scene_id"], []).append(row)
-    config = {"stage": "judged", "decisions": shards.file_hash(decisions)}
+    config = {
+        "stage": "judged",
+        "decisions": shards.file_hash(decisions),
+        "engine": dict(identity or {}),
+        "scenes": scenes_hash(scenes),
+        "max_tokens": max_tokens,
+        "prompts": prompts_hash(prompts),
+    }
+    work = _Worker(engine, functools.partial(_judge_all, max_tokens=max_tokens, prompts=prompts))
+    rows = _with_decisions(scenes, decisions)
+    return _stage(output, rows, work, config, part_scenes, spread, None, progress)
 
-    def work(rows: Sequence[Row]) -> pa.Table:
-        engine = get()
-        done: list[Row] = []
-        for batch in _batches(rows, engine.batch_scenes):
-            texts = [fit(scene, engine, CONTEXT - max_tokens, prompts) for scene in batch]
-            own = [by_scene.get(scene["scene_id"], []) for scene in batch]
-            done += _judge(batch, texts, own, engine)
-        return pa.Table.from_pylist(done, schema=DECISION)
 
+class _Worker:
+    """Works on scenes with an engine that it loads when first needed, wherever it was sent."""
+
+    def __init__(
+        self, engine: Engine | Load, job: Callable[[Engine, Sequence[Any]], pa.Table]
+    ) -> None:
+        self.engine, self.job = engine, job
+
+    def __call__(self, rows: Sequence[Any]) -> pa.Table:
+        if callable(self.engine):
+            self.engine = self.engine()
+        return self.job(self.engine, rows)
+
+
+def _stage(
+    output: Path,
+    rows: Sequence[Any],
+    work: _Worker,
+    config: dict[str, Any],
+    part_scenes: int | None,
+    spread: shards.Spread | None,
+    meter: Meter | None,
+    progress: Progress,
+) -> int:
+    if meter:
+        spread = _metered(spread or shards.one_by_one, meter)
+        meter.start(len(rows), config)
     return shards.in_parts(
-        output, scenes, work, config=config, part_rows=_PART_SCENES, on_progress=progress
+        output,
+        rows,
+        work,
+        config=config,
+        part_rows=part_scenes or _PART_SCENES,
+        on_progress=progress,
+        spread=spread,
     )[1]
 
 
+def _metered(spread: shards.Spread, meter: Meter) -> shards.Spread:
+    def counting(
+        work: shards.Work, missing: Sequence[tuple[int, Sequence[Any]]]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        sizes = {number: len(rows) for number, rows in missing}
+        for number, table in spread(work, missing):
+            meter.add(sizes[number], table)
+            yield number, table
+
+    return counting
+
+
 def _decide(
-    scenes: Sequence[Row],
     engine: Engine,
+    scenes: Sequence[Row],
+    *,
     model: str,
     sampling: Sampling,
     seed: int,
     judge: bool,
     prompts: Path,
-) -> list[Row]:
+) -> pa.Table:
     done: list[Row] = []
-    for batch in _batches(scenes, engine.batch_scenes):
-        texts = [fit(scene, engine, CONTEXT - sampling.max_tokens, prompts) for scene in batch]
+    for batch in _batches(scenes, engine):
+        texts = [fit(scene, engine, _room(engine, sampling.max_tokens), prompts) for scene in batch]
         options = [len(scene["exposure"]) for scene in batch]
         seeds = [scene_seed(seed, scene["scene_id"]) for scene in batch]
         sampled = engine.sample(texts, options, sampling, seeds)
@@ -174,11 +231,49 @@ def _decide(
         done += (
             _judge(batch, texts, rows, engine) if judge else [row for own in rows for row in own]
         )
-    return done
+    return pa.Table.from_pylist(done, schema=DECISION)
 
 
-def _batches(scenes: Sequence[Row], size: int) -> list[Sequence[Row]]:
-    return [scenes[start : start + size] for start in range(0, len(scenes), size)]
+def _judge_all(
+    engine: Engine, rows: Sequence[tuple[Row, pa.Table]], *, max_tokens: int, prompts: Path
+) -> pa.Table:
+    done: list[Row] = []
+    for batch in _batches(rows, engine):
+        scenes = [scene for scene, _ in batch]
+        texts = [fit(scene, engine, _room(engine, max_tokens), prompts) for scene in scenes]
+        done += _judge(scenes, texts, [own.to_pylist() for _, own in batch], engine)
+    return pa.Table.from_pylist(done, schema=DECISION)
+
+
+def _with_decisions(scenes: Sequence[Row], decisions: Path) -> list[tuple[Row, pa.Table]]:
+    """Return each scene with its rows of a decision file, as slices of it.
+
+    Raises:
+        UserError: if the rows of a scene do not stand together, or if a scene has none.
+    """
+    table = shards.read_table(decisions)
+    ids = table["scene_id"].to_pylist()
+    starts = [i for i, name in enumerate(ids) if not i or name != ids[i - 1]]
+    places = {
+        ids[start]: slice(start, stop)
+        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True)
+    }
+    if len(places) < len(starts) or any(scene["scene_id"] not in places for scene in scenes):
+        raise UserError("does not hold the decisions of these scenes in order", where=decisions)
+    return [(scene, table[places[scene["scene_id"]]]) for scene in scenes]
+
+
+def _room(engine: Engine, max_tokens: int) -> int:
+    return min(CONTEXT, engine.context) - max_tokens
+
+
+def _batches(rows: Sequence[_T], engine: Engine, times: int = 1) -> Iterator[Sequence[_T]]:
+    """Cut rows into batches of the engine's size, which may shrink on the way."""
+    start = 0
+    while start < len(rows):
+        size = times * engine.batch_scenes
+        yield rows[start : start + size]
+        start += size
 
 
 def _row(scene: Row, model: str, sample: int, generation: Generation) -> Row:
@@ -227,7 +322,7 @@ def direct(
 ) -> list[np.ndarray]:
     """Return P(Y | X) of each scene without a decision process (section 3.1), [k] each."""
     found: list[np.ndarray] = []
-    for batch in _batches(scenes, 2 * engine.batch_scenes):
+    for batch in _batches(scenes, engine, times=2):
         texts = [messages(scene, "direct", prompts) for scene in batch]
         options = [len(scene["exposure"]) for scene in batch]
         found += [p[0] for p in engine.score(texts, [[""]] * len(batch), options)]
@@ -255,19 +350,16 @@ def scene_seed(seed: int, scene_id: str) -> int:
     return int.from_bytes(digest) >> 1
 
 
+def scenes_hash(scenes: Sequence[Row]) -> str:
+    """Return a fingerprint of what prompts show of scenes, and of their order."""
+    digest = hashlib.sha256()
+    for scene in scenes:
+        shown = [scene[name] for name in ("scene_id", "profile", "history", "exposure")]
+        digest.update(json.dumps(shown, ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
 def prompts_hash(folder: Path) -> str:
     """Return a fingerprint of the prompt templates in a folder."""
     files = sorted(Path(folder).glob("*.jinja"))
     return shards.fingerprint({path.name: shards.file_hash(path) for path in files})
-
-
-def _once(engine: Engine | Callable[[], Engine]) -> Callable[[], Engine]:
-    loaded: list[Engine] = [] if callable(engine) else [engine]
-
-    def get() -> Engine:
-        if not loaded:
-            assert callable(engine)
-            loaded.append(engine())
-        return loaded[0]
-
-    return get

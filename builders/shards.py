@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usermirrorer.builders.errors import UserError
+
+Work = Callable[[Sequence[Any]], pa.Table]
+#: How numbered slices of rows are worked on: here one by one, or on other machines in any order.
+Spread = Callable[[Work, Sequence[tuple[int, Sequence[Any]]]], Iterable[tuple[int, pa.Table]]]
 
 
 def fingerprint(value: Any) -> str:
@@ -127,11 +131,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def in_parts(
     output: Path,
     rows: Sequence[Any],
-    work: Callable[[Sequence[Any]], pa.Table],
+    work: Work,
     *,
     config: Mapping[str, Any],
     part_rows: int,
     on_progress: Callable[[int, bool], None] = lambda done, resumed: None,
+    spread: Spread | None = None,
 ) -> tuple[Path, int]:
     """Run `work` over slices of `rows`, one Parquet part each, then merge them into `output`.
 
@@ -142,6 +147,7 @@ def in_parts(
         config: Everything the result depends on; another configuration starts anew.
         part_rows: Rows a part.
         on_progress: Called with the rows of each part that is there, and whether it was resumed.
+        spread: Works on the missing slices; without it, one after another in this process.
 
     Returns:
         The output path and the number of rows that an earlier run had already done.
@@ -155,21 +161,27 @@ def in_parts(
     if folder.exists() and not (stage.exists() and read_json(stage).get("key") == key):
         shutil.rmtree(folder)
     write_json(stage, {"key": key, **config})
-    resumed, parts = 0, []
-    for number, start in enumerate(range(0, len(rows), part_rows)):
-        part = folder / f"{number:06d}.parquet"
-        slice_ = rows[start : start + part_rows]
-        was_there = part.exists()
-        if was_there:
-            resumed += len(slice_)
-        else:
-            write_table(part, work(slice_))
-        on_progress(len(slice_), was_there)
-        parts.append(part)
+    starts = range(0, len(rows), part_rows)
+    parts = [folder / f"{number:06d}.parquet" for number in range(len(starts))]
+    slices = [rows[start : start + part_rows] for start in starts]
+    missing = [(i, slices[i]) for i, part in enumerate(parts) if not part.exists()]
+    resumed = len(rows) - sum(len(slice_) for _, slice_ in missing)
+    if resumed:
+        on_progress(resumed, True)
+    for number, table in (spread or one_by_one)(work, missing):
+        write_table(parts[number], table)
+        on_progress(len(slices[number]), False)
     write_table(output, pa.concat_tables([pq.read_table(part) for part in parts]))
     mark_done(output, key)
     shutil.rmtree(folder)
     return output, resumed
+
+
+def one_by_one(
+    work: Work, missing: Sequence[tuple[int, Sequence[Any]]]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Work on slices one after another in this process; a `Spread`."""
+    return ((number, work(rows)) for number, rows in missing)
 
 
 def done(output: Path, key: str) -> bool:

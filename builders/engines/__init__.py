@@ -1,17 +1,24 @@
 """Language models behind one small interface: sample decisions, score options.
 
-`transformers.py` runs a model in this process (CPU or GPU); `loading.py` loads it.
+`transformers.py` runs a model in this process (CPU or GPU), `vllm.py` by vLLM, `endpoint.py` asks
+an OpenAI-compatible server; `loading.py` makes any of them, `ray.py` puts many of them to work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:  # the command line needs no more of this module than the names below
+    import numpy as np
 
-from usermirrorer.builders.prompts import Message
+    from usermirrorer.builders.prompts import Message
+
+#: What runs a model: this process, vLLM offline, or a server that speaks OpenAI's protocol.
+KINDS = ("transformers", "vllm", "openai")
+#: Longest prompt and generation together, in tokens (section "context cap" of the configurations).
+CONTEXT = 6144
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,12 @@ class Engine(Protocol):
     """
 
     name: str
-    batch_scenes: int
+    batch_scenes: int  # scenes worth giving at a time
+
+    @property
+    def context(self) -> int:
+        """Longest prompt and generation together that the model takes, in tokens."""
+        ...
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""

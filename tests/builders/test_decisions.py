@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +19,7 @@ from usermirrorer.builders.engines import Sampling
 from usermirrorer.builders.engines.loading import load_engine
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.schema import DECISION
+from usermirrorer.builders.throughput import Meter
 
 SAMPLING = Sampling(n=2, max_tokens=12, guided=True)
 
@@ -133,3 +137,130 @@ def test_free_generations_that_break_the_format_are_counted_by_reason(rows, engi
     told = decisions.summary(pq.read_table(tmp_path / "d.parquet"))
     assert told["malformed"] == sum(told["malformed_by_reason"].values()) == 2 * len(rows)
     assert told["tokens_out"] <= 16 * len(rows)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": {"engine": "vllm"}},
+        {"identity": {"revision": "another"}},
+        {"sampling": Sampling(n=2, max_tokens=13, guided=True)},
+    ],
+)
+def test_what_changes_rows_starts_anew(rows, engine, tmp_path, change):
+    path = tmp_path / "d.parquet"
+    run(rows[:2], engine, path)
+    assert run(rows[:2], engine, path) == 2
+    assert run(rows[:2], engine, path, **change) == 0
+
+
+def test_scenes_with_the_same_ids_and_other_texts_start_anew(rows, engine, tmp_path):
+    run(rows[:2], engine, tmp_path / "d.parquet")
+    other = [{**row, "history": row["history"][:-1]} for row in rows[:2]]
+    assert run(other, engine, tmp_path / "d.parquet") == 0
+
+
+def test_another_judge_judges_again(rows, engine, tmp_path):
+    run(rows[:2], engine, tmp_path / "s.parquet", judge=False)
+    files = (tmp_path / "s.parquet", engine, tmp_path / "d.parquet")
+    settings = {"max_tokens": 12, "identity": {"model": "one"}}
+    assert decisions.judged(rows[:2], *files, **settings) == 0
+    assert decisions.judged(rows[:2], *files, **settings) == 2
+    assert decisions.judged(rows[:2], *files, **{**settings, "identity": {"model": "two"}}) == 0
+
+
+def test_decisions_of_other_scenes_cannot_be_judged(rows, engine, tmp_path):
+    run(rows[:2], engine, tmp_path / "s.parquet", judge=False)
+    with pytest.raises(UserError, match="does not hold the decisions of these scenes"):
+        decisions.judged(
+            rows[:3], tmp_path / "s.parquet", engine, tmp_path / "d.parquet", max_tokens=12
+        )
+
+
+def test_nan_logits_midway_keep_the_finished_parts(rows, tiny_chat_model, tmp_path):
+    broken = load_engine(str(tiny_chat_model), "float32", "tiny")
+    head = broken.model.model.norm.weight
+    whole, path = head.detach().clone(), tmp_path / "d.parquet"
+
+    def break_it(count, resumed):
+        head.data.fill_(float("nan"))
+
+    with pytest.raises(UserError, match="NaN"):
+        run(rows, broken, path, part_scenes=4, progress=break_it)
+    head.data.copy_(whole)
+    broken._last = broken._system = None
+    assert run(rows, broken, path, part_scenes=4) == 4
+    assert pq.read_table(path).num_rows == 2 * len(rows)
+
+
+#: Fills a disk of its own, makes room as a user would, and runs again; needs a mount namespace.
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from usermirrorer.builders import decisions
+from usermirrorer.builders.engines import Sampling
+from usermirrorer.builders.engines.loading import load_engine
+from usermirrorer.builders.errors import UserError
+scenes, model, disk = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+rows, out = pq.read_table(scenes).to_pylist(), Path(disk) / "d.parquet"
+def run():
+    return decisions.run(rows, load_engine(model, "float32", "tiny"), out, model="tiny",
+        sampling=Sampling(n=2, max_tokens=12, guided=True), seed=0, judge=True, part_scenes=4)
+try:
+    run()
+except UserError as error:
+    print(error)
+print(len(list(Path(disk).glob("d.parquet.parts/*.parquet"))))
+subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+print(run(), pq.read_table(out).num_rows)
+"""
+
+
+def test_a_full_disk_stops_the_run_and_finished_parts_stay(built, tiny_chat_model, tmp_path):
+    alone = ["unshare", "--map-root-user", "--mount"]
+    can = shutil.which("unshare") and subprocess.run([*alone, "true"], check=False).returncode == 0
+    if not can:
+        pytest.skip("a disk of its own needs a mount namespace, which is not allowed here")
+    shards.write_table(tmp_path / "scenes.parquet", built["train"].slice(0, 40))
+    (tmp_path / "disk").mkdir()
+    files = [str(tmp_path / "scenes.parquet"), str(tiny_chat_model), str(tmp_path / "disk")]
+    told = subprocess.run(
+        [*alone, sys.executable, "-c", FULL_DISK, *files],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    error, parts, counts = told.stdout.splitlines()
+    assert "no space left on the disk. Free some and run again" in error
+    assert 0 < int(parts) < 10
+    assert counts == f"{4 * int(parts)} 80"
+
+
+def test_the_meter_adds_up_runs_and_prices(rows, engine, tmp_path):
+    path, stop = tmp_path / "d.parquet", []
+
+    def kill_after_two_parts(count, resumed):
+        stop.append(count)
+        if len(stop) == 2:
+            raise KeyboardInterrupt
+
+    settings = {"part_scenes": 2, "judge": False}
+    with pytest.raises(KeyboardInterrupt):
+        run(rows, engine, path, meter=Meter(path), progress=kill_after_two_parts, **settings)
+    meter = Meter(path, (1.0, 10.0))
+    assert run(rows, engine, path, meter=meter, **settings) == 4
+    stored = json.loads((tmp_path / "d.parquet.stats.json").read_text())
+    table, total = pq.read_table(path), stored["total"]
+    assert [entry["scenes"] for entry in stored["runs"]] == [4, 6]
+    tokens = {name: int(np.sum(table[name].to_numpy())) for name in ("tokens_in", "tokens_out")}
+    assert {name: total[name] for name in tokens} == tokens
+    assert stored["cost"] == stored["cost_of_all"]
+    assert stored["cost"] == pytest.approx(
+        (tokens["tokens_in"] + 10 * tokens["tokens_out"]) / 1e6, abs=1e-4
+    )
+    assert total["tokens_out_per_second"] == pytest.approx(
+        tokens["tokens_out"] / total["seconds"], rel=0.05
+    )
+    assert f"cost {stored['cost']:.2f}" in meter.summary()
