@@ -463,27 +463,20 @@ def _evaluate(
     job: Job, plan: Plan, models: Row, release: Row, environment: dict[str, str]
 ) -> list[Row]:
     """Score base, SFT and DPO by `lm_eval`: the cheap direct task, and the paper's setting."""
-    tasks = (
-        ("direct", f"usermirror-direct_{plan.source}", plan.test_scenes),
-        ("decision", f"usermirror_{plan.source}", plan.decision_test_scenes),
-    )
+    tasks = {
+        f"usermirror-direct_{plan.source}": plan.test_scenes,
+        f"usermirror_{plan.source}": plan.decision_test_scenes,
+    }
     rows: list[Row] = []
     for name, model in models.items():
-        for mode, task, limit in tasks:
-            output = job.out / "scores" / f"{name}-{mode}"
+        output = job.out / "scores" / name
 
-            def work(
-                model: Row = model,
-                task: str = task,
-                limit: int = limit,
-                output: Path = output,
-                name: str = name,
-            ) -> Row:
-                _lm_eval(job, plan, model["folder"], task, limit, output, environment)
-                return {"rows": _scores(output, name)}
+        def work(model: Row = model, output: Path = output, name: str = name) -> Row:
+            _lm_eval(job, plan, model["folder"], tasks, output, environment)
+            return {"rows": _scores(output, name)}
 
-            made_from = [release, model, task, limit, plan.guided, plan.thought_tokens, plan.dtype]
-            rows += job.step(f"score {name}, {mode}", made_from, work)["rows"]
+        made_from = [release, model, tasks, plan.guided, plan.thought_tokens, plan.dtype]
+        rows += job.step(f"score {name}", made_from, work)["rows"]
     return rows
 
 
@@ -491,32 +484,32 @@ def _lm_eval(
     job: Job,
     plan: Plan,
     model: str,
-    task: str,
-    limit: int,
+    tasks: dict[str, int],
     output: Path,
     environment: dict[str, str],
 ) -> None:
+    """Score a model by `lm_eval` on the first so many scenes of each task."""
     metadata = {
         "dataset": REPO,
         "dataset_revision": f"v{plan.version}",
         "guided": plan.guided,
     }
+    scenes = {task: list(range(number)) for task, number in tasks.items()}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
-    command += ["--model_args", f"pretrained={model},dtype={plan.dtype}", "--tasks", task]
-    command += ["--apply_chat_template", "--limit", str(limit)]
-    decides = task.startswith("usermirror_")
-    command += ["--batch_size", str(8 * DECISIONS if decides else 8)]
+    command += ["--model_args", f"pretrained={model},dtype={plan.dtype}"]
+    command += ["--tasks", ",".join(tasks), "--samples", json.dumps(scenes)]
+    command += ["--apply_chat_template", "--batch_size", str(8 * DECISIONS)]
     command += ["--metadata", json.dumps(metadata), "--log_samples", "--output_path", str(output)]
-    command += ["--gen_kwargs", f"max_gen_toks={plan.thought_tokens}"] if decides else []
-    job.call(f"{output.name}: lm_eval --tasks {task}", command, environment)
+    command += ["--gen_kwargs", f"max_gen_toks={plan.thought_tokens}"]
+    job.call(f"{output.name}: lm_eval --tasks {','.join(tasks)}", command, environment)
 
 
 def _scores(output: Path, name: str) -> list[Row]:
     from usermirrorer.eval_harness.results import read_results
 
-    newest: dict[str, Row] = {}
+    newest: dict[tuple[str, str], Row] = {}
     for score in sorted(read_results(output), key=lambda s: s.date):
-        newest[score.metric] = {
+        newest[score.task, score.metric] = {
             "model": name,
             "task": score.task,
             "metric": score.metric,
@@ -649,15 +642,15 @@ _OPTIONS = (
     click.option("--strong", default="", help="Strong model. Default: the weak one after SFT."),
     click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder, Hub id."),
     click.option("--train-scenes", default=2000),
-    click.option("--strong-scenes", default=64, help="Scenes that the strong model trains on."),
-    click.option("--decision-scenes", default=32, help="Scenes that both models decide on."),
-    click.option("--check-scenes", default=96, help="Scenes to compare the two models on."),
+    click.option("--strong-scenes", default=48, help="Scenes that the strong model trains on."),
+    click.option("--decision-scenes", default=24, help="Scenes that both models decide on."),
+    click.option("--check-scenes", default=64, help="Scenes to compare the two models on."),
     click.option("--test-scenes", default=96),
     click.option("--history", nargs=2, type=int, default=(1, 4), help="Fewest, most shown."),
     click.option("--decision-test-scenes", default=12),
     click.option("--samples", default=4, help="Decisions a scene and model (the paper: 10)."),
     click.option("--thought-tokens", default=72, help="Longest generated decision process."),
-    click.option("--pairs", default=24, help="Most preference pairs to keep."),
+    click.option("--pairs", default=20, help="Most preference pairs to keep."),
     click.option("--sft-steps", default=4),
     click.option("--dpo-steps", default=2),
     click.option("--guided/--free", default=True, help="Force the headings of the format."),
