@@ -136,6 +136,7 @@ def on_ray(world: World, parts: Sequence[Part]) -> Iterator[pa.Table]:
         raise UserError(
             "Ray is not installed", fix='Install it: pip install "usermirrorer[ray]".'
         ) from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
@@ -153,10 +154,9 @@ def on_ray(world: World, parts: Sequence[Part]) -> Iterator[pa.Table]:
         blocks = (
             ray.data.from_items(numbers, override_num_blocks=len(asked))
             .map_batches(
-                _ray_part,
+                functools.partial(_ray_part, parts=ray.put(asked), shared=shared, fitted=fitted),
                 batch_size=1,
                 batch_format="numpy",
-                fn_kwargs={"parts": ray.put(asked), "shared": shared, "fitted": fitted},
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
@@ -183,9 +183,7 @@ def _by_part(blocks: Iterable[pa.Table], parts: int) -> Iterator[pa.Table]:
         found = [SCENE.empty_table()]
 
 
-def _ray_part(
-    batch: dict[str, np.ndarray], parts: Any, shared: dict[str, Any], fitted: dict[str, Any]
-) -> pa.Table:
+def _ray_part(batch: Any, parts: Any, shared: dict[str, Any], fitted: dict[str, Any]) -> pa.Table:
     import pyarrow as pa
     import ray
 
@@ -245,7 +243,11 @@ def _world(
         if name.startswith("extra-")
     }
     log = exposure.Log(
-        *(arrays[name] for name in ("user", "item", "time", "offsets")), frames["items"].height
+        user=arrays["user"],
+        item=arrays["item"],
+        time=arrays["time"],
+        offsets=arrays["offsets"],
+        items=frames["items"].height,
     )
     return scenes.world_of(
         source,

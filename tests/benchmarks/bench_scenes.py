@@ -124,7 +124,7 @@ def dense_way(source: str, folder: str, wanted: int, _: int) -> dict[str, float]
     for start in range(0, wanted, 512):
         batch = [user for user, _ in asked[start : start + 512]]
         rows = seen[[users[user] for user in batch]]
-        low = ((rows * by_item**-0.5) @ basis) @ (basis.T * by_item**0.5)
+        low = (rows.multiply(by_item**-0.5).tocsr() @ basis) @ (basis.T * by_item**0.5)
         score = np.asarray(rows @ linear) + 0.3 * low
         picks = [rng.randrange(1, len(history[user])) for user in batch]
         targets = [history[u][k]["item"] for u, k in zip(batch, picks, strict=True)]
