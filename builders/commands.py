@@ -148,8 +148,8 @@ def decide(
     rows = shards.read_table(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
     sampling = Sampling(
-        *(options.pop(name) for name in ("samples", "temperature", "top_p", "max_tokens")),
-        guided=options.pop("guided"),
+        options.pop("samples"),
+        *(options.pop(name) for name in ("temperature", "top_p", "max_tokens", "guided")),
     )
     decider = EngineSpec(engine, model, **options)
     scorer = EngineSpec(judge_engine or engine, judge or model, **options)

@@ -195,7 +195,7 @@ def candidates(scenes: Path, weak: Path, strong: Path) -> Candidates:
     table = every.filter(pa.array(there))
     count = table.num_rows
     kept = [_well_formed(own, there, number) for own in tables]
-    uncertainty = [decompose(own["probabilities"], own["scene"], count) for own in kept]
+    of_weak, of_strong = (decompose(own["probabilities"], own["scene"], count) for own in kept)
     decisions = _both(*kept)
     real = table["answer"].to_numpy()
     right = decisions.behavior == real[decisions.scene]
@@ -204,7 +204,8 @@ def candidates(scenes: Path, weak: Path, strong: Path) -> Candidates:
         files,
         table,
         decisions,
-        *uncertainty,
+        of_weak,
+        of_strong,
         _share(decisions.scene, right, decisions.weak, count),
         _share(decisions.scene, right, strong_only, count),
         _most_confident(decisions, right & strong_only, count),
@@ -511,7 +512,7 @@ def thoughts(found: Candidates, decisions: np.ndarray) -> pa.ChunkedArray:
     """Return the texts of decision processes, given indices into `found.decisions`."""
     weak, row = found.decisions.weak[decisions], found.decisions.row[decisions]
     place = np.empty(len(decisions), dtype=np.int64)
-    parts = []
+    parts: list[pa.ChunkedArray] = []
     for role, own in (("weak", np.flatnonzero(weak)), ("strong", np.flatnonzero(~weak))):
         place[own] = np.arange(len(own)) + sum(len(part) for part in parts)
         parts.append(_take(found.files[role], ["thought"], row[own])["thought"])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 # Workers share the cores: as many threads each, in what they start as well, as make one a core.
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("OMP_NUM_THREADS", f"{threads}")
 
 sys.path.insert(0, str(Path(__file__).parent))
 

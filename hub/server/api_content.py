@@ -461,17 +461,14 @@ def download(request: Request, repo_id: int, oid: str, xorbs: bool = False) -> R
     headers = {"Content-Type": "application/octet-stream"}
     path = objects.path_of(folder, oid)
     if xorbs:
-        return send(
-            *(request, partial(xet_read.read_framed, path, size), xet_read.framed_size(size)),
-            etag=f"{oid}-xorbs",
-            headers=headers,
-        )
+        framed, framed_size = partial(xet_read.read_framed, path, size), xet_read.framed_size(size)
+        return send(request, framed, framed_size, f"{oid}-xorbs", headers)
     return send(request, partial(objects.read_blocks, path), size, oid, headers)
 
 
 def send(
     request: Request,
-    content: bytes | Callable[[int, int], Iterator[bytes]],
+    content: bytes | Callable[[int, int], Iterator[bytes | memoryview]],
     size: int,
     etag: str,
     headers: dict[str, str],

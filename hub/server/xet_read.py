@@ -7,8 +7,8 @@ uncompressed chunks, which are nothing but the stored bytes with eight bytes of 
 chunk; the frames are put in while reading. Small xorbs keep the client's memory small.
 
 The names of these xorbs and of the file (its SHA-256) are not the content hashes of the Xet
-specification. hf_xet 1.8 uses them as names only; `usermirrorer release pull` and `verify` prove by SHA-256 what
-arrives.
+specification. hf_xet 1.8 uses them as names only; `usermirrorer release pull` and
+`verify` prove by SHA-256 what arrives.
 """
 
 from __future__ import annotations
