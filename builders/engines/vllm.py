@@ -21,7 +21,7 @@ from usermirrorer.builders.schema import labels
 
 #: A thought may be longer in this model's tokens than in those of the model that wrote it.
 _SPARE = 1024
-_CHARACTERS = 3  # a guided field may have, a token of its share: most words need fewer tokens
+_CHARACTERS = 2  # that a guided field may have for each token of its share, so that it fits
 
 
 class VllmEngine:
