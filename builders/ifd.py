@@ -20,7 +20,7 @@ from usermirrorer.builders.prompts import DEFAULT_PROMPTS, answer
 from usermirrorer.builders.schema import LABELS
 
 _PART_SCENES = 32
-_BATCH_TOKENS = 8192  # columns of a batch, padding included
+_BATCH_TOKENS = 4096  # columns of a batch, padding included: each may need a row of logits
 Tokens = list[int]
 
 #: Losses are means over the scored `tokens`, in nats; `ifd` is exp(with_prompt - alone).
@@ -141,15 +141,21 @@ def losses(model: Any, contexts: Sequence[Tokens], responses: Sequence[Tokens]) 
     with torch.inference_mode():
         for batch in _batches([len(c) + len(r) for c, r in zip(contexts, responses, strict=True)]):
             rows = [torch.tensor(contexts[i] + responses[i]) for i in batch]
-            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-            length = torch.tensor([[len(row)] for row in rows], device=model.device)
-            seen = torch.arange(ids.shape[1], device=model.device) < length
-            hidden = model.base_model(input_ids=ids, attention_mask=seen).last_hidden_state
-            for place, i in enumerate(batch):
-                first, last = len(contexts[i]), int(length[place]) - 1
-                logits = model.get_output_embeddings()(hidden[place, first:last])
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+            ids, padding = ids.to(model.device), [ids.shape[1] - len(row) for row in rows]
+            place = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
+            place = place - torch.tensor(padding, device=model.device)[:, None]
+            # The model's own logits: some scale or cap what comes out of their last layer.
+            logits = model(
+                input_ids=ids,
+                attention_mask=place >= 0,
+                position_ids=place.clamp(min=0),
+                logits_to_keep=max(len(responses[i]) for i in batch),
+            ).logits
+            for row, i in enumerate(batch):
+                length = len(responses[i])
                 out[i] = torch.nn.functional.cross_entropy(
-                    logits.double(), ids[place, first + 1 : last + 1]
+                    logits[row, -length:-1].double(), ids[row, 1 - length :]
                 ).item()
     return out
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tests.builders.distill_rows import many, write
 from usermirrorer.builders import distill, ifd
@@ -38,6 +39,17 @@ def test_batched_losses_are_those_of_one_row_at_a_time(loaded, monkeypatch):
     found = ifd.losses(loaded[0], contexts, responses)
     own = [own_loss(loaded[0], *pair) for pair in zip(contexts, responses, strict=True)]
     np.testing.assert_allclose(found, own, rtol=1e-4)
+
+
+def test_losses_are_of_the_model_s_own_logits_where_it_caps_them():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "vocab_size": 512}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Gemma2ForCausalLM(
+        Gemma2Config(**sizes, **heads, final_logit_softcapping=0.1, initializer_range=1.0)
+    ).eval()
+    contexts, responses = [[3, 4, 5], [6] * 9], [[7, 8, 9, 10], [11, 12]]
+    own = [own_loss(model, *pair) for pair in zip(contexts, responses, strict=True)]
+    np.testing.assert_allclose(ifd.losses(model, contexts, responses), own, rtol=1e-4)
 
 
 def test_scores_are_ratios_of_perplexity_of_the_chosen_response(tmp_path, loaded, tiny_chat_model):
