@@ -237,6 +237,8 @@ def describe(
             "library_name": card.get("library_name"),
             "pipeline_tag": card.get("pipeline_tag"),
         }
+    if record.kind == "space":
+        info["sdk"] = card.get("sdk")
     if files:
         info["siblings"] = [
             _sibling(entry, blobs) for entry in history.walk(repo, commit) if not entry.is_folder
