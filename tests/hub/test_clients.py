@@ -69,8 +69,8 @@ for path, revision, error in (("none", None, EntryNotFoundError),
         pass
 page = "usermirrorer/page"
 api.create_repo(page, repo_type="space", space_sdk="static")
-api.upload_file(path_or_fileobj=b"---\\nsdk: static\\n---\\n", path_in_repo="README.md", repo_id=page,
-                repo_type="space")
+api.upload_file(path_or_fileobj=b"---\\nsdk: static\\n---\\n", path_in_repo="README.md",
+                repo_id=page, repo_type="space")
 assert api.space_info(page).sdk == "static"
 api.update_repo_settings(name, repo_type="dataset", private=False, gated="manual")
 assert anonymous.repo_info(name, repo_type="dataset").gated == "manual"
