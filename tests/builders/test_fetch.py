@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,21 @@ def test_a_file_with_another_hash_is_refused_and_nothing_is_kept(tmp_path, monke
     monkeypatch.setitem(fetch.ASSETS, "ml-100k", wrong)
     with pytest.raises(UserError, match="another SHA-256"):
         fetch.fetch_asset("ml-100k")
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_two_that_want_the_same_part_fetch_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERMIRRORER_CACHE", str(tmp_path))
+    download, fetched = fetch._download, []
+
+    def counted(asset, folder):
+        fetched.append(asset)
+        return download(asset, folder)
+
+    monkeypatch.setattr(fetch, "_download", counted)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(fetch.fetch_asset, ["ml-100k"] * 2))
+    assert folders[0] == folders[1] and len(fetched) == 1
 
 
 def test_an_unreachable_registry_is_one_clear_line(tmp_path, monkeypatch):
