@@ -365,11 +365,25 @@ def _training(run: Row) -> list[list[str]]:
         ["Tokens seen", f"{results['tokens']:,.0f}"],
         ["Tokens per second", f"{results['tokens_per_second']:,.0f}"],
         ["Time", f"{results['seconds'] / 3600:.2f} h ({results['seconds']:,.0f} s)"],
+        ["Energy", _energy(run)],
         ["Peak memory of a process", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB"],
     ]
     if results["first_loss"] is not None:
         rows.append(["Loss", f"{results['first_loss']:.4f} to {results['final_loss']:.4f}"])
     return rows
+
+
+def _energy(run: Row) -> str:
+    """Say how much and how it is known: never a number without its source."""
+    energy = run["results"].get("energy")
+    if energy is None:
+        return "not measured: no meter that could be read"
+    told = f"{energy['joules'] / 3.6e6:.4g} kWh"
+    if "watts" in energy:
+        return f"{told}, reckoned as time at {energy['watts']:g} W, not measured"
+    machines = run["hardware"].get("machines", 1)
+    told += f", measured: {' and '.join(energy['measured'])}, other work on them included"
+    return told + (f"; on the first of {machines} machines" if machines > 1 else "")
 
 
 def _hardware(run: Row) -> str:

@@ -5,6 +5,7 @@ quickstart.py, job.py     the main job, step by step, and how steps are done onc
 sft.py, dpo.py, grpo.py   TRL scripts, with <model>/<stage>/config.yaml
 data.py                   training views of a release
 training.py, record.py    what the scripts share; the record of a run
+energy.py                 meters of the machine, for the record
 attention.py              attention without masks, for training on a CPU
 rewards.py                rewards of GRPO
 sweep.py                  `usermirrorer sweep`

@@ -25,6 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from usermirrorer.builders.shards import fingerprint, read_json
+from usermirrorer.recipes import energy
 
 if TYPE_CHECKING:
     from usermirrorer.recipes.training import Arguments
@@ -55,27 +56,35 @@ _CURVE = (
 
 
 class Metrics(TrainerCallback):
-    """Append each log of the trainer to a JSON-lines file, with the seconds trained so far.
+    """Append each log of the trainer to a JSON-lines file, with the seconds and joules so far.
 
-    After a resume, lines past the checkpoint are dropped (they are computed again) and the
-    seconds go on from there.
+    After a resume, lines past the checkpoint are dropped (they are computed again) and both go on
+    from there.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._before, self._start = Path(path), 0.0, time.monotonic()
+        self.path = Path(path)
+        self._spent: dict[str, Any] = {"seconds": 0.0, "joules": 0.0}
+        self._start, self.meter = time.monotonic(), energy.Meter([])
 
     @property
     def seconds(self) -> float:
         """Seconds trained so far, those before a resume included."""
-        return self._before + time.monotonic() - self._start
+        return self._spent["seconds"] + time.monotonic() - self._start
+
+    @property
+    def joules(self) -> float | None:
+        """Joules that this machine spent in them; None if a part of them was not measured."""
+        before, since = self._spent.get("joules"), self.meter.joules()
+        return None if before is None or since is None else before + since
 
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop the lines that will be computed again."""
-        self._start = time.monotonic()
+        self._start, self.meter = time.monotonic(), energy.of_this_machine()
         kept = [line for line in self.read() if line["step"] <= state.global_step]
-        self._before = kept[-1]["seconds"] if kept else 0.0
+        self._spent = kept[-1] if kept else self._spent
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -92,6 +101,8 @@ class Metrics(TrainerCallback):
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, **(logs or {}), "seconds": round(self.seconds, 3)}
+        if (joules := self.joules) is not None:
+            line["joules"] = round(joules, 3)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -131,8 +142,17 @@ def start(stage: str, arguments: Arguments, data: Mapping[str, Any]) -> dict[str
     return {"key": fingerprint(facts), **facts}
 
 
-def finish(facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics) -> dict[str, Any]:
-    """Return the complete record of a finished run."""
+def finish(
+    facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics, power_watts: float | None = None
+) -> dict[str, Any]:
+    """Return the complete record of a finished run.
+
+    Args:
+        facts: From `start`.
+        trainer: After training.
+        metrics: Its callback.
+        power_watts: Power to reckon the energy with where it was not measured.
+    """
     lines = metrics.read()
     seconds = metrics.seconds
     tokens = trainer.state.num_input_tokens_seen
@@ -145,6 +165,7 @@ def finish(facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics) -> dict
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
+        **_energy(metrics, seconds, power_watts),
         "peak_memory_bytes": peak_memory(),
         "parameters": sum(_size(p) for p in trainer.model.parameters()),
         "trained_parameters": sum(_size(p) for p in trainer.model.parameters() if p.requires_grad),
@@ -159,6 +180,13 @@ def finish(facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics) -> dict
         "code": code_version(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _energy(metrics: Metrics, seconds: float, watts: float | None) -> dict[str, Any]:
+    """Return joules and where they come from: a meter, else a stated power; nothing of neither."""
+    if (joules := metrics.joules) is not None:
+        return {"energy": {"joules": joules, "measured": metrics.meter.kinds}}
+    return {"energy": {"joules": watts * seconds, "watts": watts}} if watts else {}
 
 
 def _row(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,12 +307,13 @@ def peak_memory() -> int:
 
 
 def hardware(trainer: Trainer) -> dict[str, Any]:
-    """Return device, number of processes, threads and memory."""
+    """Return device, number of processes and machines, threads and memory."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else _cpu_name(),
         "kind": "GPU" if gpu else "CPU",
         "processes": trainer.args.world_size,
+        "machines": trainer.args.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) or 1,
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }

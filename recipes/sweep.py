@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parent
 #: Scenes scored at once; only speed and memory depend on it.
 BATCH = 32
+#: The learning rates of Table 7. That of GRPO is fixed, and only its epochs are searched.
+LEARNING_RATES = {
+    "sft": (2e-4, 1e-4, 5e-5, 2e-5),
+    "dpo": (2e-4, 1e-4, 5e-5, 2e-5),
+    "grpo": (1e-5,),
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,11 @@ def best(points: Sequence[Point]) -> Point:
     return min(points, key=lambda point: (-point.accuracy, point.epochs, point.learning_rate))
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    if value is None:
+        return None
     try:
         numbers = tuple(float(part) for part in value.split(","))
     except ValueError:
@@ -187,13 +197,17 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
-@click.argument("recipe", type=click.Choice(["sft", "dpo"]))
+@click.argument("recipe", type=click.Choice(list(LEARNING_RATES)))
 @click.argument("recipe_arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--dataset", default="usermirrorer/mixed", help="As --dataset_name of the recipe.")
 @click.option("--scenes", default="", help="Train scenes with users; default: those of --dataset.")
 @click.option("--revision", default=None, help="Tag or commit of the dataset.")
 @click.option("--stage", type=click.Choice(["decision", "direct"]), default="decision")
-@click.option("--learning-rates", default="2e-4,1e-4,5e-5,2e-5", callback=_numbers)
+@click.option(
+    "--learning-rates",
+    callback=_numbers,
+    show_default="2e-4,1e-4,5e-5,2e-5; for grpo 1e-5",
+)
 @click.option("--epochs", default="1,2,3", callback=_numbers)
 @click.option(
     "--validation-share",
@@ -252,7 +266,8 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
 
     config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
     epochs = [int(number) for number in options["epochs"]]
-    points = run_grid(output, options["learning_rates"], epochs, trial, config)
+    rates = options["learning_rates"] or LEARNING_RATES[recipe]
+    points = run_grid(output, rates, epochs, trial, config)
     chosen = best(points)
     write_json(
         output / "sweep.json",

@@ -1,23 +1,27 @@
 """What the three recipes share: arguments, checks before training, resume, saving, pushing.
 
-parse -> tokenizer -> rows -> claim the output folder -> trainer (TRL) -> check the disk
+parse -> packages, tokenizer -> rows -> claim the output folder -> trainer (TRL) -> check the disk
       -> train, from the last whole checkpoint -> save model and train_run.json -> card -> push
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import Trainer as BaseTrainer
+from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from usermirrorer.builders.errors import UserError
@@ -54,6 +58,10 @@ class ReleaseArguments:
             "help": "Licence of the trained weights, for the card: an identifier of the Hub, such "
             "as apache-2.0, or other:<name>."
         },
+    )
+    power_watts: float | None = field(
+        default=None,
+        metadata={"help": "Power to reckon the card's energy with, if no meter of it is found."},
     )
 
 
@@ -156,35 +164,103 @@ def run(
     push, training.push_to_hub = training.push_to_hub, False
     if push:
         _check_push(arguments)
+    check_packages(arguments)
     tokenizer = load_tokenizer(arguments)
     prepared = build(arguments, tokenizer)
     facts = record.start(stage, arguments, prepared.facts)
-    if not is_finished(output, facts["key"]):
-        checkpoint = claim(output, facts["key"])
-        metrics = record.Metrics(output / record.METRICS)
-        _score_answers_only_on_cpu()
-        trainer = _without_card(trainer_class)(
-            model=arguments.model.model_name_or_path,
-            args=_for_trainer(arguments),
-            train_dataset=prepared.rows,
-            processing_class=tokenizer,
-            quantization_config=get_quantization_config(arguments.model),
-            peft_config=get_peft_config(arguments.model),
-            callbacks=[metrics],
-            **trainer_arguments,
-        )
-        check_disk(trainer, arguments)
-        if training.process_index == 0:
-            write_json(output / RUN_KEY, {"key": facts["key"]})
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save(trainer, arguments)
-        if training.process_index == 0:
-            write_json(output / record.RUN, record.finish(facts, trainer, metrics))
-            (output / RUN_KEY).unlink()
-        trainer.end()
-    if training.process_index == 0:
+    first = training.process_index == 0
+    with alone(output) if first else contextlib.nullcontext():
+        if not is_finished(output, facts["key"]):
+            checkpoint = claim(output, facts["key"])
+            metrics = record.Metrics(output / record.METRICS)
+            _score_answers_only_on_cpu()
+            trainer = _without_card(trainer_class)(
+                model=arguments.model.model_name_or_path,
+                args=_for_trainer(arguments),
+                train_dataset=prepared.rows,
+                processing_class=tokenizer,
+                quantization_config=get_quantization_config(arguments.model),
+                peft_config=get_peft_config(arguments.model),
+                callbacks=[metrics],
+                **trainer_arguments,
+            )
+            check_disk(trainer, arguments)
+            _train(trainer, checkpoint, arguments, facts, metrics)
+    if first:
         _release(output, arguments, push)
     return output
+
+
+def _train(
+    trainer: BaseTrainer,
+    checkpoint: Path | None,
+    arguments: Arguments,
+    facts: dict[str, Any],
+    metrics: record.Metrics,
+) -> None:
+    """Train to the end, save, and write the record: from then on the run is finished."""
+    output, first = Path(trainer.args.output_dir), trainer.args.process_index == 0
+    if first:
+        write_json(output / RUN_KEY, {"key": facts["key"]})
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save(trainer, arguments)
+    if first:
+        watts = arguments.release.power_watts
+        write_json(output / record.RUN, record.finish(facts, trainer, metrics, watts))
+        (output / RUN_KEY).unlink()
+    trainer.end()
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Hold the output folder for this process, however the process ends.
+
+    Raises:
+        UserError: if another process trains there.
+    """
+    whole = output.absolute()
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(whole.with_name(f".{whole.name}.lock"), blocking=False):
+            yield
+    except Timeout as error:
+        raise UserError(
+            "another process trains here", where=output, fix="Wait until it ends, or end it."
+        ) from error
+
+
+def check_packages(arguments: Arguments) -> None:
+    """Say what an option needs that is not there, before anything is loaded.
+
+    Raises:
+        UserError: naming the option and the package.
+    """
+    training, model = arguments.training, arguments.model
+    quantized = model.load_in_4bit or model.load_in_8bit
+    flash = (model.attn_implementation or "").startswith("flash_attention")
+    if flash and not is_flash_attn_2_available(kernels_fallback_ok=True):
+        raise UserError(
+            "flash attention needs a GPU and the package flash-attn or kernels",
+            where="--attn_implementation",
+            fix="pip install flash-attn, or leave the option out.",
+        )
+    asked = {
+        "liger-kernel": ("--use_liger_kernel", training.use_liger_kernel),
+        "bitsandbytes": ("--load_in_4bit, --load_in_8bit", quantized),
+        "vllm": ("--use_vllm", getattr(training, "use_vllm", False)),
+        "trackio": ("--report_to", "trackio" in training.report_to),
+        "wandb": ("--report_to", "wandb" in training.report_to),
+    }
+    for package, (option, wanted) in asked.items():
+        if wanted and find_spec(package.replace("-", "_")) is None:
+            fix = f"pip install {package}, or leave the option out."
+            raise UserError(f"needs the package {package}", where=option, fix=fix)
+    if quantized and not model.use_peft:
+        raise UserError(
+            "quantized weights are not trained themselves",
+            where=asked["bitsandbytes"][0],
+            fix="Add --use_peft true.",
+        )
 
 
 def _check_push(arguments: Arguments) -> None:

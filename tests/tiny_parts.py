@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -11,19 +12,27 @@ CHAT_TEMPLATE = (
 )
 
 
-def tokenizer(vocabulary: int = 600):
-    """Return a byte-level BPE tokenizer with a chat template, trained on the decision prompt."""
+#: Sizes of a model that vLLM runs on CPUs too: its smallest heads have 32 numbers.
+FOR_VLLM = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32, "initializer_range": 0.2}
+
+
+def tokenizer(corpus: Iterable[str] | None = None, *, vocabulary: int = 600, words: bool = True):
+    """Return a byte-level BPE tokenizer with a chat template.
+
+    It is trained on `corpus`, by default the decision prompt; without `words`, its tokens may run
+    over words and signs.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS, FIELDS
 
-    corpus = [path.read_text(encoding="utf-8") for path in sorted(DEFAULT_PROMPTS.glob("*.jinja"))]
+    prompts = (path.read_text(encoding="utf-8") for path in sorted(DEFAULT_PROMPTS.glob("*.jinja")))
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
-        [*corpus, *FIELDS],
+        corpus or [*prompts, *FIELDS],
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=["<|im_start|>", "<|im_end|>"],
@@ -38,28 +47,31 @@ def tokenizer(vocabulary: int = 600):
     return made
 
 
-def chat_model(folder: Path, seed: int = 0) -> Path:
-    """Save a random Llama of about 100,000 parameters with its tokenizer."""
+def llama(text, seed: int = 0, **config):
+    """Return a random Llama of about 100,000 parameters for the tokenizer `text`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,  # far from uniform, so that mistakes in scoring show
+    }
+    ends = {"eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
+    made = LlamaConfig(vocab_size=len(text), bos_token_id=None, **ends, **{**sizes, **config})
+    return LlamaForCausalLM(made).eval()
+
+
+def chat_model(folder: Path, seed: int = 0, **config) -> Path:
+    """Save a model of `llama` with its tokenizer."""
     text = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(text),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        initializer_range=0.3,  # far from uniform, so that mistakes in scoring show
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    llama(text, seed, **config).save_pretrained(folder)
     text.save_pretrained(folder)
     return folder
 

@@ -31,29 +31,9 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 @pytest.fixture(scope="module")
 def tiny_chat_model(tmp_path_factory):
-    """A random Llama with heads of 32 numbers, the smallest that vLLM has on CPUs."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder, tokenizer = tmp_path_factory.mktemp("parts") / "tiny", tiny_parts.tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=8192,
-        initializer_range=0.2,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A random chat model of a size that vLLM has on CPUs."""
+    folder = tmp_path_factory.mktemp("parts") / "tiny"
+    return tiny_parts.chat_model(folder, **tiny_parts.FOR_VLLM)
 
 
 @pytest.fixture(scope="module")

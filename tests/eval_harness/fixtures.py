@@ -59,27 +59,11 @@ def tiny_model(
     seed: int = 0, max_length: int = 2048, chat_template: str | None = tiny_parts.CHAT_TEMPLATE
 ):
     """A random Llama, wrapped as lm_eval's `hf` model."""
-    import torch
     from lm_eval.models.huggingface import HFLM
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     fast = tiny_parts.tokenizer()
     fast.chat_template = chat_template
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,  # the smallest that vLLM has on CPUs
-        max_position_embeddings=max_length,
-        eos_token_id=fast.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = tiny_parts.llama(fast, seed, max_position_embeddings=max_length, **tiny_parts.FOR_VLLM)
     return HFLM(pretrained=model, tokenizer=fast, batch_size=4, max_length=max_length)
 
 

@@ -164,6 +164,21 @@ def test_baselines_that_come_as_metrics_stand_beside_the_model(run_dir):
     assert [r.metric_value for r in results] == [0.35, 0.36]
 
 
+def test_energy_is_told_with_how_it_is_known(run_dir):
+    def told(energy: dict | None, machines: int = 1) -> str:
+        changed = copy.deepcopy(RUN)
+        changed["hardware"]["machines"] = machines
+        if energy:
+            changed["results"]["energy"] = energy
+        return re.search(r"\| Energy \| (.*) \|", render(run_dir, run=changed))[1]
+
+    meters = {"joules": 7.2e6, "measured": ["CPU packages", "GPUs"]}
+    assert told(meters).startswith("2 kWh, measured: CPU packages and GPUs")
+    assert told(meters, machines=2).endswith("on the first of 2 machines")
+    assert told({"joules": 3.6e5, "watts": 180}).startswith("0.1 kWh, reckoned as time at 180 W")
+    assert told(None).startswith("not measured")
+
+
 def test_other_numbers_make_another_card(run_dir):
     changed = copy.deepcopy(RUN)
     changed["results"]["steps"] = 618

@@ -1,4 +1,4 @@
-"""A tiny chat model with its own tokenizer, and small files of scenes and preference pairs."""
+"""A tiny chat model for training, and small files of scenes and preference pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from recipe_rows import pair, scene, train_tokenizer
+import tiny_parts
+from recipe_rows import pair, scene
 
 from usermirrorer.builders.schema import PREFERENCE, SCENE
 from usermirrorer.builders.shards import write_table
@@ -30,31 +31,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    texts = [m["content"] for i in range(24) for m in (*pair(i)["prompt"], *pair(i)["chosen"])]
-    return train_tokenizer(texts)
+    return tiny_parts.tokenizer()
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a random Llama of about 100,000 parameters."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random model as training begins with, of a short context."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_parts.chat_model(folder, initializer_range=0.02, max_position_embeddings=2048)

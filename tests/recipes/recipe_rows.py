@@ -1,4 +1,4 @@
-"""Made-up scenes and preference pairs, and a tokenizer trained on the spot."""
+"""Made-up scenes and preference pairs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from datetime import UTC, datetime
 from usermirrorer.builders.prompts import answer, messages
 from usermirrorer.builders.schema import LABELS
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TITLES = ("Alien", "Brazil", "Casablanca", "Dune", "Fargo", "Gilda", "Heat")
 
 
@@ -73,27 +69,3 @@ def pair(number: int, domain: str = "movielens") -> dict:
         "epistemic_strong": 0.5,
         "epistemic_delta": 1.0,
     }
-
-
-def train_tokenizer(corpus: list[str], use_regex: bool = True):
-    """Return a byte-level BPE tokenizer with a chat template, trained on `corpus`.
-
-    Without `use_regex`, tokens may run over words and signs.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    raw.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from recipe_rows import pair, scene, train_tokenizer
+import tiny_parts
+from recipe_rows import pair, scene
 
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import messages
@@ -54,7 +55,7 @@ def test_direct_loss_lies_on_the_single_label_token(scenes, tokenizer):
 
 
 def test_label_that_is_not_one_token_is_an_early_error(tokenizer):
-    raw = train_tokenizer(["Behavior: [A] x"] * 50, use_regex=False)
+    raw = tiny_parts.tokenizer(["Behavior: [A] x"] * 50, words=False)
     with pytest.raises(UserError, match="not a single token"):
         data.label_tokens(raw)
     assert len(set(data.label_tokens(tokenizer).values())) == 13

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +78,71 @@ def test_accuracy_is_the_share_of_scenes_whose_behavior_is_picked():
     value, error = sweep.accuracy(KnowsFirst(), SCENES[:50], "direct")
     assert value == sum(row["answer"] == 0 for row in SCENES[:50]) / 50
     assert error == pytest.approx((value * (1 - value) / 50) ** 0.5)
+
+
+def test_the_default_grid_is_that_of_table_7(scenes, tmp_path, monkeypatch):
+    asked = {}
+
+    def ran(words: list[str], check: bool) -> subprocess.CompletedProcess:
+        rate, epochs = (
+            words[words.index(f"--{n}") + 1] for n in ("learning_rate", "num_train_epochs")
+        )
+        asked.setdefault(Path(words[1]).stem, set()).add((float(rate), int(epochs)))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", ran)
+    monkeypatch.setattr(sweep, "_engine", lambda folder: KnowsFirst())
+    for recipe in ("sft", "dpo", "grpo"):
+        words = [recipe, "--dataset", str(scenes), "--output", str(tmp_path / recipe)]
+        words += ["--validation-share", "0.4", "--stage", "direct"]
+        CliRunner().invoke(sweep.command, words, catch_exceptions=False)
+    grid = {(rate, epochs) for rate in (2e-4, 1e-4, 5e-5, 2e-5) for epochs in (1, 2, 3)}
+    assert asked["sft"] == asked["dpo"] == grid
+    assert asked["grpo"] == {(1e-5, 1), (1e-5, 2), (1e-5, 3)}
+
+
+KILLED = [
+    *("--learning-rates", "1e-2,1e-3", "--epochs", "1", "--validation-share", "0.4"),
+    *("--bf16", "false", "--report_to", "none", "--max_length", "1024", "--logging_steps", "1"),
+    *("--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "2"),
+    *("--use_peft", "true", "--validation-scenes", "4"),
+]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_dpo_killed_in_mid_training_goes_on_where_it_was(
+    tiny_model, pairs, scenes, tmp_path
+):
+    output = tmp_path / "sweep"
+    words = ["dpo", "--dataset", str(pairs), "--scenes", str(scenes), "--output", str(output)]
+    words += ["--model_name_or_path", str(tiny_model), *KILLED]
+    command = [sys.executable, "-m", "usermirrorer.recipes.cli", "sweep", *words]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    folders = [output / f"lr-{rate}-epochs-1" for rate in ("0.01", "0.001")]
+    while not (done := having(folders, "train_run.json")) or not having(
+        [folder for folder in folders if folder not in done], "checkpoint-2/trainer_state.json"
+    ):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(done) == 1
+    (half,) = [folder for folder in folders if folder not in done]
+    lines = (half / "metrics.jsonl").read_text().splitlines()[:2]
+    finished = (done[0] / "train_run.json").stat().st_mtime_ns
+    told = CliRunner().invoke(sweep.command, words, catch_exceptions=False)
+    assert told.exit_code == 0 and "best" in told.output
+    assert (done[0] / "train_run.json").stat().st_mtime_ns == finished
+    # The first lines bear the times of the killed process: those steps were not done again.
+    assert (half / "metrics.jsonl").read_text().splitlines()[:2] == lines
+    points = json.loads((output / "sweep.json").read_text())["points"]
+    assert [point["learning_rate"] for point in points] == [1e-2, 1e-3]
+    run = json.loads((half / "train_run.json").read_text())
+    assert run["stage"] == "dpo" and run["results"]["steps"] == -(-run["data"]["rows"] // 2)
+
+
+def having(folders: list[Path], name: str) -> list[Path]:
+    return [folder for folder in folders if (folder / name).exists()]
 
 
 @pytest.mark.slow
