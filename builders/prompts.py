@@ -32,26 +32,25 @@ FIELDS = (
     "Evaluation Style",
 )
 DEFAULT_PROMPTS = Path(__file__).parent / "prompt_templates"
+#: Folder beside a model's weights with the templates it was trained on, if not the default ones.
+MODEL_PROMPTS = "prompts"
 
 
 @functools.cache
-def _templates(folder: Path) -> dict[str, Any]:
+def _template(folder: Path, name: str) -> Any:
     from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    templates = {}
-    for name in ("decision_system", "direct_system", "scene"):
-        path = folder / f"{name}.jinja"
-        try:
-            templates[name] = environment.from_string(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                "prompt template is missing", where=path, fix=f"Copy it from {DEFAULT_PROMPTS}."
-            ) from None
-        except TemplateError as error:
-            raise UserError(f"prompt template is broken: {error}", where=path) from error
-    return templates
+    path = folder / f"{name}.jinja"
+    try:
+        return environment.from_string(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            "prompt template is missing", where=path, fix=f"Copy it from {DEFAULT_PROMPTS}."
+        ) from None
+    except TemplateError as error:
+        raise UserError(f"prompt template is broken: {error}", where=path) from error
 
 
 def messages(
@@ -62,22 +61,28 @@ def messages(
     Args:
         scene: Needs `profile` (str), `history` and `exposure` (lists of str).
         mode: `decision` asks for a decision process first, `direct` for the label alone.
-        prompts: Folder with `decision_system.jinja`, `direct_system.jinja` and `scene.jinja`.
+        prompts: Folder with `scene.jinja` and the mode's `decision_system.jinja` or
+            `direct_system.jinja`.
 
     Raises:
         UserError: if a template is missing or broken.
     """
-    templates = _templates(Path(prompts))
-    user = templates["scene"].render(
+    user = _template(Path(prompts), "scene").render(
         profile=scene["profile"],
         history=list(scene["history"]),
         exposure=list(scene["exposure"]),
         labels=LABELS,
     )
     return [
-        {"role": "system", "content": templates[f"{mode}_system"].render().strip()},
+        {"role": "system", "content": _template(Path(prompts), f"{mode}_system").render().strip()},
         {"role": "user", "content": user.strip()},
     ]
+
+
+def of_model(folder: Path) -> Path:
+    """Return the templates that go with a model's folder, else those of this package."""
+    own = Path(folder) / MODEL_PROMPTS
+    return own if own.is_dir() else DEFAULT_PROMPTS
 
 
 def answer(label: str, thought: str = "") -> str:

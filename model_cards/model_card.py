@@ -316,6 +316,7 @@ def _context(
         "repo": _Markdown(repo_id),  # a valid repository id: nothing in it is special in code
         "version": _version(version),
         "run": run,
+        "more": _Markdown(", prompts" if "prompts" in run["data"] else ""),
         "stage": STAGES[run["stage"]],
         "base": base.get("name") or base["folder"],
         "licence": (run["license"] or "").removeprefix("other:"),

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
+from usermirrorer.builders.decisions import prompts_hash
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import LABEL_PREFIX, answer, messages
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, LABEL_PREFIX, answer, messages
 from usermirrorer.builders.schema import LABELS
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class DataArguments:
     )
     history_limit: int | None = field(
         default=None, metadata={"help": "Scenes only: keep the last so many lines of history."}
+    )
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": "Scenes only: folder of other prompt templates; it goes with the model."},
     )
     rotate_options: int = field(
         default=1,
@@ -197,6 +202,7 @@ def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str
         "rows": len(task),
         "rotations": arguments.rotate_options,
         "history_limit": arguments.history_limit,
+        "prompts": prompts_hash(prompt_folder(arguments)) if arguments.prompts else None,
         "fingerprint": content_hash(task),
     }
     return {name: value for name, value in facts.items() if value is not None}
@@ -270,6 +276,22 @@ def source_kind(columns: Iterable[str]) -> Literal["preference", "scenes"]:
     )
 
 
+def prompt_folder(arguments: DataArguments) -> Path:
+    """Return the folder of prompt templates; one of `recipes/` is found from anywhere.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if arguments.prompts is None:
+        return DEFAULT_PROMPTS
+    asked = Path(arguments.prompts)
+    packaged = Path(__file__).parent / arguments.prompts.removeprefix("recipes/")
+    found = next((folder for folder in (asked, packaged) if folder.is_dir()), None)
+    if found is None:
+        raise UserError("is not a folder of prompt templates", where=asked, fix="See --prompts.")
+    return found
+
+
 def choose_rows(
     rows: Dataset, domains: Sequence[str] | None = None, max_pairs: int | None = None
 ) -> Dataset:
@@ -332,6 +354,7 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
             "stage": arguments.stage,
             "history_limit": arguments.history_limit,
             "copies": arguments.rotate_options,
+            "prompts": str(prompt_folder(arguments)),
         },
         remove_columns=rows.column_names,
     )
@@ -345,10 +368,11 @@ def _check_view(source: str, kind: View, arguments: DataArguments) -> None:
             fix="Use --dataset_config scenes.",
         )
     if source == "preference" and (
-        arguments.history_limit is not None or arguments.rotate_options > 1
+        arguments.history_limit is not None or arguments.rotate_options > 1 or arguments.prompts
     ):
         raise UserError(
-            "--history_limit and --rotate_options work on scenes; the prompts of pairs are written"
+            "--history_limit, --rotate_options and --prompts work on scenes; the prompts of pairs "
+            "are written"
         )
     if source == "scenes" and kind == "dpo":
         raise UserError(
@@ -379,7 +403,12 @@ def _pair_view(row: Mapping[str, Any], kind: View) -> dict[str, Any]:
 
 
 def _scene_views(
-    batch: Mapping[str, list[Any]], kind: View, stage: str, history_limit: int | None, copies: int
+    batch: Mapping[str, list[Any]],
+    kind: View,
+    stage: str,
+    history_limit: int | None,
+    copies: int,
+    prompts: str,
 ) -> dict[str, list[Any]]:
     views = []
     for index in range(len(batch["scene_id"])):
@@ -387,13 +416,13 @@ def _scene_views(
         if history_limit is not None:
             scene["history"] = scene["history"][-history_limit:] if history_limit else []
         for shift in range(min(copies, len(scene["exposure"]))):
-            views.append(_scene_view(rotate(scene, shift), kind, stage))
+            views.append(_scene_view(rotate(scene, shift), kind, stage, Path(prompts)))
     return {name: [one[name] for one in views] for name in views[0]}
 
 
-def _scene_view(scene: Mapping[str, Any], kind: View, stage: str) -> dict[str, Any]:
+def _scene_view(scene: Mapping[str, Any], kind: View, stage: str, prompts: Path) -> dict[str, Any]:
     label = LABELS[scene["answer"]]
-    prompt = messages(scene, "direct" if stage == "direct" else "decision")
+    prompt = messages(scene, "direct" if stage == "direct" else "decision", prompts)
     if kind == "sft":
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": answer(label)}]}
     return {"prompt": prompt, "answer": label, "options": len(scene["exposure"])}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, messages, of_model
 from usermirrorer.builders.shards import atomic, file_hash, fingerprint, write_json
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ def split(rows: Dataset, scenes: Dataset, share: float, most: int) -> tuple[Data
     return rows.select(kept), choose_rows(validation, None, min(most, len(validation)))
 
 
-def accuracy(engine: Engine, scenes: Iterable[Mapping[str, Any]], mode: str) -> tuple[float, float]:
+def accuracy(
+    engine: Engine,
+    scenes: Iterable[Mapping[str, Any]],
+    mode: str,
+    prompts: Path = DEFAULT_PROMPTS,
+) -> tuple[float, float]:
     """Return the accuracy of picking the likeliest option and its standard error.
 
     In decision mode one decision a scene is sampled first; a malformed one counts as wrong.
@@ -93,15 +99,15 @@ def accuracy(engine: Engine, scenes: Iterable[Mapping[str, Any]], mode: str) -> 
     hits: list[float] = []
     rows = list(scenes)
     for start in range(0, len(rows), BATCH):
-        hits += _hits(engine, rows[start : start + BATCH], mode)
+        batch = rows[start : start + BATCH]
+        hits += _hits(engine, batch, [messages(scene, mode, prompts) for scene in batch], mode)
     mean = sum(hits) / len(hits)
     return mean, math.sqrt(mean * (1 - mean) / len(hits))
 
 
-def _hits(engine: Engine, scenes: Sequence[Mapping[str, Any]], mode: str) -> list[float]:
-    from usermirrorer.builders.prompts import messages
-
-    prompts = [messages(scene, mode) for scene in scenes]
+def _hits(
+    engine: Engine, scenes: Sequence[Mapping[str, Any]], prompts: list[Any], mode: str
+) -> list[float]:
     sizes = [len(scene["exposure"]) for scene in scenes]
     thoughts: list[str | None] = [""] * len(scenes)
     if mode == "decision":
@@ -261,7 +267,7 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
         if subprocess.run(words, check=False).returncode:
             raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
-        value, error = accuracy(_engine(folder), validation, options["stage"])
+        value, error = accuracy(_engine(folder), validation, options["stage"], of_model(folder))
         return Point(rate, passes, value, error, len(validation))
 
     config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}

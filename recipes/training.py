@@ -25,10 +25,11 @@ from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.shards import read_json, write_json
+from usermirrorer.builders.prompts import MODEL_PROMPTS
+from usermirrorer.builders.shards import atomic, read_json, write_json
 from usermirrorer.recipes import record
 from usermirrorer.recipes.attention import BY_DOCUMENT, suits
-from usermirrorer.recipes.data import DataArguments, Prepared
+from usermirrorer.recipes.data import DataArguments, Prepared, prompt_folder
 
 RECIPES = Path(__file__).parent
 #: There while a run goes on: which run the output folder belongs to.
@@ -410,6 +411,7 @@ def bytes_needed(trainer: BaseTrainer, arguments: Arguments) -> int:
 def save(trainer: BaseTrainer, arguments: Arguments) -> None:
     """Write safetensors, tokenizer with chat template and generation config to the output folder.
 
+    Prompt templates of one's own go with the model, which knows no others.
     With `--merge_adapter` the folder holds the merged model and `adapter/` the adapter. All
     processes take part, since sharded weights are gathered.
     """
@@ -425,6 +427,10 @@ def save(trainer: BaseTrainer, arguments: Arguments) -> None:
     if arguments.model.use_peft:
         _name_base(target / "adapter_config.json", arguments)
     trainer.processing_class.save_pretrained(output)
+    if arguments.data.prompts:
+        for path in prompt_folder(arguments.data).glob("*.jinja"):
+            with atomic(output / MODEL_PROMPTS / path.name) as temporary:
+                shutil.copyfile(path, temporary)
     if merge:
         _merge(target, output, arguments)
     else:

@@ -7,6 +7,7 @@ import pytest
 import tiny_parts
 from recipe_rows import pair, scene
 
+from usermirrorer.builders.decisions import prompts_hash
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import messages
 from usermirrorer.builders.shards import write_table
@@ -52,6 +53,20 @@ def test_direct_loss_lies_on_the_single_label_token(scenes, tokenizer):
         text = tokenizer.decode(row["input_ids"])
         assert text.endswith(f"<|im_start|>assistant\nBehavior: [{label}")
         assert messages(there, "direct")[1]["content"] in text
+
+
+def test_prompts_of_ones_own_are_trained_on_and_told_by_their_hash(scenes, tokenizer):
+    asked = arguments(scenes, stage="direct", prompts="recipes/smollm2-135m-instruct/prompts")
+    prepared = data.sft_rows(asked, tokenizer, None, seed=0)
+    texts = [tokenizer.decode(row["input_ids"]) for row in prepared.rows]
+    assert all(
+        f"[A] {scene(n, 3 + n % 5)['exposure'][0]} [A]\n" in text for n, text in enumerate(texts)
+    )
+    assert prepared.facts["prompts"] == prompts_hash(data.prompt_folder(asked))
+    with pytest.raises(UserError, match=r"nowhere.*not a folder of prompt templates"):
+        data.view(
+            data.load_source(asked), "sft", arguments(scenes, stage="direct", prompts="nowhere")
+        )
 
 
 def test_label_that_is_not_one_token_is_an_early_error(tokenizer):

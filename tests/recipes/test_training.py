@@ -17,7 +17,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import messages
+from usermirrorer.builders.prompts import messages, of_model
 from usermirrorer.recipes import dpo, grpo, sft, training
 
 from recipe_rows import scene  # isort: skip
@@ -85,6 +85,16 @@ def test_full_fine_tuning_in_direct_mode_learns_its_rows(tiny_model, scenes, tmp
     run = record(output)
     assert run["method"] == "full fine-tuning" and run["data"]["rows"] == 8
     assert run["results"]["final_loss"] < 0.5 * run["results"]["first_loss"]
+
+
+def test_prompts_of_ones_own_go_with_the_model(tiny_model, scenes, tmp_path):
+    own = CHECKOUT / "recipes" / "smollm2-135m-instruct" / "prompts"
+    more = ["--stage", "direct", "--prompts", str(own)]
+    output = sft.main([*words("sft", tiny_model, scenes, tmp_path / "own"), *more])
+    asked = scene(3)
+    assert messages(asked, "direct", of_model(output)) == messages(asked, "direct", own)
+    assert messages(asked, "direct", of_model(tiny_model)) == messages(asked, "direct")
+    assert 'messages(scene, "direct", prompts)' in (output / "README.md").read_text()
 
 
 def test_nothing_published_names_a_path_of_this_machine_or_is_a_pickle(tiny_model, pairs, tmp_path):
