@@ -198,6 +198,8 @@ def _size(parameter: torch.nn.Parameter) -> int:
 
 
 def _method(arguments: Arguments) -> str:
+    if arguments.tuning.train_last_layers is not None:
+        return "fine-tuning of the last layers"
     if not arguments.model.use_peft:
         return "full fine-tuning"
     return "QLoRA" if arguments.model.load_in_4bit or arguments.model.load_in_8bit else "LoRA"
@@ -250,6 +252,7 @@ def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:
         "epochs": training.num_train_epochs if training.max_steps < 1 else None,
         "maximum steps": training.max_steps if training.max_steps > 0 else None,
         "batch size": rows,
+        "trained layers": arguments.tuning.train_last_layers,
         "optimizer": str(getattr(training.optim, "value", training.optim)),
         "weight decay": training.weight_decay,
         "schedule": str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type)),

@@ -19,7 +19,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import Trainer as BaseTrainer
 from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
@@ -67,11 +73,25 @@ class ReleaseArguments:
 
 
 @dataclass
+class TuningArguments:
+    """Which weights are trained, beside what TRL's ModelConfig says of LoRA."""
+
+    train_last_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train the last so many layers and the final norm only: without LoRA, and "
+            "cheaper, since nothing is computed backwards through the others."
+        },
+    )
+
+
+@dataclass
 class Arguments:
     """The parsed command line of a recipe; `training` is TRL's configuration of the trainer."""
 
     data: DataArguments
     release: ReleaseArguments
+    tuning: TuningArguments
     training: Any
     model: ModelConfig
     extra: Any = None
@@ -97,7 +117,7 @@ def parse(
         UserError: if the file is missing, or a name or value is not known.
     """
     words = _find_config(list(sys.argv[1:] if argv is None else argv))
-    kinds = [DataArguments, ReleaseArguments, config_class, ModelConfig]
+    kinds = [DataArguments, ReleaseArguments, TuningArguments, config_class, ModelConfig]
     try:
         parsed = TrlParser([*kinds, extra] if extra else kinds).parse_args_and_config(words)
     except (ValueError, TypeError) as error:
@@ -110,6 +130,12 @@ def parse(
     if arguments.release.merge_adapter and not arguments.model.use_peft:
         raise UserError(
             "there is no adapter to merge", where="--merge_adapter", fix="Add --use_peft."
+        )
+    if arguments.tuning.train_last_layers is not None and arguments.model.use_peft:
+        raise UserError(
+            "LoRA chooses its weights itself",
+            where="--train_last_layers",
+            fix="Leave it or --use_peft out.",
         )
     return arguments
 
@@ -185,11 +211,28 @@ def run(
                 callbacks=[metrics],
                 **trainer_arguments,
             )
+            if (count := arguments.tuning.train_last_layers) is not None:
+                train_last_layers(trainer.model, count)
             check_disk(trainer, arguments)
             _train(trainer, checkpoint, arguments, facts, metrics)
     if first:
         _release(output, arguments, push)
     return output
+
+
+def train_last_layers(model: PreTrainedModel, count: int) -> None:
+    """Freeze all of a model but its last `count` layers and the norm behind them.
+
+    Raises:
+        UserError: if it has fewer layers, or none that are known.
+    """
+    decoder = model.get_decoder()
+    layers, norm = getattr(decoder, "layers", []), getattr(decoder, "norm", None)
+    if not 0 < count <= len(layers) or norm is None:
+        raise UserError(f"the model has {len(layers)} layers", where=f"--train_last_layers {count}")
+    model.requires_grad_(False)
+    for part in (*layers[-count:], norm):
+        part.requires_grad_(True)
 
 
 def _train(

@@ -87,6 +87,20 @@ def test_full_fine_tuning_in_direct_mode_learns_its_rows(tiny_model, scenes, tmp
     assert run["results"]["final_loss"] < 0.5 * run["results"]["first_loss"]
 
 
+def test_layers_before_the_last_ones_stay_as_they_are(tiny_model, scenes, tmp_path):
+    more = ["--stage", "direct", "--train_last_layers", "1"]
+    output = sft.main([*words("sft", tiny_model, scenes, tmp_path / "last"), *more])
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tiny_model, output)
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    last = max(int(name.split(".")[2]) for name in before if ".layers." in name)
+    assert changed and all(f".layers.{last}." in n or n == "model.norm.weight" for n in changed)
+    with pytest.raises(UserError, match=r"train_last_layers 99: the model has \d layers"):
+        more[-1] = "99"
+        sft.main([*words("sft", tiny_model, scenes, tmp_path / "none"), *more])
+
+
 def test_prompts_of_ones_own_go_with_the_model(tiny_model, scenes, tmp_path):
     own = CHECKOUT / "recipes" / "smollm2-135m-instruct" / "prompts"
     more = ["--stage", "direct", "--prompts", str(own)]
