@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -31,7 +31,9 @@ from usermirrorer.builders.errors import UserError
 from usermirrorer.hub import differences
 from usermirrorer.hub.folder import build, check, parse_version, tag_of
 
-__all__ = ["build", "diff", "pull", "push", "push_model", "tag_of", "verify", "versions"]
+__all__ = [
+    *("build", "collect", "diff", "pull", "push", "push_model", "tag_of", "verify", "versions"),
+]
 
 Kind = Literal["dataset", "model"]
 #: Left alone on the Hub, and never sent: what the Hub and download tools keep for themselves.
@@ -158,6 +160,53 @@ def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
         {"version": tag.name.removeprefix("v"), "tag": tag.name, "commit": tag.target_commit}
         for _, tag in sorted(found, key=lambda pair: pair[0], reverse=True)
     ]
+
+
+def collect(
+    repo_id: str, version: str, models: Sequence[str], *, leaderboard: str = "", title: str = ""
+) -> str:
+    """List what belongs to a release of a dataset on one page of the Hub; return its address.
+
+    Running it again adds what is new. The page is private if the dataset is.
+
+    Args:
+        repo_id: The dataset, `namespace/name`; the page is its namespace's.
+        version: Of the dataset. Where the Hub knows of results, its page holds the leaderboard.
+        models: `namespace/name`, in its newest version, or `namespace/name@1.0.0`.
+        leaderboard: A Space with a leaderboard of its own.
+        title: Of the page, at most 60 characters (default: repository and version).
+
+    Raises:
+        UserError: if a repository or a version is not there, or the Hub refuses.
+    """
+    api = HfApi()
+    items: list[tuple[str, str, str]] = [_item(repo_id, version, "dataset")]
+    for model in models:
+        name, _, wanted = model.partition("@")
+        items.append(_item(name, wanted, "model"))
+    if leaderboard:
+        items.append((leaderboard, "space", "Leaderboard"))
+    with _one_line_errors(repo_id):
+        found = api.create_collection(
+            title or f"{repo_id} {tag_of(version)}"[-60:],
+            namespace=repo_id.partition("/")[0],
+            description=f"Dataset, models and leaderboard of release {tag_of(version)}",
+            private=bool(api.dataset_info(repo_id).private),
+            exists_ok=True,
+        )
+    for name, kind, note in items:
+        with _one_line_errors(name):
+            api.add_collection_item(found.slug, name, kind, note=note, exists_ok=True)
+    return found.url
+
+
+def _item(name: str, version: str, kind: Kind) -> tuple[str, str, str]:
+    """Return id, kind and note of a repository in a collection."""
+    tags = [row["tag"] for row in versions(name, kind)]
+    tag = tag_of(version) if version else next(iter(tags), "")
+    if tag not in tags:
+        raise UserError("has no such version", where=name, fix="See `usermirrorer release list`.")
+    return name, kind, f"Version {tag}"
 
 
 def is_loopback(endpoint: str) -> bool:

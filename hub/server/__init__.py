@@ -6,6 +6,7 @@
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
     xet_read.py  offers large files to such clients, in small ranges
     results.py   evaluation results of models, leaderboards of datasets
+    collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
 
