@@ -32,7 +32,15 @@ from usermirrorer.hub import differences
 from usermirrorer.hub.folder import build, check, parse_version, tag_of
 
 __all__ = [
-    *("build", "collect", "diff", "pull", "push", "push_model", "tag_of", "verify", "versions"),
+    "build",
+    "collect",
+    "diff",
+    "pull",
+    "push",
+    "push_model",
+    "tag_of",
+    "verify",
+    "versions",
 ]
 
 Kind = Literal["dataset", "model"]
