@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -77,6 +77,7 @@ def push(folder: Path, repo_id: str, *, private: bool = False, gated: bool = Fal
             private=private,
             gated=gated,
             must_be_private=not manifest["redistributable"] and not is_loopback(api.endpoint),
+            hashes={name: described["sha256"] for name, described in manifest["files"].items()},
         )
 
 
@@ -267,6 +268,7 @@ def _publish(
     private: bool,
     gated: bool = False,
     must_be_private: bool = False,
+    hashes: Mapping[str, str] | None = None,
 ) -> str:
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
     if tag in {row["tag"] for row in versions(repo_id, kind)}:
@@ -282,7 +284,7 @@ def _publish(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_xet_warning())
         operations = [
-            CommitOperationAdd(name, _content(stack, path, api.endpoint))
+            _add(stack, name, path, api.endpoint, (hashes or {}).get(name))
             for name, path in files.items()
         ]
         commit = api.create_commit(
@@ -298,20 +300,25 @@ def _publish(
     return commit.commit_url
 
 
-def _content(stack: contextlib.ExitStack, path: Path, endpoint: str) -> Any:
-    """Return what the client reads a file from.
+def _add(
+    stack: contextlib.ExitStack, name: str, path: Path, endpoint: str, known: str | None
+) -> CommitOperationAdd:
+    """Return the upload of a file; `known` is its SHA-256 where that was proved just before.
 
-    From a path it takes the chunked Xet protocol, which spares bytes on a network; from an open
-    file the plain one, which is faster on loopback.
+    What the client has as a path it sends by the chunked Xet protocol, which spares bytes on a
+    network; what it has as an open file by the plain one, which is faster on loopback.
     """
+    add = CommitOperationAdd(name, str(path))
+    if known:
+        add.upload_info.sha256 = bytes.fromhex(known)
     if is_loopback(endpoint):
-        return stack.enter_context(path.open("rb"))
-    return str(path)
+        add.path_or_fileobj = stack.enter_context(path.open("rb"))
+    return add
 
 
 @contextlib.contextmanager
 def _without_xet_warning() -> Iterator[None]:
-    """Keep the client from warning of the plain protocol, which `_content` chose on purpose."""
+    """Keep the client from warning of the plain protocol, which `_add` chose on purpose."""
     logger = logging.getLogger("huggingface_hub._commit_api")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -4,7 +4,6 @@
     history.py   a repository's commits, trees and references (bare git, through libgit2)
     objects.py   large files by SHA-256: receive, prove, send in ranges
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
-    xet_read.py  offers large files to such clients, in small ranges
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand

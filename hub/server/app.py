@@ -21,15 +21,7 @@ def create_app(root: Path) -> FastAPI:
     Raises:
         UserError: if another process serves it.
     """
-    from usermirrorer.hub.server import (
-        api_content,
-        api_repos,
-        collections,
-        pages,
-        results,
-        xet,
-        xet_read,
-    )
+    from usermirrorer.hub.server import api_content, api_repos, collections, pages, results, xet
 
     store = Store(root)
 
@@ -59,7 +51,6 @@ def create_app(root: Path) -> FastAPI:
     app.include_router(api_repos.router)
     app.include_router(api_content.router)
     app.include_router(xet.router)
-    app.include_router(xet_read.router)
     app.include_router(results.router)
     app.include_router(pages.router)
     app.add_middleware(addresses.Segments)
