@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -425,12 +427,24 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
         status = error.response.status_code if error.response is not None else 0
         what = (error.server_message or _first_line(error)).rstrip(".")
         raise UserError(what, where=repo_id, fix=_FIXES.get(status, "")) from error
+    except (LocalEntryNotFoundError, httpx2.TransportError) as error:
+        raise _unreachable(error, repo_id) from error
+    except RuntimeError as error:  # what the client makes of any failure while it sends a file
+        if not isinstance(error.__cause__, OSError | httpx2.TransportError):
+            raise
+        raise _unreachable(error.__cause__, repo_id) from error
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise UserError(
-            f"the Hub cannot be reached: {_first_line(error)}", where=repo_id
-        ) from error
+        raise _unreachable(error, repo_id) from error
+
+
+def _unreachable(error: BaseException, repo_id: str) -> UserError:
+    return UserError(
+        f"the Hub cannot be reached: {_first_line(error)}",
+        where=repo_id,
+        fix="Check HF_ENDPOINT and run it again: what arrived whole is not sent again.",
+    )
 
 
 _FIXES = {
@@ -441,5 +455,5 @@ _FIXES = {
 }
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
