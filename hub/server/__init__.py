@@ -8,6 +8,7 @@
     collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
+    peek.py      the first rows of Parquet files, read in a process of their own
 
 Every change becomes visible by exactly one atomic step (a git reference or a SQLite transaction)
 after everything that it refers to is on the disk: a kill at any moment leaves the old state.

@@ -18,7 +18,7 @@ import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from usermirrorer.hub.server import access, collections, history, objects, results
+from usermirrorer.hub.server import access, collections, history, objects, peek, results
 from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.api_repos import card_data, commit_of, iso, kind_of, open_repo
@@ -219,15 +219,17 @@ def first_rows(
     """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
     folder = access.store_of(request).folder(record)
     files = [e for e in history.walk(repo, commit) if e.path.endswith(".parquet") and e.lfs]
-    tables = []
+    shown = []
     for config, split, pattern in _patterns(card_data(repo, commit).get("configs")):
         file = next((e for e in files if fnmatch.fnmatchcase(e.path, pattern)), None)
-        if file is None or file.lfs is None or file.size > PARQUET_LIMIT:
-            continue
-        head = _head(objects.path_of(folder, file.lfs[0]))
-        if head is not None:
-            tables.append({"config": config, "split": split, **head})
-    return tables
+        if file is not None and file.lfs is not None and file.size <= PARQUET_LIMIT:
+            shown.append((config, split, objects.path_of(folder, file.lfs[0])))
+    heads = peek.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
+    return [
+        {"config": config, "split": split, **head}
+        for (config, split, _), head in zip(shown, heads, strict=True)
+        if head is not None
+    ]
 
 
 def _patterns(configs: Any) -> list[tuple[str, str, str]]:
@@ -241,27 +243,6 @@ def _patterns(configs: Any) -> list[tuple[str, str, str]]:
             if isinstance(first, str):
                 found.append((str(config.get("config_name")), str(row.get("split")), first))
     return found[:50]
-
-
-def _head(path: Path) -> dict[str, Any] | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            batch = next(file.iter_batches(ROWS), None)
-            columns = list(file.schema_arrow.names)
-    except (pa.ArrowException, OSError):
-        return None
-    rows = batch.to_pylist() if batch is not None else []
-    return {"columns": columns, "rows": [[_cell(row[c]) for c in columns] for row in rows]}
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(m, dict) and "role" in m for m in value):
-        value = "\n".join(f"{m['role']}: {m.get('content')}" for m in value)  # chat messages
-    text = str(value)
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
 
 @router.api_route(

@@ -32,6 +32,26 @@ def test_same_inputs_give_the_same_bytes(tmp_path):
     assert "data/scenes/steam/test-00000-of-00001.parquet" in hashes(one)
 
 
+def test_a_release_is_rebuilt_from_its_manifest(tmp_path):
+    first = build_release(tmp_path / "first", "1.0.0")
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"not really a picture")
+    old = build_release(
+        tmp_path / "old", "1.1.0", rows=5, changelog_from=first, assets={"plot.png": plot}
+    )
+    manifest = shards.read_json(old / "manifest.json")
+    again = build_release(
+        tmp_path / "again",
+        manifest["version"],
+        rows=5,
+        repo_id=manifest["repo_id"],
+        redistributable=manifest["redistributable"],
+        manifest=manifest,
+        assets={"plot.png": plot},
+    )
+    assert hashes(again) == hashes(old)
+
+
 def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
     plot = tmp_path / "entropy.png"
     plot.write_bytes(b"not really a picture")
