@@ -1,9 +1,11 @@
 """Scores in the Hub's own convention: `.eval_results/*.yaml` of a model, `eval.yaml` of a dataset.
 
 The Hub shows the first on the model's page and gathers them on the page of the dataset whose
-`eval.yaml` names the tasks. Which frameworks an `eval.yaml` may name is a list that the Hub keeps;
-when we looked, lm-evaluation-harness was not on it, and a benchmark is shown only after it was put
-on the Hub's list of benchmarks as well.
+`eval.yaml` names the tasks. The public Hub checks that file when it is pushed, and the frameworks
+it may name are a list that the Hub keeps (`packages/tasks/src/eval.ts` of huggingface.js), on which
+lm-evaluation-harness is not: so ours names none, as benchmarks with scoring of their own do, and
+says in its description how it is run. A benchmark's leaderboard is shown there only after the Hub's
+team put it on its list of benchmarks; our local Hub shows it at once.
 """
 
 from __future__ import annotations
@@ -85,7 +87,6 @@ def benchmark(tasks: Sequence[str]) -> str:
             "name": "UserMirrorer",
             "description": "User simulation: which item of an exposure list does this user act on? "
             'Accuracy and entropy, run with lm_eval --tasks "usermirror_*".',
-            "evaluation_framework": "lm-evaluation-harness",
             "tasks": entries,
         },
         sort_keys=False,

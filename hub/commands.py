@@ -120,6 +120,23 @@ def list_command(repo_id: str, model: bool) -> None:
     _table(("version", "tag", "commit"), found)
 
 
+@release.command("collect")
+@click.argument("repo_id")
+@click.argument("version")
+@click.option(
+    "--model", "models", multiple=True, help="Model of this release, NAME or NAME@1.0.0; repeat."
+)
+@click.option("--leaderboard", default="", help="Space that shows a leaderboard of its own.")
+@click.option("--title", default="", help="Of the page.  [default: REPO_ID and VERSION]")
+def collect_command(
+    repo_id: str, version: str, models: tuple[str, ...], leaderboard: str, title: str
+) -> None:
+    """Put VERSION of REPO_ID, its models and its leaderboard on one page (a collection)."""
+    from usermirrorer.hub import releases
+
+    click.echo(releases.collect(repo_id, version, models, leaderboard=leaderboard, title=title))
+
+
 @click.group()
 def hub() -> None:
     """Run a Hub of your own on this machine."""

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from usermirrorer.builders.errors import UserError
@@ -21,7 +21,7 @@ class LocalHub:
     """A running local Hub: its address, and a token that may write as its user."""
 
     endpoint: str
-    token: str
+    token: str = field(repr=False)
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables with which any client talks to this Hub, cache below `home`."""

@@ -13,15 +13,17 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -31,7 +33,17 @@ from usermirrorer.builders.errors import UserError
 from usermirrorer.hub import differences
 from usermirrorer.hub.folder import build, check, parse_version, tag_of
 
-__all__ = ["build", "diff", "pull", "push", "push_model", "tag_of", "verify", "versions"]
+__all__ = [
+    "build",
+    "collect",
+    "diff",
+    "pull",
+    "push",
+    "push_model",
+    "tag_of",
+    "verify",
+    "versions",
+]
 
 Kind = Literal["dataset", "model"]
 #: Left alone on the Hub, and never sent: what the Hub and download tools keep for themselves.
@@ -67,6 +79,7 @@ def push(folder: Path, repo_id: str, *, private: bool = False, gated: bool = Fal
             private=private,
             gated=gated,
             must_be_private=not manifest["redistributable"] and not is_loopback(api.endpoint),
+            hashes={name: described["sha256"] for name, described in manifest["files"].items()},
         )
 
 
@@ -160,6 +173,53 @@ def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
     ]
 
 
+def collect(
+    repo_id: str, version: str, models: Sequence[str], *, leaderboard: str = "", title: str = ""
+) -> str:
+    """List what belongs to a release of a dataset on one page of the Hub; return its address.
+
+    Running it again adds what is new. The page is private if the dataset is.
+
+    Args:
+        repo_id: The dataset, `namespace/name`; the page is its namespace's.
+        version: Of the dataset. Where the Hub knows of results, its page holds the leaderboard.
+        models: `namespace/name`, in its newest version, or `namespace/name@1.0.0`.
+        leaderboard: A Space with a leaderboard of its own.
+        title: Of the page, at most 60 characters (default: repository and version).
+
+    Raises:
+        UserError: if a repository or a version is not there, or the Hub refuses.
+    """
+    api = HfApi()
+    items: list[tuple[str, str, str]] = [_item(repo_id, version, "dataset")]
+    for model in models:
+        name, _, wanted = model.partition("@")
+        items.append(_item(name, wanted, "model"))
+    if leaderboard:
+        items.append((leaderboard, "space", "Leaderboard"))
+    with _one_line_errors(repo_id):
+        found = api.create_collection(
+            title or f"{repo_id} {tag_of(version)}"[-60:],
+            namespace=repo_id.partition("/")[0],
+            description=f"Dataset, models and leaderboard of release {tag_of(version)}",
+            private=bool(api.dataset_info(repo_id).private),
+            exists_ok=True,
+        )
+    for name, kind, note in items:
+        with _one_line_errors(name):
+            api.add_collection_item(found.slug, name, kind, note=note, exists_ok=True)
+    return found.url
+
+
+def _item(name: str, version: str, kind: Kind) -> tuple[str, str, str]:
+    """Return id, kind and note of a repository in a collection."""
+    tags = [row["tag"] for row in versions(name, kind)]
+    tag = tag_of(version) if version else next(iter(tags), "")
+    if tag not in tags:
+        raise UserError("has no such version", where=name, fix="See `usermirrorer release list`.")
+    return name, kind, f"Version {tag}"
+
+
 def is_loopback(endpoint: str) -> bool:
     """Say whether an address is this machine's own."""
     host = urlsplit(endpoint).hostname or ""
@@ -210,6 +270,7 @@ def _publish(
     private: bool,
     gated: bool = False,
     must_be_private: bool = False,
+    hashes: Mapping[str, str] | None = None,
 ) -> str:
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
     if tag in {row["tag"] for row in versions(repo_id, kind)}:
@@ -225,7 +286,7 @@ def _publish(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_xet_warning())
         operations = [
-            CommitOperationAdd(name, _content(stack, path, api.endpoint))
+            _add(stack, name, path, api.endpoint, (hashes or {}).get(name))
             for name, path in files.items()
         ]
         commit = api.create_commit(
@@ -241,20 +302,25 @@ def _publish(
     return commit.commit_url
 
 
-def _content(stack: contextlib.ExitStack, path: Path, endpoint: str) -> Any:
-    """Return what the client reads a file from.
+def _add(
+    stack: contextlib.ExitStack, name: str, path: Path, endpoint: str, known: str | None
+) -> CommitOperationAdd:
+    """Return the upload of a file; `known` is its SHA-256 where that was proved just before.
 
-    From a path it takes the chunked Xet protocol, which spares bytes on a network; from an open
-    file the plain one, which is faster on loopback.
+    What the client has as a path it sends by the chunked Xet protocol, which spares bytes on a
+    network; what it has as an open file by the plain one, which is faster on loopback.
     """
+    add = CommitOperationAdd(name, str(path))
+    if known:
+        add.upload_info.sha256 = bytes.fromhex(known)
     if is_loopback(endpoint):
-        return stack.enter_context(path.open("rb"))
-    return str(path)
+        add.path_or_fileobj = stack.enter_context(path.open("rb"))
+    return add
 
 
 @contextlib.contextmanager
 def _without_xet_warning() -> Iterator[None]:
-    """Keep the client from warning of the plain protocol, which `_content` chose on purpose."""
+    """Keep the client from warning of the plain protocol, which `_add` chose on purpose."""
     logger = logging.getLogger("huggingface_hub._commit_api")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -361,12 +427,24 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
         status = error.response.status_code if error.response is not None else 0
         what = (error.server_message or _first_line(error)).rstrip(".")
         raise UserError(what, where=repo_id, fix=_FIXES.get(status, "")) from error
+    except (LocalEntryNotFoundError, httpx2.TransportError) as error:
+        raise _unreachable(error, repo_id) from error
+    except RuntimeError as error:  # what the client makes of any failure while it sends a file
+        if not isinstance(error.__cause__, OSError | httpx2.TransportError):
+            raise
+        raise _unreachable(error.__cause__, repo_id) from error
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise UserError(
-            f"the Hub cannot be reached: {_first_line(error)}", where=repo_id
-        ) from error
+        raise _unreachable(error, repo_id) from error
+
+
+def _unreachable(error: BaseException, repo_id: str) -> UserError:
+    return UserError(
+        f"the Hub cannot be reached: {_first_line(error)}",
+        where=repo_id,
+        fix="Check HF_ENDPOINT and run it again: what arrived whole is not sent again.",
+    )
 
 
 _FIXES = {
@@ -377,5 +455,5 @@ _FIXES = {
 }
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -546,6 +546,9 @@ def _publish_models(
             folder, scores=rows, dataset=dataset, repo_id=repo_id, version=plan.version
         )
         published[stage] = _publish(job, plan, folder, repo_id, environment, "train_run.json")
+    command = [sys.executable, "-m", "usermirrorer.recipes.cli", "release", "collect", REPO]
+    models = [f"--model={row['repo']}@{plan.version}" for row in published.values()]
+    job.call("collect", [*command, plan.version, *models], environment)
     return published
 
 

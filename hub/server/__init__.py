@@ -4,10 +4,11 @@
     history.py   a repository's commits, trees and references (bare git, through libgit2)
     objects.py   large files by SHA-256: receive, prove, send in ranges
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
-    xet_read.py  offers large files to such clients, in small ranges
     results.py   evaluation results of models, leaderboards of datasets
+    collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
+    peek.py      the first rows of Parquet files, read in a process of their own
 
 Every change becomes visible by exactly one atomic step (a git reference or a SQLite transaction)
 after everything that it refers to is on the disk: a kill at any moment leaves the old state.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
+
+#: Where a browser keeps its session, see `pages.py`.
+COOKIE = "usermirrorer_session"
 
 
 class HubError(Exception):
@@ -18,8 +21,12 @@ class HubError(Exception):
         self.status, self.message, self.code, self.headers = status, message, code, headers
 
 
-def error_response(_: Request, error: HubError) -> JSONResponse:
-    """Turn a HubError into JSON and the X-Error headers."""
+def error_response(request: Request, error: HubError) -> Response:
+    """Turn a HubError into a page for browsers, into JSON and the X-Error headers for clients."""
+    if "text/html" in request.headers.get("accept", ""):
+        from usermirrorer.hub.server import pages
+
+        return pages.error_page(request, error)
     message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
     headers = {"X-Error-Message": message, **error.headers}
     if error.code:
@@ -33,14 +40,15 @@ def store_of(request: Request) -> Store:
 
 
 def visitor(request: Request) -> User | None:
-    """Return who asks, None without a token.
+    """Return who asks, None without a token. A signed-in browser may read, nothing else.
 
     Raises:
         HubError: 401 if there is a token that is not (or no longer) valid.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not scheme:
-        return None
+        kept = request.cookies.get(COOKIE) if request.method in ("GET", "HEAD") else None
+        return store_of(request).session(kept) if kept else None
     user = store_of(request).user(token.strip()) if scheme.lower() == "bearer" else None
     if user is None:
         raise HubError(401, "Invalid credentials in Authorization header")

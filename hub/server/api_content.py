@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, objects, xet_read
+from usermirrorer.hub.server import access, history, objects
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.api_repos import commit_of, iso, kind_of, open_repo
@@ -236,28 +236,32 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
 
 
 async def _write_all(request: Request, incoming: objects.Incoming) -> None:
-    """Receive one block while another thread hashes and writes the one before."""
-    writing = None
+    """Receive one block while another thread hashes and writes the one before.
+
+    Two buffers take turns: fresh memory for every block would cost more than the copying.
+    """
+    filling, full = bytearray(objects.BLOCK), bytearray(objects.BLOCK)
+    filled, writing = 0, None
     try:
-        async for block in _blocks(request):
-            if writing is not None:
-                await writing
-            writing = asyncio.create_task(run_in_threadpool(incoming.write, block))
+        async for part in request.stream():
+            rest = memoryview(part)
+            while rest:
+                taken = rest[: objects.BLOCK - filled]
+                filling[filled : filled + len(taken)] = taken
+                rest, filled = rest[len(taken) :], filled + len(taken)
+                if filled == objects.BLOCK:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(run_in_threadpool(incoming.write, filling))
+                    filling, full, filled = full, filling, 0
+        if writing is not None:
+            await writing
+            writing = None
+        if filled:
+            await run_in_threadpool(incoming.write, memoryview(filling)[:filled])
     finally:
         if writing is not None:
             await writing
-
-
-async def _blocks(request: Request) -> AsyncIterator[bytearray]:
-    """Gather what arrives into blocks worth a hop to another thread."""
-    gathered = bytearray()
-    async for part in request.stream():
-        gathered += part
-        if len(gathered) >= objects.BLOCK:
-            yield gathered
-            gathered = bytearray()
-    if gathered:
-        yield gathered
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
@@ -421,7 +425,6 @@ def resolve(
     headers = {"X-Repo-Commit": str(commit.id), **_content_headers(path)}
     if entry.lfs:
         headers |= {"X-Linked-Etag": f'"{entry.lfs[0]}"', "X-Linked-Size": str(entry.size)}
-        headers |= xet_headers(request, record, revision, entry.lfs[0])
         where = objects.path_of(store_of(request).folder(record), entry.lfs[0])
         return send(request, partial(objects.read_blocks, where), entry.size, entry.etag, headers)
     return send(request, history.content(repo, entry), entry.size, entry.etag, headers)
@@ -442,17 +445,9 @@ def _content_headers(path: str) -> dict[str, str]:
     }
 
 
-def xet_headers(request: Request, record: Repo, revision: str, oid: str) -> dict[str, str]:
-    """Tell clients that speak Xet where they may fetch a large file that way."""
-    base = str(request.base_url).rstrip("/")
-    token = f"{base}/api/{record.kind}s/{record.full_name}/xet-read-token/"
-    link = f'<{token}{quote(revision, safe="")}>; rel="xet-auth"'
-    return {"X-Xet-Hash": oid, "Link": link}
-
-
 @router.get("/lfs/{repo_id:int}/{oid}")
-def download(request: Request, repo_id: int, oid: str, xorbs: bool = False) -> Response:
-    """Send a large file to whoever was given its address; `xorbs`: as `xet_read.py` frames it."""
+def download(request: Request, repo_id: int, oid: str) -> Response:
+    """Send a large file to whoever was given its address."""
     record = _signed_record(request, repo_id, "get", repo_id, oid)
     folder = store_of(request).folder(record)
     size = objects.size_of(folder, oid)
@@ -460,9 +455,6 @@ def download(request: Request, repo_id: int, oid: str, xorbs: bool = False) -> R
         raise HubError(404, "object does not exist")
     headers = {"Content-Type": "application/octet-stream"}
     path = objects.path_of(folder, oid)
-    if xorbs:
-        framed, framed_size = partial(xet_read.read_framed, path, size), xet_read.framed_size(size)
-        return send(request, framed, framed_size, f"{oid}-xorbs", headers)
     return send(request, partial(objects.read_blocks, path), size, oid, headers)
 
 

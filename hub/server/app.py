@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from usermirrorer.hub.server import access, addresses, history, objects
 from usermirrorer.hub.server.access import HubError
@@ -21,7 +21,7 @@ def create_app(root: Path) -> FastAPI:
     Raises:
         UserError: if another process serves it.
     """
-    from usermirrorer.hub.server import api_content, api_repos, pages, results, xet, xet_read
+    from usermirrorer.hub.server import api_content, api_repos, collections, pages, results, xet
 
     store = Store(root)
 
@@ -47,25 +47,25 @@ def create_app(root: Path) -> FastAPI:
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    app.include_router(collections.router)  # before the routes that take any second segment
     app.include_router(api_repos.router)
     app.include_router(api_content.router)
     app.include_router(xet.router)
-    app.include_router(xet_read.router)
     app.include_router(results.router)
     app.include_router(pages.router)
     app.add_middleware(addresses.Segments)
     return app
 
 
-def _handler(status: int, code: str) -> Callable[[Request, Exception], JSONResponse]:
-    def handle(request: Request, error: Exception) -> JSONResponse:
+def _handler(status: int, code: str) -> Callable[[Request, Exception], Response]:
+    def handle(request: Request, error: Exception) -> Response:
         taken = status == 412 and "/commit/" not in request.url.path
         return access.error_response(request, HubError(409 if taken else status, str(error), code))
 
     return handle
 
 
-def _outside(request: Request, error: Exception) -> JSONResponse:
+def _outside(request: Request, error: Exception) -> Response:
     refused = HubError(416, "The range lies outside", **{"Content-Range": f"bytes */{error}"})
     return access.error_response(request, refused)
 

@@ -58,7 +58,7 @@ class Incoming:
         self.file = tempfile.NamedTemporaryFile(dir=folder / "incoming", delete=False)  # noqa: SIM115
         self.digest, self.size = hashlib.sha256(), 0
 
-    def write(self, block: bytes | bytearray) -> None:
+    def write(self, block: bytes | bytearray | memoryview) -> None:
         """Append a block.
 
         Raises:

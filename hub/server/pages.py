@@ -1,5 +1,8 @@
 """Web pages: an index, and for each repository its card, files, versions, first rows, leaderboard.
 
+A browser signs in with a token and gets a cookie that reads for some hours what the token's user
+may see; it can change nothing.
+
 Cards come from users: Markdown is rendered with HTML switched off, addresses with a scheme that
 could run code are dropped by the renderer, and the pages' content policy allows no script at all.
 """
@@ -9,13 +12,14 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import pygit2
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from usermirrorer.hub.server import access, history, objects, results
+from usermirrorer.hub.server import access, collections, history, objects, peek, results
+from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.api_repos import card_data, commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import KINDS, Repo
@@ -25,7 +29,7 @@ router = APIRouter()
 ROWS, CELL, PARQUET_LIMIT = 5, 240, 512 << 20
 _POLICY = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -46,13 +50,85 @@ def index(request: Request) -> HTMLResponse:
     mine = user.name.lower() if user else ""
     groups = {
         kind: [
-            {"name": record.full_name, "address": address(record), "since": iso(record.created)}
+            {
+                "name": record.full_name,
+                "address": address(record),
+                "since": iso(record.created),
+                "private": record.private,
+            }
             for record in access.store_of(request).repos("kind = ?", (kind,))
             if not record.private or record.namespace.lower() == mine
         ]
         for kind in KINDS
     }
-    return _page("index.html.jinja", groups=groups)
+    return _page(
+        request, "index.html.jinja", groups=groups, collections=collections.visible(request)
+    )
+
+
+@router.get("/login", include_in_schema=False)
+def login(request: Request) -> HTMLResponse:
+    """Ask for a token."""
+    return _page(request, "login.html.jinja", wrong=False)
+
+
+@router.post("/login", include_in_schema=False)
+async def sign_in(request: Request) -> Response:
+    """Let the browser of whoever has a token read with it, and go on where they came from."""
+    form = parse_qs((await access.body(request, 4096)).decode("utf-8", "replace"))
+    kept = access.store_of(request).open_session(form.get("token", [""])[0].strip())
+    if kept is None:
+        return _page(request, "login.html.jinja", wrong=True, status=401)
+    answer = RedirectResponse(_next(request), 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, kept, httponly=True, samesite="lax", secure=secure)
+    return answer
+
+
+@router.post("/logout", include_in_schema=False)
+def sign_out(request: Request) -> Response:
+    """Forget the browser's session."""
+    answer = RedirectResponse("/", 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    return answer
+
+
+def _next(request: Request) -> str:
+    """Return where to go after signing in: a page of this server, whatever the address says."""
+    path = quote(request.query_params.get("next", "/"), safe="/%")
+    return path if path.startswith("/") and not path.startswith("//") else "/"
+
+
+def error_page(request: Request, error: HubError) -> HTMLResponse:
+    """Show an error, with the way to sign in where that may help."""
+    return _page(
+        request,
+        "error.html.jinja",
+        status=error.status,
+        message=error.message,
+        hidden=error.code in ("RepoNotFound", "GatedRepo"),
+    )
+
+
+@router.get("/collections/{namespace}/{slug}", include_in_schema=False)
+def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
+    """Show what belongs to a release, each repository at the version that its note names."""
+    found = collections.readable(request, namespace, slug)
+    items = []
+    for item in found["items"]:
+        record: Repo = item["record"]
+        tags = history.references(open_repo(request, record))["tags"]
+        tag = next((word for word in item["note"].split() if word in tags), None)
+        board = results.leaderboard(request, record) if record.kind == "dataset" else []
+        items.append(
+            {
+                "record": record,
+                "note": item["note"],
+                "address": address(record) + (f"/tree/{quote(tag, safe='')}" if tag else ""),
+                "leaderboard": f"{address(record)}#leaderboard" if board else "",
+            }
+        )
+    return _page(request, "collection.html.jinja", collection=found, items=items)
 
 
 @router.get("/{namespace}/{name}", include_in_schema=False)
@@ -72,6 +148,7 @@ def repository(
     files = [e for e in history.walk(repo, commit) if not e.is_folder]
     references = history.references(repo)
     return _page(
+        request,
         "repository.html.jinja",
         record=record,
         address=address(record),
@@ -93,13 +170,19 @@ def address(record: Repo) -> str:
     return ("" if record.kind == "model" else f"/{record.kind}s") + f"/{record.full_name}"
 
 
-def _page(template: str, **values: Any) -> HTMLResponse:
+def _page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    return HTMLResponse(environment.get_template(template).render(values), headers=_POLICY)
+    try:
+        user = access.visitor(request)
+    except HubError:  # the error page of a wrong token is a page as well
+        user = None
+    values |= {"user": user.name if user else "", "here": request.url.path, "status": status}
+    headers = _POLICY | ({"Cache-Control": "private, no-store"} if user else {})
+    return HTMLResponse(environment.get_template(template).render(values), status, headers)
 
 
 def _readme(repo: pygit2.Repository, commit: pygit2.Commit) -> str:
@@ -136,15 +219,17 @@ def first_rows(
     """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
     folder = access.store_of(request).folder(record)
     files = [e for e in history.walk(repo, commit) if e.path.endswith(".parquet") and e.lfs]
-    tables = []
+    shown = []
     for config, split, pattern in _patterns(card_data(repo, commit).get("configs")):
         file = next((e for e in files if fnmatch.fnmatchcase(e.path, pattern)), None)
-        if file is None or file.lfs is None or file.size > PARQUET_LIMIT:
-            continue
-        head = _head(objects.path_of(folder, file.lfs[0]))
-        if head is not None:
-            tables.append({"config": config, "split": split, **head})
-    return tables
+        if file is not None and file.lfs is not None and file.size <= PARQUET_LIMIT:
+            shown.append((config, split, objects.path_of(folder, file.lfs[0])))
+    heads = peek.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
+    return [
+        {"config": config, "split": split, **head}
+        for (config, split, _), head in zip(shown, heads, strict=True)
+        if head is not None
+    ]
 
 
 def _patterns(configs: Any) -> list[tuple[str, str, str]]:
@@ -158,27 +243,6 @@ def _patterns(configs: Any) -> list[tuple[str, str, str]]:
             if isinstance(first, str):
                 found.append((str(config.get("config_name")), str(row.get("split")), first))
     return found[:50]
-
-
-def _head(path: Path) -> dict[str, Any] | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            batch = next(file.iter_batches(ROWS), None)
-            columns = list(file.schema_arrow.names)
-    except (pa.ArrowException, OSError):
-        return None
-    rows = batch.to_pylist() if batch is not None else []
-    return {"columns": columns, "rows": [[_cell(row[c]) for c in columns] for row in rows]}
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(m, dict) and "role" in m for m in value):
-        value = "\n".join(f"{m['role']}: {m.get('content')}" for m in value)  # chat messages
-    text = str(value)
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
 
 @router.api_route(

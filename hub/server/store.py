@@ -31,7 +31,17 @@ create table if not exists repos (
     id integer primary key, kind text not null, namespace text not null collate nocase,
     name text not null collate nocase, private integer not null, gated text not null,
     created real not null, unique (kind, namespace, name));
+create table if not exists collections (
+    id integer primary key, namespace text not null collate nocase, title text not null,
+    description text not null, private integer not null, changed real not null,
+    unique (namespace, title));
+create table if not exists items (
+    id integer primary key, collection integer not null references collections(id)
+    on delete cascade, repo integer not null references repos(id) on delete cascade,
+    note text not null, unique (collection, repo));
 """
+#: How long a browser stays signed in.
+_SESSION_SECONDS = 12 * 3600
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,27 @@ class Store:
         if row is None or not hmac.compare_digest(row["digest"], digest):
             return None
         return User(row["user"], row["role"], row["label"])
+
+    def open_session(self, token: str) -> str | None:
+        """Return what a browser may keep instead of this token; None if it is nobody's.
+
+        It reads only, for some hours, and no longer than the token itself is good.
+        """
+        if self.user(token) is None:
+            return None
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        expires = int(time.time()) + _SESSION_SECONDS
+        return f"{expires}.{digest}.{self.sign('session', digest, expires)}"
+
+    def session(self, kept: str) -> User | None:
+        """Return whose browser this is, None without a session that is still good."""
+        expires, _, rest = kept.partition(".")
+        digest, _, signature = rest.partition(".")
+        if not self.signed(signature, "session", digest, expires) or int(expires) < time.time():
+            return None
+        with connect(self.root) as db:
+            row = db.execute("select * from tokens where digest = ?", (digest,)).fetchone()
+        return None if row is None else User(row["user"], "read", row["label"])
 
     def find(self, kind: str, namespace: str, name: str) -> Repo | None:
         """Return a repository, None if there is none."""

@@ -1,16 +1,22 @@
-"""Push and pull one large file through the local Hub, beside a plain copy with SHA-256.
+"""Push and pull a dataset of eight shards through the local Hub, beside a plain copy with SHA-256.
 
     python tests/benchmarks/bench_hub.py --megabytes 1024 --repeat 3
 
-Prints MB/s of each, the share of the plain copy's speed (the bar is 60 %), and the largest memory
-of the server (the bar is 300 MB). `pull_bare` is the same client fetching the same bytes from a
-bare socket, which tells how much of the time is the client's own. All take turns, so that other
-load on the machine hits all of them.
+Prints the best MB/s of each, its share of the plain copy's speed (the bar is 60 %) and the largest
+memory of server and clients in MB (the bar is 300, whatever the size). All take turns, so that
+other load hits all of them.
+
+    copy           read, hash, write and fsync every file, in one thread
+    push, pull     `usermirrorer release push` and `pull`, which prove every hash besides
+    client_push    plain `upload_folder`; with hf_xet installed that is the Xet protocol
+    client_pull    plain `snapshot_download`, which proves nothing
+    floor_*        the same `push` and `pull` against `null_hub.py`, which does nothing
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -19,107 +25,103 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from usermirrorer.builders import schema, shards
+from usermirrorer.hub import folder as release_folder
 from usermirrorer.hub.local import running
 
-BLOCK = 1 << 20
-PUSH = """
-import sys, time
-from huggingface_hub import CommitOperationAdd, HfApi
-path, repo_id = sys.argv[1:]
-api = HfApi()
-api.create_repo(repo_id, repo_type="dataset")
+BLOCK, SHARDS = 1 << 20, 8
+CLIENT = """
+import json, sys, time
+from huggingface_hub import HfApi, snapshot_download
+from usermirrorer.hub import releases
+way, folder, repo_id = sys.argv[1:]
 begun = time.perf_counter()
-with open(path, "rb") as file:
-    add = CommitOperationAdd("data/big.parquet", file if "{way}" == "lfs" else path)
-    api.create_commit(repo_id, [add], commit_message="big", repo_type="dataset")
-print(time.perf_counter() - begun)
-"""
-PULL = """
-import hashlib, sys, time
-from huggingface_hub import hf_hub_download
-folder, repo_id = sys.argv[1:]
-begun = time.perf_counter()
-path = hf_hub_download(repo_id, "data/big.parquet", repo_type="dataset", local_dir=folder)
-with open(path, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-print(time.perf_counter() - begun)
-print(digest)
-"""
-BARE = """
-import os, socket, sys, threading
-path = sys.argv[1]
-size, listener = os.path.getsize(path), socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-def answer(connection):
-    received = b""
-    while block := connection.recv(65536):
-        received += block
-        if received.endswith(b"\\r\\n\\r\\n") and b"/resolve/" not in received:
-            connection.sendall(b"HTTP/1.1 404 None\\r\\nContent-Length: 0\\r\\n\\r\\n")
-            received = b""
-        elif received.endswith(b"\\r\\n\\r\\n"):
-            connection.sendall(b"HTTP/1.1 200 OK\\r\\nETag: \\"%s\\"\\r\\nX-Repo-Commit: %s\\r\\n"
-                               b"Content-Length: %d\\r\\n\\r\\n" % (b"a" * 64, b"b" * 40, size))
-            if received.startswith(b"GET"):
-                with open(path, "rb") as file:
-                    while block := file.read(1 << 20):
-                        connection.sendall(block)
-            received = b""
-while True:
-    threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+if way == "push":
+    releases.push(folder, repo_id)
+elif way == "pull":
+    releases.pull(repo_id, "1.0.0", folder)
+elif way == "client_push":
+    HfApi().create_repo(repo_id, repo_type="dataset")
+    HfApi().upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder)
+else:
+    snapshot_download(repo_id, repo_type="dataset", revision="v1.0.0", local_dir=folder)
+seconds = time.perf_counter() - begun
+status = open("/proc/self/status").read()
+memory = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+print(json.dumps([seconds, memory]))
 """
 
 
-def make(path: Path, megabytes: int) -> str:
-    """Write random bytes; return their SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for _ in range(megabytes):
-            block = os.urandom(BLOCK)
-            digest.update(block)
-            file.write(block)
-    return digest.hexdigest()
+def make(folder: Path, megabytes: int) -> None:
+    """Write a release whose rows are random bytes: nothing in it can be compressed."""
+    for number in range(SHARDS):
+        path = folder / f"data/preference/domain{number}/train-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True)
+        rows = [np.random.bytes(BLOCK) for _ in range(megabytes // SHARDS)]
+        pq.write_table(pa.table({"bytes": rows}), path, compression="none", use_dictionary=False)
+    (folder / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    described = {name: release_folder.describe(path) for name, path in files.items()}
+    manifest = {
+        "version": "1.0.0",
+        "schema_version": schema.SCHEMA_VERSION,
+        "redistributable": True,
+        "sources": [],
+        "files": described,
+        "splits": release_folder._splits(folder, described),
+    }
+    shards.write_json(folder / "manifest.json", manifest)
 
 
 def copy(source: Path, target: Path) -> float:
-    """Copy with SHA-256 and fsync; return seconds."""
-    begun, digest = time.perf_counter(), hashlib.sha256()
-    with source.open("rb") as old, target.open("wb") as new:
-        while block := old.read(BLOCK):
-            digest.update(block)
-            new.write(block)
-        new.flush()
-        os.fsync(new.fileno())
+    """Copy a folder with SHA-256 and fsync of each file; return seconds."""
+    begun = time.perf_counter()
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        digest, written = hashlib.sha256(), target / path.relative_to(source)
+        written.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as old, written.open("wb") as new:
+            while block := old.read(BLOCK):
+                digest.update(block)
+                new.write(block)
+            new.flush()
+            os.fsync(new.fileno())
     return time.perf_counter() - begun
 
 
-def client(code: str, environment: dict[str, str], *arguments: object) -> list[str]:
-    """Run client code in its own process; return what it prints."""
+def client(
+    way: str, folder: Path, repo_id: str, environment: dict[str, str]
+) -> tuple[float, float]:
+    """Run a client in its own process; return seconds and its largest memory in MB."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | environment,
+        [sys.executable, "-c", CLIENT, way, str(folder), repo_id],
+        env=os.environ | environment | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         check=True,
     )
-    return done.stdout.split()
+    seconds, memory = json.loads(done.stdout.splitlines()[-1])
+    return seconds, memory
 
 
-def pull_bare(source: Path, target: Path) -> float:
-    """Pull from a bare socket; return seconds."""
-    with subprocess.Popen(
-        [sys.executable, "-c", BARE, str(source)], stdout=subprocess.PIPE, text=True
-    ) as server:
+@contextlib.contextmanager
+def null_hub(folder: Path, home: Path) -> Iterator[dict[str, str]]:
+    """Run a Hub that does nothing; yield what tells a client of it."""
+    command = [sys.executable, str(Path(__file__).with_name("null_hub.py")), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         port = server.stdout.readline().strip() if server.stdout else ""
-        environment = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
         try:
-            return float(client(PULL, environment, target, "bare/bare")[0])
+            yield {
+                "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+                "HF_TOKEN": "hf_none",
+                "HF_HOME": str(home),
+            }
         finally:
             server.kill()
 
@@ -138,31 +140,37 @@ def peak_memory_mb(root: Path) -> float:
 
 
 def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
-    """Return MB/s (best of `repeat`) and the server's memory."""
-    source = folder / "big"
-    expected = make(source, megabytes)
+    """Return MB/s (best of `repeat`), shares of the copy's speed, and memory in MB."""
+    source, got = folder / "release", folder / "got"
+    make(source, megabytes)
+    size = sum(p.stat().st_size for p in source.rglob("*") if p.is_file()) / 1e6
     seconds: dict[str, list[float]] = {}
-    with running(folder / "hub") as hub:
-        environment = hub.environment(folder / "home") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    memory: dict[str, float] = {}
+    with (
+        running(folder / "hub") as hub,
+        null_hub(source, folder / "home") as nothing,
+    ):
+        environment = hub.environment(folder / "home")
         for turn in range(repeat):
-            seconds.setdefault("copy", []).append(copy(source, folder / "copy"))
-            for way in ("lfs", "xet"):
-                repo_id = f"usermirrorer/{way}{turn}"
-                pushed = client(PUSH.replace("{way}", way), environment, source, repo_id)
-                seconds.setdefault(f"push_{way}", []).append(float(pushed[0]))
-            target = folder / f"got{turn}"
-            pulled, digest = client(PULL, environment, target, f"usermirrorer/lfs{turn}")
-            if digest != expected:
-                raise RuntimeError("what came back is not what was sent")
-            seconds.setdefault("pull", []).append(float(pulled))
-            shutil.rmtree(target)
-            target = folder / f"bare{turn}"
-            seconds.setdefault("pull_bare", []).append(pull_bare(source, target))
-            shutil.rmtree(target)
-        memory = peak_memory_mb(folder / "hub")
-    speed = {key: megabytes * BLOCK / 1e6 / min(values) for key, values in seconds.items()}
+            seconds.setdefault("copy", []).append(copy(source, got))
+            shutil.rmtree(got)
+            repo_id = f"usermirrorer/push{turn}"
+            for name, way, where, repo, variables in (
+                ("push", "push", source, repo_id, environment),
+                ("floor_push", "push", source, "null/null", nothing),
+                ("pull", "pull", got, repo_id, environment),
+                ("client_pull", "client_pull", got, repo_id, environment),
+                ("floor_pull", "pull", got, "null/null", nothing),
+                ("client_push", "client_push", source, f"{repo_id}-client", environment),
+            ):
+                took, used = client(way, where, repo, variables)
+                seconds.setdefault(name, []).append(took)
+                memory[f"{name}_memory"] = max(used, memory.get(f"{name}_memory", 0))
+                shutil.rmtree(got, ignore_errors=True)
+        memory["server_memory"] = peak_memory_mb(folder / "hub")
+    speed = {key: size / min(values) for key, values in seconds.items()}
     shares = {f"{key}_share": speed[key] / speed["copy"] for key in speed if key != "copy"}
-    return {**speed, **shares, "server_memory_mb": memory}
+    return {**speed, **shares, **memory}
 
 
 def main() -> None:

@@ -32,6 +32,26 @@ def test_same_inputs_give_the_same_bytes(tmp_path):
     assert "data/scenes/steam/test-00000-of-00001.parquet" in hashes(one)
 
 
+def test_a_release_is_rebuilt_from_its_manifest(tmp_path):
+    first = build_release(tmp_path / "first", "1.0.0")
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"not really a picture")
+    old = build_release(
+        tmp_path / "old", "1.1.0", rows=5, changelog_from=first, assets={"plot.png": plot}
+    )
+    manifest = shards.read_json(old / "manifest.json")
+    again = build_release(
+        tmp_path / "again",
+        manifest["version"],
+        rows=5,
+        repo_id=manifest["repo_id"],
+        redistributable=manifest["redistributable"],
+        manifest=manifest,
+        assets={"plot.png": plot},
+    )
+    assert hashes(again) == hashes(old)
+
+
 def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
     plot = tmp_path / "entropy.png"
     plot.write_bytes(b"not really a picture")
@@ -123,6 +143,20 @@ def test_bound_sources_stay_out_of_public_repositories(tmp_path, monkeypatch):
         releases.push(folder, "usermirrorer/mixed")
 
 
+def test_a_hub_that_does_not_answer_is_told_in_one_line(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    folder = build_release(tmp_path / "r", "1.0.0")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for call in (
+        lambda: releases.push(folder, "usermirrorer/mixed"),
+        lambda: releases.pull("usermirrorer/mixed", "1.0.0", tmp_path / "got"),
+        lambda: releases.versions("usermirrorer/mixed"),
+    ):
+        with pytest.raises(UserError, match=r"^[^\n]*the Hub cannot be reached[^\n]*$"):
+            call()
+
+
 def model_folder(folder):
     from safetensors.numpy import save_file
 
@@ -157,3 +191,20 @@ def test_only_whole_safetensors_pass_for_a_model(tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights"):
         releases.check_model(folder)
+
+
+def test_versions_share_their_bytes_and_pages_are_indexed(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    chance = np.random.default_rng(1)
+    texts = [chance.bytes(50).hex() for _ in range(40_000)]
+    old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    shards.write_table(old, pa.table({"text": texts}))
+    shards.write_table(new, pa.table({"text": [*texts[:100], "one more", *texts[100:]]}))
+    before, after = old.read_bytes(), new.read_bytes()
+    places = chance.integers(0, len(after) - 1000, 200)
+    shared = sum(after[place : place + 1000] in before for place in places) / 200
+    assert shared > 0.7  # a Hub that deduplicates stores the rest alone
+    column = pq.ParquetFile(new).metadata.row_group(0).column(0)
+    assert column.has_offset_index and column.has_column_index

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from usermirrorer.builders.errors import UserError
 from usermirrorer.hub.local import running
+from usermirrorer.hub.server import peek
 from usermirrorer.hub.server.history import BadName, check_path
 from usermirrorer.hub.server.pages import render_card
 from usermirrorer.hub.server.store import Store, create_token, list_tokens, revoke_token
@@ -189,6 +190,7 @@ _POSTS = [
     *("/api/repos/create", "/api/repos/move", "/api/validate-yaml", "/xet/1/1/v1/shards"),
     *("/xet/1/1/v1/xorbs/default/%s", "/datasets/usermirrorer/d.git/info/lfs/objects/batch"),
     "/datasets/usermirrorer/d.git/info/lfs/objects/verify",
+    *("/api/collections", "/api/collections/usermirrorer/%s/items", "/login?next=%s"),
 ]
 _GETS = [
     *(f"{REPO}/{end}" for end in ("", "tree/main/%s", "tree/%s", "revision/%s", "commits/%s")),
@@ -196,6 +198,8 @@ _GETS = [
     *("/datasets/usermirrorer/d/resolve/main/%s", "/datasets/usermirrorer/d/resolve/%s/x"),
     *("/datasets/usermirrorer/d/resolve/main/.gitattributes", "/datasets/usermirrorer/d/tree/%s"),
     *("/lfs/1/%s", "/%s/%s", "/api/%s", "/api/datasets?search=%s&p=%s&limit=%s&sort=%s"),
+    *("/api/collections?owner=%s&item=%s", "/api/collections/%s/%s", "/collections/%s/%s"),
+    *("/", "/login?next=%s", "/datasets/usermirrorer/%s"),
 ]
 _CALLS = st.tuples(
     st.one_of(
@@ -226,7 +230,9 @@ _CALLS = st.tuples(
         ).map(lambda value: json.dumps(value).encode()),
     ),
     st.dictionaries(
-        st.sampled_from(["Range", "If-None-Match", "If-Range", "Content-Type", "X-Any"]),
+        st.sampled_from(
+            ["Range", "If-None-Match", "If-Range", "Content-Type", "X-Any", "Accept", "Cookie"]
+        ),
         st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
         max_size=2,
     ),
@@ -299,6 +305,23 @@ def test_the_page_of_a_hostile_repository(hub):
     sent = client.get("/datasets/usermirrorer/d/resolve/main/x.html")
     assert sent.headers["content-type"].startswith("text/plain")
     assert "sandbox" in sent.headers["content-security-policy"]
+
+
+def test_a_file_that_unpacks_without_end_costs_its_table_only(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good, bomb, broken = (tmp_path / f"{name}.parquet" for name in ("good", "bomb", "broken"))
+    pq.write_table(pa.table({"a": [1, 2]}), good)
+    zeros = pa.table({"a": pa.array([bytes(1 << 26)] * 2, pa.large_binary())})
+    with pq.ParquetWriter(bomb, zeros.schema, compression="zstd", use_dictionary=False) as file:
+        for _ in range(8):
+            file.write_table(zeros)
+    assert bomb.stat().st_size < 1 << 20  # and 1 GiB in memory
+    broken.write_bytes(good.read_bytes().replace(b"a", b"\xff"))
+    shown = peek.first_rows((good, bomb, broken, good), 20, 50)
+    table = {"columns": ["a"], "rows": [["1"], ["2"]]}
+    assert shown == [table, None, None, table]
 
 
 def test_odd_yaml_becomes_plain_or_is_refused():

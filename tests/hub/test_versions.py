@@ -69,3 +69,10 @@ def test_two_versions(run, tmp_path):
     for path in first.rglob("*"):
         if path.is_file():
             assert (tmp_path / "pulled" / path.relative_to(first)).read_bytes() == path.read_bytes()
+
+    # Verification downloads anew: what went bad on the Hub's own disk is found and named.
+    stored = [p for p in (tmp_path / "hub" / "repos").glob("*/lfs/*/*/*") if p.stat().st_size > 999]
+    for path in stored:
+        path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    done = run(VERIFY, tmp_path / "again", check=False)
+    assert "is not what the manifest says" in done.stderr.splitlines()[-1]

@@ -1,0 +1,197 @@
+"""Collections: the dataset, the models and the leaderboard of one release, listed together."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from usermirrorer.hub.server import access
+from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.api_repos import iso, page
+from usermirrorer.hub.server.store import KINDS, Repo, connect
+
+router = APIRouter()
+#: Longest title, description and note that are kept: the Hub's own limits.
+_TITLE, _DESCRIPTION, _NOTE = 60, 150, 500
+_NUMBER = re.compile("0{9}[0-9a-f]{15}")
+_SLUG = "/api/collections/{namespace}/{slug}"
+
+
+def readable(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+    """Return a collection that the visitor may see, with the repositories that they may see.
+
+    Raises:
+        HubError: 404.
+    """
+    number = slug.rpartition("-")[2]
+    if _NUMBER.fullmatch(number):
+        for found in visible(request, "id = ?", (int(number, 16),)):
+            if found["namespace"].lower() == namespace.lower():
+                return found
+    raise HubError(404, "Collection not found")
+
+
+def visible(
+    request: Request, where: str = "1", values: tuple[Any, ...] = ()
+) -> list[dict[str, Any]]:
+    """Return the collections that the visitor may see and that fulfil an SQL condition."""
+    user = access.visitor(request)
+    mine = user.name.lower() if user else ""
+    store = store_of(request)
+    with connect(store.root) as db:
+        rows = db.execute(f"select * from collections where {where} order by changed desc", values)
+        found = [dict(row) for row in rows]
+        items = [dict(row) for row in db.execute("select * from items order by id")]
+    repos = {
+        repo.id: repo
+        for repo in store.repos()
+        if not repo.private or repo.namespace.lower() == mine
+    }
+    return [
+        {
+            **row,
+            "slug": _slug(row),
+            "items": [
+                {**item, "record": repos[item["repo"]]}
+                for item in items
+                if item["collection"] == row["id"] and item["repo"] in repos
+            ],
+        }
+        for row in found
+        if not row["private"] or row["namespace"].lower() == mine
+    ]
+
+
+def _slug(row: dict[str, Any]) -> str:
+    title = re.sub(r"[^a-z0-9]+", "-", row["title"].lower()).strip("-") or "collection"
+    return f"{row['namespace']}/{title}-{row['id']:024x}"
+
+
+def _describe(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a collection as the clients read it."""
+    return {
+        "slug": found["slug"],
+        "title": found["title"],
+        "description": found["description"],
+        "owner": {"name": found["namespace"], "type": "user"},
+        "lastUpdated": iso(found["changed"]),
+        "private": bool(found["private"]),
+        "position": 0,
+        "theme": "blue",
+        "upvotes": 0,
+        "items": [
+            {
+                "_id": f"{item['id']:024x}",
+                "id": item["record"].full_name,
+                "type": item["record"].kind,
+                "position": position,
+                **({"note": {"text": item["note"]}} if item["note"] else {}),
+            }
+            for position, item in enumerate(found["items"])
+        ],
+    }
+
+
+@router.get("/api/collections")
+def listing(request: Request) -> JSONResponse:
+    """List collections, newest first; `owner` and `item` (`datasets/namespace/name`) narrow it."""
+    query = request.query_params
+    owners = {owner.lower() for owner in query.getlist("owner")}
+    wanted = {item.lower() for item in query.getlist("item")}
+    found = []
+    for row in visible(request):
+        records = [item["record"] for item in row["items"]]
+        inside = {f"{record.kind}s/{record.full_name}".lower() for record in records}
+        if (not owners or row["namespace"].lower() in owners) and wanted <= inside:
+            described = _describe(row)
+            del described["position"]  # the client numbers what it lists itself
+            found.append(described)
+    return page(request, found)
+
+
+@router.post("/api/collections")
+async def create(request: Request) -> JSONResponse:
+    """Make an empty collection; an equal title of the same user is a conflict."""
+    payload = await access.json_body(request)
+    title, description = (str(payload.get(key) or "") for key in ("title", "description"))
+    user = access.owned_namespace(request, str(payload.get("namespace") or ""))
+    if not 0 < len(title) <= _TITLE or len(description) > _DESCRIPTION:
+        raise HubError(400, f"A title has 1 to {_TITLE} characters, a text at most {_DESCRIPTION}")
+    private = payload.get("private") is True
+    key = (user.name, title)
+    with connect(store_of(request).root) as db:
+        done = db.execute(
+            "insert or ignore into collections (namespace, title, description, private, changed)"
+            " values (?, ?, ?, ?, ?)",
+            (*key, description, private, time.time()),
+        )
+        row = db.execute("select * from collections where namespace = ? and title = ?", key)
+        made = {**dict(row.fetchone()), "items": []}
+    described = _describe({**made, "slug": _slug(made)})
+    if not done.rowcount:
+        return JSONResponse({"error": "This collection exists", "slug": described["slug"]}, 409)
+    return JSONResponse(described)
+
+
+@router.get(_SLUG)
+def get(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+    """Return a collection with everything in it."""
+    return _describe(readable(request, namespace, slug))
+
+
+@router.delete(_SLUG)
+def delete(request: Request, namespace: str, slug: str) -> dict[str, str]:
+    """Delete a collection; the repositories in it stay."""
+    access.owned_namespace(request, namespace)
+    found = readable(request, namespace, slug)
+    with connect(store_of(request).root) as db:
+        db.execute("delete from collections where id = ?", (found["id"],))
+    return {"status": "ok"}
+
+
+@router.post(_SLUG + "/items")
+async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+    """Add a repository (`item`: `id` and `type`), with a note if wanted."""
+    payload = await access.json_body(request)
+    access.owned_namespace(request, namespace)
+    found, repo = readable(request, namespace, slug), _repository(request, payload.get("item"))
+    note = str(payload.get("note") or "")
+    if len(note) > _NOTE:
+        raise HubError(400, f"A note has at most {_NOTE} characters")
+    with connect(store_of(request).root) as db:
+        try:
+            db.execute(
+                "insert into items (collection, repo, note) values (?, ?, ?)",
+                (found["id"], repo.id, note),
+            )
+        except sqlite3.IntegrityError:
+            raise HubError(409, "This item is in the collection") from None
+        db.execute("update collections set changed = ? where id = ?", (time.time(), found["id"]))
+    return _describe(readable(request, namespace, slug))
+
+
+def _repository(request: Request, item: Any) -> Repo:
+    if not isinstance(item, dict) or item.get("type") not in KINDS:
+        raise HubError(400, "An item is a model, a dataset or a space with its id")
+    owner, _, name = str(item.get("id")).partition("/")
+    return access.readable(request, str(item["type"]), owner, name)
+
+
+@router.delete(_SLUG + "/items/{item}")
+def remove(request: Request, namespace: str, slug: str, item: str) -> dict[str, str]:
+    """Take an item out."""
+    access.owned_namespace(request, namespace)
+    found = readable(request, namespace, slug)
+    number = int(item, 16) if _NUMBER.fullmatch(item) else 0
+    with connect(store_of(request).root) as db:
+        gone = db.execute(
+            "delete from items where id = ? and collection = ?", (number, found["id"])
+        )
+        if not gone.rowcount:
+            raise HubError(404, "Item not found")
+    return {"status": "ok"}
