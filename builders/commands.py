@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from usermirrorer.builders import presets
-from usermirrorer.builders.engines import KINDS
+from usermirrorer.builders.engines import CONTEXT, KINDS
 from usermirrorer.builders.progress import bar
 
 _FILE = click.Path(path_type=Path)
@@ -116,7 +117,12 @@ def scenes(
 @click.option("--samples", default=10, help="Decisions a scene (the paper: 10).")
 @click.option("--temperature", default=1.0)
 @click.option("--top-p", default=0.9)
-@click.option("--max-tokens", default=512, help="Longest decision process.")
+@click.option(
+    "--max-tokens",
+    default=512,
+    help="Longest decision process. With its prompt it has at most 6,144 tokens, or the model's "
+    "limit: oldest history is left out first, options never.",
+)
 @click.option("--guided", is_flag=True, help="Force the headings (for very small models).")
 @click.option("--dtype", default="auto", help="auto, float32 or bfloat16.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
@@ -227,6 +233,12 @@ def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) ->
 )
 @click.option("--model", help="For strategy ifd: model that takes the perplexities (the weak one).")
 @click.option("--dtype", default="auto", help="Of --model: auto, float32 or bfloat16.")
+@click.option(
+    "--tokenizer",
+    help="Leave out oldest history where a prompt has over 6,144 - MAX_TOKENS tokens of this model "
+    "(the weak one), as decide did.",
+)
+@click.option("--max-tokens", default=512, help="Longest decision process, as in decide.")
 @click.option("--views", type=_FILE, help="Folder for sft, preference and grpo.parquet as well.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
 @click.option("--seed", default=0, help="For the random strategies.")
@@ -239,6 +251,8 @@ def distil(
     strategy: str,
     model: str | None,
     dtype: str,
+    tokenizer: str | None,
+    max_tokens: int,
     views: Path | None,
     prompts: Path | None,
     seed: int,
@@ -250,6 +264,8 @@ def distil(
     from dataclasses import replace
 
     from usermirrorer.builders import distill, fetch, ifd, shards
+    from usermirrorer.builders.engines.chat import count_tokens
+    from usermirrorer.builders.engines.loading import load_tokenizer
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS
 
     distill.get_strategy(strategy)  # before any work
@@ -267,7 +283,13 @@ def distil(
                 progress=advance,
             )
         found = replace(found, ifd=scores)
-    table, fate = distill.distill(found, pairs, strategy=strategy, seed=seed, prompts=folder)
+    fitting: dict[str, Any] = {}
+    if tokenizer:
+        text = load_tokenizer(fetch.resolve_model(tokenizer))
+        fitting = {"count": functools.partial(count_tokens, text), "room": CONTEXT - max_tokens}
+    table, fate = distill.distill(
+        found, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting
+    )
     shards.write_table(out, table)
     for name in distill.VIEWS if views else ():
         shards.write_table(Path(str(views)) / f"{name}.parquet", distill.view(table, name))

@@ -23,7 +23,7 @@ import pyarrow as pa
 from usermirrorer.builders import shards
 from usermirrorer.builders.engines import CONTEXT, Engine, Generation, Sampling
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, messages, parse
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, Mode, messages, parse
 from usermirrorer.builders.schema import DECISION
 from usermirrorer.builders.throughput import Meter
 from usermirrorer.builders.uncertainty import entropy
@@ -32,27 +32,35 @@ _PART_SCENES = 32
 Row = dict[str, Any]
 Progress = Callable[[int, bool], None]
 Load = Callable[[], Engine]
+Count = Callable[[list[Message]], int]
 _T = TypeVar("_T")
 
 
-def fit(scene: Row, engine: Engine, room: int, prompts: Path = DEFAULT_PROMPTS) -> list[Message]:
-    """Return the decision prompt of a scene, leaving out oldest history until it fits.
+def fit(
+    scene: Row,
+    count: Count,
+    room: int,
+    prompts: Path = DEFAULT_PROMPTS,
+    mode: Mode = "decision",
+) -> list[Message]:
+    """Return the prompt of a scene, leaving out oldest history until it fits.
 
     The exposure is never cut.
 
     Args:
         scene: Row of schema `SCENE`.
-        engine: Counts the tokens.
+        count: Counts the tokens of a prompt, as `Engine.count`.
         room: Most tokens the prompt may have.
         prompts: Folder of prompt templates.
+        mode: Which prompt, see `messages`.
 
     Raises:
         UserError: if the prompt is too long even without history.
     """
     history = list(scene["history"])
     while True:
-        prompt = messages({**scene, "history": history}, "decision", prompts)
-        if engine.count(prompt) <= room:
+        prompt = messages({**scene, "history": history}, mode, prompts)
+        if count(prompt) <= room:
             return prompt
         if not history:
             raise UserError(
@@ -220,7 +228,9 @@ def _decide(
 ) -> pa.Table:
     done: list[Row] = []
     for batch in _batches(scenes, engine):
-        texts = [fit(scene, engine, _room(engine, sampling.max_tokens), prompts) for scene in batch]
+        texts = [
+            fit(scene, engine.count, _room(engine, sampling.max_tokens), prompts) for scene in batch
+        ]
         options = [len(scene["exposure"]) for scene in batch]
         seeds = [scene_seed(seed, scene["scene_id"]) for scene in batch]
         sampled = engine.sample(texts, options, sampling, seeds)
@@ -240,7 +250,7 @@ def _judge_all(
     done: list[Row] = []
     for batch in _batches(rows, engine):
         scenes = [scene for scene, _ in batch]
-        texts = [fit(scene, engine, _room(engine, max_tokens), prompts) for scene in scenes]
+        texts = [fit(scene, engine.count, _room(engine, max_tokens), prompts) for scene in scenes]
         done += _judge(scenes, texts, [own.to_pylist() for _, own in batch], engine)
     return pa.Table.from_pylist(done, schema=DECISION)
 
@@ -323,7 +333,7 @@ def direct(
     """Return P(Y | X) of each scene without a decision process (section 3.1), [k] each."""
     found: list[np.ndarray] = []
     for batch in _batches(scenes, engine, times=2):
-        texts = [messages(scene, "direct", prompts) for scene in batch]
+        texts = [fit(scene, engine.count, _room(engine, 0), prompts, "direct") for scene in batch]
         options = [len(scene["exposure"]) for scene in batch]
         found += [p[0] for p in engine.score(texts, [[""]] * len(batch), options)]
         progress(len(batch))

@@ -12,6 +12,7 @@ and only those of the chosen scenes are kept.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,8 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from usermirrorer.builders import shards
+from usermirrorer.builders.decisions import Count, fit
+from usermirrorer.builders.engines import CONTEXT
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Mode, answer, messages, parse
+from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, Mode, answer, parse
 from usermirrorer.builders.schema import DECISION, LABELS, PREFERENCE, SCENE, assert_schema
 from usermirrorer.builders.uncertainty import Uncertainty, decompose, delta
 
@@ -358,6 +361,8 @@ def distill(
     exact: bool = True,
     seed: int = 0,
     prompts: Path = DEFAULT_PROMPTS,
+    count: Count = lambda prompt: 0,
+    room: int = CONTEXT,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Select scenes and form preference pairs.
 
@@ -368,6 +373,8 @@ def distill(
         exact: Fail if there are fewer; otherwise make as many as there are.
         seed: For the random strategies.
         prompts: Folder of prompt templates.
+        count: Counts the tokens of a prompt, if any may be too long.
+        room: Most tokens a prompt may have; oldest history is left out, see `decisions.fit`.
 
     Returns:
         A table of schema `PREFERENCE` in descending order of rank, and counts of scenes by what
@@ -381,7 +388,8 @@ def distill(
     assert_enough(found, pairs if exact else 1)
     fate, usable = found.fate, found.usable
     taken = _allocate(found, usable, chosen.rank(found, seed), min(pairs, len(usable)))
-    return _pairs(found, taken, chosen.mode, prompts), {**fate, "pairs": len(taken)}
+    show = functools.partial(fit, count=count, room=room, prompts=prompts, mode=chosen.mode)
+    return _pairs(found, taken, chosen.mode, show), {**fate, "pairs": len(taken)}
 
 
 def assert_enough(found: Candidates, pairs: int) -> None:
@@ -448,8 +456,10 @@ def quotas(sizes: Mapping[Any, int], total: int) -> dict[Any, int]:
     return shares
 
 
-def _pairs(found: Candidates, taken: np.ndarray, mode: Mode, prompts: Path) -> pa.Table:
-    """Return the preference pairs of the scenes `taken`, in that order."""
+def _pairs(
+    found: Candidates, taken: np.ndarray, mode: Mode, show: Callable[[Row], list[Message]]
+) -> pa.Table:
+    """Return the preference pairs of the scenes `taken`, in that order; `show` is their prompt."""
     sides = {"chosen": found.chosen[taken], "rejected": found.rejected[taken]}
     texts = {name: thoughts(found, side) for name, side in sides.items()}
     scenes = scene_texts(found, taken)
@@ -458,7 +468,7 @@ def _pairs(found: Candidates, taken: np.ndarray, mode: Mode, prompts: Path) -> p
         rows = [
             {
                 **_numbers(found, taken[i], {name: side[i] for name, side in sides.items()}),
-                "prompt": messages(scene, mode, prompts),
+                "prompt": show(scene),
                 **{
                     name: _turn(found, side[i], texts[name][i].as_py(), scene, mode)
                     for name, side in sides.items()

@@ -109,7 +109,7 @@ def _score(
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in responses]
     contexts = []
     for scene, own in zip(scenes, ids, strict=True):
-        prompt = decisions.fit(scene, engine, decisions.CONTEXT - len(own), prompts)
+        prompt = decisions.fit(scene, engine.count, decisions.CONTEXT - len(own), prompts)
         contexts.append(tokenizer(engine.text(prompt), add_special_tokens=False).input_ids)
     start = tokenizer("").input_ids  # what the model expects before any text, often nothing
     with_prompt = losses(engine.model, contexts, ids)

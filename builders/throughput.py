@@ -55,7 +55,7 @@ class Meter:
         return _with_rates(self.counts, time.monotonic() - self.began)
 
     def stored(self) -> dict[str, Any]:
-        """Return what the file holds: every run, their sum, the mean decision, the cost."""
+        """Return what the file holds: every run, their sum, the mean decision, time left, cost."""
         runs = [*self.earlier, self.run]
         total = {name: sum(run[name] for run in runs) for name in self.counts}
         whole = _with_rates(total, sum(run["seconds"] for run in runs))
@@ -66,6 +66,7 @@ class Meter:
             "total": whole,
             "tokens_in_per_decision": round(total["tokens_in"] / count, 1),
             "tokens_out_per_decision": round(total["tokens_out"] / count, 1),
+            "seconds_left": round(self._seconds_left(total["scenes"])),
         }
         if any(self.prices):
             cost = self._cost(total)
@@ -90,6 +91,11 @@ class Meter:
         if "cost" in facts:
             text += f", cost {facts['cost']:,.2f}"
         return text
+
+    def _seconds_left(self, done: int) -> float:
+        """Return the time for the scenes that are not done, at the speed of this run."""
+        own = self.run
+        return (self.scenes - done) * own["seconds"] / max(1, own["scenes"])
 
     def _cost(self, counts: dict[str, int]) -> float:
         paid = zip(self.prices, (counts["tokens_in"], counts["tokens_out"]), strict=True)

@@ -19,6 +19,11 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
+def count_tokens(tokenizer: Any, prompt: list[Message]) -> int:
+    """Return the number of prompt tokens, chat template included."""
+    return len(token_ids(tokenizer, chat_text(tokenizer, prompt)))
+
+
 def scored_text(text: str, thought: str) -> str:
     """Return what stands before the label: rendered prompt, thought (if any), `Behavior: [`."""
     return text + (f"{thought.rstrip()}\n{LABEL_PREFIX}" if thought else LABEL_PREFIX)

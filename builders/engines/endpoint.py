@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from usermirrorer.builders.engines import CONTEXT, Generation, Sampling
-from usermirrorer.builders.engines.chat import chat_text, label_ids, scored_text, token_ids
+from usermirrorer.builders.engines.chat import (
+    chat_text,
+    count_tokens,
+    label_ids,
+    scored_text,
+    token_ids,
+)
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import Message
 from usermirrorer.builders.schema import LABELS
@@ -65,7 +71,7 @@ class EndpointEngine:
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return len(token_ids(self.tokenizer, chat_text(self.tokenizer, prompt)))
+        return count_tokens(self.tokenizer, prompt)
 
     def sample(
         self,

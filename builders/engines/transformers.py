@@ -20,7 +20,13 @@ from transformers.cache_utils import Cache
 
 from usermirrorer.builders.engines import Generation, Sampling
 from usermirrorer.builders.engines.attention import growing_cache, share_groups
-from usermirrorer.builders.engines.chat import chat_text, label_ids, scored_text, token_ids
+from usermirrorer.builders.engines.chat import (
+    chat_text,
+    count_tokens,
+    label_ids,
+    scored_text,
+    token_ids,
+)
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, Message
 from usermirrorer.builders.schema import LABELS, labels
@@ -108,7 +114,7 @@ class TransformersEngine:
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return len(self._ids(self.text(prompt)))
+        return count_tokens(self.tokenizer, prompt)
 
     def text(self, prompt: list[Message]) -> str:
         """Return the prompt as the model reads it, up to the start of the assistant's turn."""

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from usermirrorer.builders.engines import CONTEXT, Generation, Sampling
-from usermirrorer.builders.engines.chat import chat_text, label_ids, scored_text, token_ids
+from usermirrorer.builders.engines.chat import (
+    chat_text,
+    count_tokens,
+    label_ids,
+    scored_text,
+    token_ids,
+)
 from usermirrorer.builders.engines.loading import explained
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.prompts import FIELDS, Message
@@ -73,7 +79,7 @@ class VllmEngine:
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return len(token_ids(self.tokenizer, chat_text(self.tokenizer, prompt)))
+        return count_tokens(self.tokenizer, prompt)
 
     def sample(
         self,

@@ -63,8 +63,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, list[dict], list
     from usermirrorer.builders.fetch import resolve_model
 
     folder = resolve_model(arguments.model)
-    plain, tokenizer = load_causal_lm(folder, "float32")
-    engine = TransformersEngine(*load_causal_lm(folder, "float32"))
+    plain, tokenizer = load_causal_lm(folder, arguments.dtype)
+    engine = TransformersEngine(*load_causal_lm(folder, arguments.dtype))
     scenes = pq.read_table(arguments.scenes).slice(0, arguments.limit).to_pylist()
     return engine, plain, tokenizer, scenes, [messages(scene) for scene in scenes]
 
@@ -340,6 +340,7 @@ def main() -> None:
         part.add_argument("--limit", type=int, default=8, help="Scenes.")
         part.add_argument("--samples", type=int, default=10)
         part.add_argument("--tokens", type=int, default=tokens, help="Longest decision.")
+        part.add_argument("--dtype", default="auto", help="Of both: auto, float32 or bfloat16.")
         part.set_defaults(work=work)
     part = commands.add_parser("distil")
     part.add_argument("folder")

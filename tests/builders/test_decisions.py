@@ -120,15 +120,33 @@ def test_kill_9_loses_nothing_and_repeats_nothing(built, tiny_chat_model, tmp_pa
 
 def test_oldest_history_is_left_out_first_and_the_exposure_never(rows, engine):
     scene = {**rows[0], "history": [f"old film {i}" for i in range(40)]}
-    room = engine.count(decisions.fit({**scene, "history": []}, engine, 10**6)) + 60
-    text = decisions.fit(scene, engine, room)[1]["content"]
+    room = engine.count(decisions.fit({**scene, "history": []}, engine.count, 10**6)) + 60
+    text = decisions.fit(scene, engine.count, room)[1]["content"]
     assert "old film 39" in text and "old film 0\n" not in text
     assert all(option in text for option in scene["exposure"])
 
 
+def test_every_prompt_of_the_stage_keeps_to_the_context(rows, engine, tmp_path, monkeypatch):
+    """Sampling, judging and direct scoring of scenes whose whole history would not fit."""
+    long = [{**row, "history": [f"old film {i}" for i in range(200)]} for row in rows[:2]]
+    monkeypatch.setattr(decisions, "CONTEXT", 1300)
+    seen = []
+    for name in ("sample", "score"):
+        plain = getattr(engine, name)
+        monkeypatch.setattr(
+            engine, name, lambda prompts, *more, do=plain: seen.extend(prompts) or do(prompts, *more)
+        )
+    run(long, engine, tmp_path / "d.parquet")
+    decisions.direct(long, engine)
+    counts = [engine.count(prompt) for prompt in seen]
+    assert len(counts) == 6 and max(counts) <= 1300 and min(counts) > 1200
+    for prompt, scene in zip(seen, long * 3, strict=True):
+        assert all(option in prompt[1]["content"] for option in scene["exposure"])
+
+
 def test_an_exposure_that_does_not_fit_is_a_clear_error(rows, engine):
     with pytest.raises(UserError, match="does not fit into 50 tokens"):
-        decisions.fit(rows[0], engine, 50)
+        decisions.fit(rows[0], engine.count, 50)
 
 
 def test_free_generations_that_break_the_format_are_counted_by_reason(rows, engine, tmp_path):
@@ -137,6 +155,16 @@ def test_free_generations_that_break_the_format_are_counted_by_reason(rows, engi
     told = decisions.summary(pq.read_table(tmp_path / "d.parquet"))
     assert told["malformed"] == sum(told["malformed_by_reason"].values()) == 2 * len(rows)
     assert told["tokens_out"] <= 16 * len(rows)
+
+
+def test_a_model_that_says_nothing_leaves_rows_that_say_so(rows, tiny_chat_model, tmp_path):
+    silent = load_engine(str(tiny_chat_model), "float32", "tiny")
+    silent._stop = list(range(len(silent.tokenizer)))
+    run(rows, silent, tmp_path / "d.parquet", sampling=Sampling(n=2, max_tokens=9))
+    table = pq.read_table(tmp_path / "d.parquet")
+    assert decisions.summary(table)["malformed_by_reason"] == {"no behavior": 2 * len(rows)}
+    assert set(table["text"].to_pylist()) == {""}
+    assert table["probabilities"].null_count == table["entropy"].null_count == 2 * len(rows)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +277,9 @@ def test_the_meter_adds_up_runs_and_prices(rows, engine, tmp_path):
     settings = {"part_scenes": 2, "judge": False}
     with pytest.raises(KeyboardInterrupt):
         run(rows, engine, path, meter=Meter(path), progress=kill_after_two_parts, **settings)
+    killed = json.loads((tmp_path / "d.parquet.stats.json").read_text())
+    seconds = killed["total"]["seconds"]
+    assert killed["seconds_left"] == pytest.approx(seconds * 6 / 4, abs=0.6)
     meter = Meter(path, (1.0, 10.0))
     assert run(rows, engine, path, meter=meter, **settings) == 4
     stored = json.loads((tmp_path / "d.parquet.stats.json").read_text())
@@ -256,6 +287,7 @@ def test_the_meter_adds_up_runs_and_prices(rows, engine, tmp_path):
     assert [entry["scenes"] for entry in stored["runs"]] == [4, 6]
     tokens = {name: int(np.sum(table[name].to_numpy())) for name in ("tokens_in", "tokens_out")}
     assert {name: total[name] for name in tokens} == tokens
+    assert stored["seconds_left"] == 0
     assert stored["cost"] == stored["cost_of_all"]
     assert stored["cost"] == pytest.approx(
         (tokens["tokens_in"] + 10 * tokens["tokens_out"]) / 1e6, abs=1e-4

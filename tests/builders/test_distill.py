@@ -129,6 +129,27 @@ def test_hard_responses_come_first_and_those_the_prompt_does_not_help_last(found
     assert pairs["scene_id"].to_pylist() == ["s1", "s2", "s0"]
 
 
+@pytest.mark.parametrize("strategy", ["delta_eu", "random_direct"])
+def test_prompts_keep_to_the_room_by_leaving_out_oldest_history(found, strategy):
+    """Counted in characters; without a count prompts are whole."""
+    scenes, weak, strong = many()
+    scenes = [{**s, "history": [f"film {i:02d}" for i in range(20)]} for s in scenes]
+    candidates = found(scenes, weak, strong)
+    whole = distill.distill(candidates, 4, strategy=strategy)[0]["prompt"].to_pylist()
+    room = len(whole[0][0]["content"]) + len(whole[0][1]["content"]) - 60
+
+    def characters(prompt):
+        return sum(len(message["content"]) for message in prompt)
+
+    cut = distill.distill(candidates, 4, strategy=strategy, count=characters, room=room)[0]
+    for before, pair in zip(whole, cut.to_pylist(), strict=True):
+        text = pair["prompt"][1]["content"]
+        assert room - 60 < characters(pair["prompt"]) <= room < characters(before)
+        assert "film 00" not in text and "film 19" in text
+        exposed = next(s["exposure"] for s in scenes if s["scene_id"] == pair["scene_id"])
+        assert all(option in text for option in exposed)
+
+
 def test_random_without_decisions_has_the_scenes_of_random_and_behaviors_alone(found):
     scenes, weak, strong = many()
     candidates = found(scenes, weak, strong)
