@@ -108,10 +108,7 @@ def pull(repo_id: str, version: str, folder: Path) -> Path:
     mark = folder / ".cache" / "huggingface"
     if folder.exists() and any(folder.iterdir()) and not mark.exists():
         raise UserError("is not empty", where=folder, fix="Choose another folder.")
-    with _one_line_errors(repo_id):
-        HfApi().snapshot_download(
-            repo_id, repo_type="dataset", revision=tag_of(version), local_dir=folder
-        )
+    _download(repo_id, version, folder)
     check(folder)
     shutil.rmtree(folder / ".cache")
     return folder
@@ -152,11 +149,20 @@ def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def fetched(repo_id: str, version: str) -> Iterator[Path]:
     """Download a version into a temporary folder, past every cache."""
-    with tempfile.TemporaryDirectory(prefix="usermirrorer-") as folder, _one_line_errors(repo_id):
-        HfApi().snapshot_download(
-            repo_id, repo_type="dataset", revision=tag_of(version), local_dir=folder
-        )
+    with tempfile.TemporaryDirectory(prefix="usermirrorer-") as folder:
+        _download(repo_id, version, Path(folder))
         yield Path(folder)
+
+
+def _download(repo_id: str, version: str, folder: Path) -> None:
+    with _one_line_errors(repo_id):
+        HfApi().snapshot_download(
+            repo_id,
+            repo_type="dataset",
+            revision=tag_of(version),
+            local_dir=folder,
+            max_workers=4,  # the client holds some 30 MB for each
+        )
 
 
 def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 #: Bytes and seconds that one reading of a page's files may take.
-_MEMORY, _SECONDS = 1 << 30, 20
+_MEMORY, _SECONDS = 1 << 30, 60
 
 
 def first_rows(paths: tuple[Path, ...], rows: int, cell: int) -> list[dict[str, Any] | None]:

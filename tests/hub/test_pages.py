@@ -1,4 +1,4 @@
-"""Promise: the page of a dataset shows card, versions, first rows and leaderboard in a browser."""
+"""Promise: pages show card, versions, first rows, leaderboard, and the private after signing in."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ for name, value in (("weak", b"0.31"), ("strong", b"0.52")):
     api.create_repo(f"usermirrorer/{name}")
     api.upload_file(path_or_fileobj=result % value, path_in_repo=".eval_results/steam.yaml",
                     repo_id=f"usermirrorer/{name}")
+api.create_repo("usermirrorer/secret", private=True)
+api.upload_file(path_or_fileobj=b"# Hidden words", path_in_repo="README.md",
+                repo_id="usermirrorer/secret")
 board = api.get_dataset_leaderboard("usermirrorer/mixed")
 assert [(row.rank, row.model_id) for row in board] == [(1, "usermirrorer/strong"),
                                                        (2, "usermirrorer/weak")]
@@ -53,7 +56,8 @@ def test_the_page_in_a_browser(local_hub, run, tmp_path):
     ]
 
     def page(address: str) -> str:
-        command = [*browser, "--dump-dom", f"{local_hub.endpoint}{address}"]
+        url = address if ":" in address else f"{local_hub.endpoint}{address}"
+        command = [*browser, "--dump-dom", url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
         return done.stdout
 
@@ -65,6 +69,17 @@ def test_the_page_in_a_browser(local_hub, run, tmp_path):
     assert newest.index("usermirrorer/strong") < newest.index("usermirrorer/weak")
     assert "version 1.0.0</h1>" in page("/datasets/usermirrorer/mixed/tree/v1.0.0")
     assert "/datasets/usermirrorer/mixed" in page("/")
+
+    # Somebody signs in, by a form that is sent as soon as the page is there.
+    assert "Hidden words" not in page("/usermirrorer/secret")
+    form = tmp_path / "form.html"
+    form.write_text(
+        f'<form method="post" action="{local_hub.endpoint}/login?next=/usermirrorer/secret">'
+        f'<input name="token" value="{local_hub.token}"></form>'
+        "<script>document.forms[0].submit()</script>"
+    )
+    seen = page(form.as_uri())
+    assert "<h1>Hidden words</h1>" in seen and "Sign out" in seen
     picture = tmp_path / "page.png"
     subprocess.run(
         [*browser, f"--screenshot={picture}", f"{local_hub.endpoint}/datasets/usermirrorer/mixed"],
