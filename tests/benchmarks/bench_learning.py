@@ -3,10 +3,11 @@
     python tests/benchmarks/bench_learning.py runs/learning
 
 Builds train and test scenes of MovieLens-100K, trains SmolLM2-135M-Instruct on the label token
-alone by `accelerate launch recipes/sft.py` with `recipes/smollm2-135m-instruct/direct/config.yaml`,
-scores it and its base by `lm_eval` on the same scenes of test users, and writes the card of the
-trained model, its curve in it. Beside them stand chance, the most popular option and the one
-nearest to the history. A killed run goes on where it was. On two CPU cores, without a GPU.
+alone by `accelerate launch recipes/sft.py` with the configuration and the prompts in
+`recipes/smollm2-135m-instruct/direct_compact/`, scores it and its base by `lm_eval` on the same
+scenes of test users, and writes the card of the trained model, its curve in it. Beside them stand
+chance, the most popular option and the one nearest to the history. A killed run goes on where it
+was. Options that are not its own go to the recipe, e.g. `--learning_rate 1e-4`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from usermirrorer.model_cards import model_card
 from usermirrorer.recipes.job import Job
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-PROMPTS = RECIPES / "smollm2-135m-instruct" / "prompts"
+FOLDER = RECIPES / "smollm2-135m-instruct" / "direct_compact"
+PROMPTS = FOLDER / "prompts"
 TASK = "usermirror-direct_movielens"
 BASE, TRAINED = "HuggingFaceTB/SmolLM2-135M-Instruct", "usermirrorer/smollm2-135m-instruct-direct"
 BASELINES = ("acc_chance", "acc_popular", "acc_nearest")
@@ -51,7 +53,7 @@ def train(job: Job, base: str, more: list[str]) -> dict[str, Any]:
     folder = job.out / "model"
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(RECIPES / "accelerate" / "cpu.yaml"), str(RECIPES / "sft.py")]
-    command += ["--config", str(RECIPES / "smollm2-135m-instruct" / "direct" / "config.yaml")]
+    command += ["--config", str(FOLDER / "config.yaml")]
     command += ["--model_name_or_path", base, "--base_model_id", BASE, "--prompts", str(PROMPTS)]
     command += ["--dataset_name", str(job.out / "scenes" / "train.parquet")]
     command += ["--bf16", str(fast_dtype() == "bfloat16").lower(), "--output_dir", str(folder)]

@@ -134,7 +134,9 @@ def test_every_prompt_of_the_stage_keeps_to_the_context(rows, engine, tmp_path, 
     for name in ("sample", "score"):
         plain = getattr(engine, name)
         monkeypatch.setattr(
-            engine, name, lambda prompts, *more, do=plain: seen.extend(prompts) or do(prompts, *more)
+            engine,
+            name,
+            lambda prompts, *more, do=plain: seen.extend(prompts) or do(prompts, *more),
         )
     run(long, engine, tmp_path / "d.parquet")
     decisions.direct(long, engine)

@@ -56,11 +56,13 @@ def test_direct_loss_lies_on_the_single_label_token(scenes, tokenizer):
 
 
 def test_prompts_of_ones_own_are_trained_on_and_told_by_their_hash(scenes, tokenizer):
-    asked = arguments(scenes, stage="direct", prompts="recipes/smollm2-135m-instruct/prompts")
+    asked = arguments(
+        scenes, stage="direct", prompts="recipes/smollm2-135m-instruct/direct_compact/prompts"
+    )
     prepared = data.sft_rows(asked, tokenizer, None, seed=0)
     texts = [tokenizer.decode(row["input_ids"]) for row in prepared.rows]
     assert all(
-        f"[A] {scene(n, 3 + n % 5)['exposure'][0]} [A]\n" in text for n, text in enumerate(texts)
+        f"{scene(n, 3 + n % 5)['exposure'][0]} [A]\n" in text for n, text in enumerate(texts)
     )
     assert prepared.facts["prompts"] == prompts_hash(data.prompt_folder(asked))
     with pytest.raises(UserError, match=r"nowhere.*not a folder of prompt templates"):

@@ -102,7 +102,7 @@ def test_layers_before_the_last_ones_stay_as_they_are(tiny_model, scenes, tmp_pa
 
 
 def test_prompts_of_ones_own_go_with_the_model(tiny_model, scenes, tmp_path):
-    own = CHECKOUT / "recipes" / "smollm2-135m-instruct" / "prompts"
+    own = CHECKOUT / "recipes" / "smollm2-135m-instruct" / "direct_compact" / "prompts"
     more = ["--stage", "direct", "--prompts", str(own)]
     output = sft.main([*words("sft", tiny_model, scenes, tmp_path / "own"), *more])
     asked = scene(3)
@@ -249,7 +249,7 @@ CONFIGS = sorted((CHECKOUT / "recipes").glob("*/*/config.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}")
 def test_configurations_are_understood_and_keep_the_papers_values(path):
-    stage = "sft" if path.parts[-2] == "direct" else path.parts[-2]
+    stage = "sft" if path.parts[-2].startswith("direct") else path.parts[-2]
     kinds = {"sft": sft.SFTConfig, "dpo": dpo.DPOConfig, "grpo": grpo.GRPOConfig}
     extra = grpo.RewardArguments if stage == "grpo" else None
     asked = ["--config", str(path), "--bf16", "false"]
