@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 RUN = "train_run.json"
 METRICS = "metrics.jsonl"
 PACKAGES = ("usermirrorer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "no": "float32"}
 #: Settings that say where and how often to write, not what is computed.
 _NOT_RESULTS = (
     *("output_dir", "logging_dir", "run_name", "report_to", "project", "disable_tqdm"),
@@ -257,7 +258,8 @@ def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:
         "maximum length (tokens)": getattr(training, "max_length", None),
         "packing": getattr(training, "packing", None),
         "padding-free": getattr(training, "padding_free", None) or None,
-        "precision": "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32",
+        # As the launcher and the recipe together have it.
+        "precision": PRECISIONS.get(training.mixed_precision, training.mixed_precision),
         "seed": training.seed,
     }
     if model.use_peft:
@@ -313,6 +315,7 @@ def hardware(trainer: Trainer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if gpu else _cpu_name(),
         "kind": "GPU" if gpu else "CPU",
         "processes": trainer.args.world_size,
+        "distributed": trainer.accelerator.distributed_type.value,
         "machines": trainer.args.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) or 1,
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
