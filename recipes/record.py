@@ -24,6 +24,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from usermirrorer.builders.fetch import asset_of
 from usermirrorer.builders.shards import fingerprint, read_json
 from usermirrorer.recipes import energy
 
@@ -207,8 +208,9 @@ def _method(arguments: Arguments) -> str:
 def base_model(arguments: Arguments) -> dict[str, Any]:
     """Return name, revision, commit and weights of the model that is trained.
 
-    A model that one of these recipes trained brings its own record: `lineage` lists the stages
-    before this one, and `name` is the model they started from.
+    A part that this package fetches is a copy of a model on the Hub: `name` is that model, `copy`
+    says what was done to it. A model that one of these recipes trained brings its own record:
+    `lineage` lists the stages before this one, and `name` is the model they started from.
     """
     name = arguments.model.model_name_or_path
     folder = Path(name)
@@ -220,11 +222,16 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
         return {"name": name, "revision": revision, "commit": commit}
     local = {"name": arguments.release.base_model_id, "folder": folder.resolve().name}
     local["weights"] = _weights_hash(folder)
+    if asset := asset_of(folder):
+        local["name"] = local["name"] or asset.url.removeprefix("https://huggingface.co/")
+        local["copy"] = asset.title
     if (folder / RUN).exists():
         earlier = read_json(folder / RUN)
         before = earlier["base_model"]
         stage = {k: earlier[k] for k in ("stage", "mode", "method", "data", "hyperparameters")}
         local["name"] = local["name"] or before["name"]
+        if "copy" in before:
+            local["copy"] = before["copy"]
         local["lineage"] = [*before.get("lineage", []), stage]
     return local
 
