@@ -186,9 +186,9 @@ def test_a_run_killed_in_mid_training_ends_with_the_same_losses(
     assert [row["step"] for row in found["curve"]] == list(range(1, STEPS + 1))
     for name in ("loss", "reward"):
         values = [row[name] for row in expected["curve"] if name in row]
-        assert [row[name] for row in found["curve"] if name in row] == pytest.approx(
-            values, rel=1e-6
-        )
+        again = [row[name] for row in found["curve"] if name in row]
+        assert again == pytest.approx(values, rel=1e-6)
+        assert not values or len(set(values)) > 3  # equal, not merely all the same
     assert found["results"]["tokens"] == expected["results"]["tokens"]
 
 
