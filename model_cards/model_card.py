@@ -434,8 +434,12 @@ def _cell(row: Row) -> str:
     percent = row["metric"] in PERCENT or row["metric"].startswith(AT_POSITION)
     scale, digits = (100, 1) if percent else (1, 3)
     text = f"{scale * row['value']:.{digits}f}" + (" %" if scale == 100 else "")
-    if _known(row.get("lower")) and _known(row.get("upper")):
-        text += f" ({scale * row['lower']:.{digits}f} to {scale * row['upper']:.{digits}f})"
+    lower, upper = row.get("lower"), row.get("upper")
+    # An interval without width comes of scenes that are all alike: it says nothing of others.
+    if _known(lower) and _known(upper) and lower < upper:
+        if percent:
+            lower, upper = max(lower, 0.0), min(upper, 1.0)
+        text += f" ({scale * lower:.{digits}f} to {scale * upper:.{digits}f})"
     return text
 
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-MARKERS = (("|", ORANGE), ("x", GREEN), ("+", PURPLE), ("1", GREY))
+YELLOW, BLACK = "#E69F00", "#000000"
+MARKERS = (
+    *(("|", ORANGE), ("x", GREEN), ("+", PURPLE), ("1", GREY)),
+    *(("2", BLACK), ("4", YELLOW), ("3", GREEN), ("d", ORANGE)),
+)
 
 
 def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes]:

@@ -24,6 +24,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from usermirrorer.builders.fetch import asset_of
 from usermirrorer.builders.shards import fingerprint, read_json
 from usermirrorer.recipes import energy
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 RUN = "train_run.json"
 METRICS = "metrics.jsonl"
 PACKAGES = ("usermirrorer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "no": "float32"}
 #: Settings that say where and how often to write, not what is computed.
 _NOT_RESULTS = (
     *("output_dir", "logging_dir", "run_name", "report_to", "project", "disable_tqdm"),
@@ -208,8 +210,9 @@ def _method(arguments: Arguments) -> str:
 def base_model(arguments: Arguments) -> dict[str, Any]:
     """Return name, revision, commit and weights of the model that is trained.
 
-    A model that one of these recipes trained brings its own record: `lineage` lists the stages
-    before this one, and `name` is the model they started from.
+    A part that this package fetches is a copy of a model on the Hub: `name` is that model, `copy`
+    says what was done to it. A model that one of these recipes trained brings its own record:
+    `lineage` lists the stages before this one, and `name` is the model they started from.
     """
     name = arguments.model.model_name_or_path
     folder = Path(name)
@@ -221,11 +224,16 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
         return {"name": name, "revision": revision, "commit": commit}
     local = {"name": arguments.release.base_model_id, "folder": folder.resolve().name}
     local["weights"] = _weights_hash(folder)
+    if asset := asset_of(folder):
+        local["name"] = local["name"] or asset.url.removeprefix("https://huggingface.co/")
+        local["copy"] = asset.title
     if (folder / RUN).exists():
         earlier = read_json(folder / RUN)
         before = earlier["base_model"]
         stage = {k: earlier[k] for k in ("stage", "mode", "method", "data", "hyperparameters")}
         local["name"] = local["name"] or before["name"]
+        if "copy" in before:
+            local["copy"] = before["copy"]
         local["lineage"] = [*before.get("lineage", []), stage]
     return local
 
@@ -260,7 +268,8 @@ def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:
         "maximum length (tokens)": getattr(training, "max_length", None),
         "packing": getattr(training, "packing", None),
         "padding-free": getattr(training, "padding_free", None) or None,
-        "precision": "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32",
+        # As the launcher and the recipe together have it.
+        "precision": PRECISIONS.get(training.mixed_precision, training.mixed_precision),
         "seed": training.seed,
     }
     if model.use_peft:
@@ -316,6 +325,7 @@ def hardware(trainer: Trainer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if gpu else _cpu_name(),
         "kind": "GPU" if gpu else "CPU",
         "processes": trainer.args.world_size,
+        "distributed": trainer.accelerator.distributed_type.value,
         "machines": trainer.args.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) or 1,
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -164,6 +164,19 @@ def test_baselines_that_come_as_metrics_stand_beside_the_model(run_dir):
     assert [r.metric_value for r in results] == [0.35, 0.36]
 
 
+def test_a_base_model_that_is_a_changed_copy_is_told_as_such(run_dir):
+    base = {"name": "some/base", "folder": "f", "copy": "Base (4-bit, widened)"}
+    text = render(run_dir, run=RUN | {"base_model": base})
+    assert "It is some/base, taken as Base (4-bit, widened), after DPO" in text
+    assert ModelCard(text).data.base_model == "some/base"
+
+
+def test_intervals_stay_within_what_a_share_can_be_and_are_left_out_where_they_say_nothing(run_dir):
+    rows = [score(REPO, "movielens", "acc", 0.02), score(REPO, "steam", "acc", 1.0, 0.0)]
+    text = render(run_dir, rows, DATASET)
+    assert "| 2.0 % (0.0 to 5.0) |" in text and "| 100.0 % |" in text
+
+
 def test_energy_is_told_with_how_it_is_known(run_dir):
     def told(energy: dict | None, machines: int = 1) -> str:
         changed = copy.deepcopy(RUN)

@@ -53,3 +53,7 @@ def test_other_data_makes_another_figure(tmp_path):
     plots.position_histogram([0, 1, 2, 0], [3, 3, 3, 2], tmp_path / "a.png")
     plots.position_histogram([0, 1, 2, 1], [3, 3, 3, 2], tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_models_beside_each_other_are_told_apart_by_shape_and_colour():
+    assert len(set(plots.MARKERS)) == len({shape for shape, _ in plots.MARKERS}) == 8

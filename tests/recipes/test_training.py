@@ -10,17 +10,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tiny_parts
 import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import messages, of_model
+from usermirrorer.builders.prompts import answer, messages, of_model
+from usermirrorer.builders.schema import PREFERENCE, SCENE
+from usermirrorer.builders.shards import write_table
 from usermirrorer.recipes import dpo, grpo, sft, training
 
-from recipe_rows import scene  # isort: skip
+from recipe_rows import pair, scene  # isort: skip
 
 CHECKOUT = Path(__file__).parents[2]
 RECIPES = {"sft": sft, "dpo": dpo, "grpo": grpo}
@@ -147,27 +153,67 @@ def start(stage: str, arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
-def test_a_run_killed_in_mid_training_ends_with_the_same_losses(stage, tiny_model, pairs, tmp_path):
-    lora = ["--use_peft", "true", "--lora_dropout", "0.3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    RECIPES[stage].main([*words(stage, tiny_model, pairs, whole, steps=16), *lora])
-    process = start(stage, [*words(stage, tiny_model, pairs, killed, steps=16), *lora])
-    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
+@pytest.fixture(scope="module")
+def answering(tiny_model, tmp_path_factory) -> tuple[Path, Path]:
+    """A tiny model that answers in form, so that rewards differ, and the scenes it is asked."""
+    folder = tmp_path_factory.mktemp("answering")
+    rows = [pair(i) | {"prompt": messages(scene(i), "direct")} for i in range(24)]
+    for row in rows:
+        row["chosen"] = [{"role": "assistant", "content": answer(row["chosen_behavior"])}]
+    write_table(folder / "pairs.parquet", pa.Table.from_pylist(rows, schema=PREFERENCE))
+    more = ["--per_device_train_batch_size", "8", "--save_strategy", "no"]
+    model = sft.main([*words("sft", tiny_model, folder / "pairs.parquet", folder / "m", 30), *more])
+    asked = [scene(i) for i in range(24)]
+    write_table(folder / "scenes.parquet", pa.Table.from_pylist(asked, schema=SCENE))
+    return model, folder / "scenes.parquet"
+
+
+STEPS = 12
+MORE = {
+    "sft": ["--use_peft", "true", "--lora_dropout", "0.3"],
+    "dpo": ["--use_peft", "true", "--lora_dropout", "0.3"],
+    "grpo": [*("--stage", "direct", "--per_device_train_batch_size", "4"),
+             *("--num_generations", "4", "--learning_rate", "1e-3")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "stage", ["sft", *(pytest.param(s, marks=pytest.mark.slow) for s in ("dpo", "grpo"))]
+)
+def test_a_run_killed_in_mid_training_ends_with_the_same_losses(
+    stage, tiny_model, pairs, request, tmp_path
+):
+    model, rows = tiny_model, pairs
+    if stage == "grpo":
+        model, rows = request.getfixturevalue("answering")
+    whole, killed = (
+        [*words(stage, model, rows, tmp_path / name, STEPS), *MORE[stage]]
+        for name in ("whole", "killed")
+    )
+    RECIPES[stage].main(whole)
+    process = start(stage, killed)
+    folder = tmp_path / "killed"
+    while not (folder / "checkpoint-4" / "trainer_state.json").exists():
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
+    if stage == "sft":
+        with pytest.raises(UserError, match="another process trains here"):
+            RECIPES[stage].main(killed)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (killed / "train_run.json").exists()
-    done_before = (killed / "metrics.jsonl").read_text().splitlines()[:4]
-    RECIPES[stage].main([*words(stage, tiny_model, pairs, killed, steps=16), *lora])
+    assert not (folder / "train_run.json").exists()
+    done_before = (folder / "metrics.jsonl").read_text().splitlines()[:4]
+    RECIPES[stage].main(killed)
     # The first lines bear the times of the killed process: those steps were not done again.
-    assert (killed / "metrics.jsonl").read_text().splitlines()[:4] == done_before
-    steps = [row["step"] for row in record(killed)["curve"]]
-    assert steps == list(range(1, 17))
-    expected = [row["loss"] for row in record(whole)["curve"]]
-    assert [row["loss"] for row in record(killed)["curve"]] == pytest.approx(expected, rel=1e-6)
-    assert record(killed)["results"]["tokens"] == record(whole)["results"]["tokens"]
+    assert (folder / "metrics.jsonl").read_text().splitlines()[:4] == done_before
+    expected, found = record(tmp_path / "whole"), record(folder)
+    assert [row["step"] for row in found["curve"]] == list(range(1, STEPS + 1))
+    for name in ("loss", "reward"):
+        values = [row[name] for row in expected["curve"] if name in row]
+        again = [row[name] for row in found["curve"] if name in row]
+        assert again == pytest.approx(values, rel=1e-6)
+        assert not values or len(set(values)) > 3  # equal, not merely all the same
+    assert found["results"]["tokens"] == expected["results"]["tokens"]
 
 
 def test_a_finished_run_is_not_done_twice_and_a_folder_belongs_to_one_run(
@@ -211,7 +257,7 @@ def broken_template(model: Path, target: Path) -> Path:
 
 
 def test_what_can_be_known_before_training_is_an_error_before_training(
-    tiny_model, pairs, tmp_path, monkeypatch
+    tiny_model, pairs, scenes, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
 
@@ -220,6 +266,12 @@ def test_what_can_be_known_before_training_is_an_error_before_training(
             sft.main([*words("sft", model, data, out), *more])
         assert not (out / "metrics.jsonl").exists()
 
+    rows = pq.read_table(pairs)
+    pq.write_table(rows.drop(["chosen_behavior"]), tmp_path / "columns.parquet")
+    refused("columns chosen_behavior are missing", data=tmp_path / "columns.parquet")
+    several = shutil.copytree(tiny_model, tmp_path / "several")
+    tiny_parts.tokenizer(["Behavior: [A] x"] * 50, words=False).save_pretrained(several)
+    refused("not a single token", "--stage", "direct", model=several, data=scenes)
     refused("model cannot be loaded", model=tmp_path / "nowhere")
     refused("no chat template", model=broken_template(tiny_model, tmp_path / "plain"))
     refused("context of 2048 tokens is shorter than 4096", "--max_length", "4096")
@@ -233,6 +285,44 @@ def test_what_can_be_known_before_training_is_an_error_before_training(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     refused("checkpoints and model need")
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "message"),
+    [
+        ("sft", ["--use_liger_kernel", "true"], "needs the package liger-kernel"),
+        ("sft", ["--load_in_4bit", "true", "--use_peft", "true"], "needs the package bitsandbytes"),
+        ("sft", ["--report_to", "wandb"], "needs the package wandb"),
+        (
+            "dpo",
+            ["--attn_implementation", "flash_attention_2"],
+            "needs a GPU and the package flash",
+        ),
+    ],
+)
+def test_an_option_whose_package_is_missing_names_it(stage, asked, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=message):
+        RECIPES[stage].main([*words(stage, tmp_path / "m", tmp_path / "d", tmp_path / "o"), *asked])
+
+
+def test_vllm_is_asked_for_where_there_is_a_gpu_alone(tmp_path, monkeypatch, capsys):
+    arguments = [*words("grpo", tmp_path / "m", tmp_path / "d", tmp_path / "o")]
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="model cannot be loaded"):
+        grpo.main([*arguments, "--use_vllm", "true"])
+    assert "generated by transformers" in capsys.readouterr().out
+    gpu = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setattr(grpo, "torch", gpu)
+    with pytest.raises(UserError, match="needs the package vllm"):
+        grpo.main([*arguments, "--use_vllm", "true"])
+
+
+def test_quantized_weights_are_trained_by_an_adapter(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    arguments = words("sft", tmp_path / "m", tmp_path / "d", tmp_path / "o")
+    with pytest.raises(UserError, match="Add --use_peft"):
+        sft.main([*arguments, "--load_in_4bit", "true"])
 
 
 def test_on_the_command_line_an_error_is_one_line_and_exit_code_1(tmp_path, pairs):
@@ -262,8 +352,11 @@ def test_configurations_are_understood_and_keep_the_papers_values(path):
     assert parsed.warmup_steps == 10 and parsed.num_train_epochs in (1, 2, 3)
     if stage == "grpo":
         assert rows // parsed.num_generations == 64 and parsed.num_generations == 8
-        assert (parsed.learning_rate, parsed.beta) == (1e-5, 1e-3)
+        assert (parsed.learning_rate, parsed.beta) == (1e-5, 1e-3) and parsed.use_vllm
     else:
         assert rows == 16 and parsed.learning_rate in (2e-4, 1e-4, 5e-5, 2e-5)
     if stage == "dpo":
-        assert parsed.beta == 0.1
+        assert parsed.beta == 0.1 and parsed.precompute_ref_log_probs
+    if stage == "sft":
+        general = training.parse(kinds[stage], asked).data
+        assert general.general_data == "allenai/tulu-3-sft-mixture" and general.general_ratio == 10
