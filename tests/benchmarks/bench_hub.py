@@ -10,7 +10,7 @@ other load hits all of them.
     push, pull     `usermirrorer release push` and `pull`, which prove every hash besides
     client_push    plain `upload_folder`; with hf_xet installed that is the Xet protocol
     client_pull    plain `snapshot_download`, which proves nothing
-    floor_*        the same `push` and `pull` against `null_hub.py`, which does nothing
+    floor_*        the same client against `null_hub.py`, which does nothing
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
                 ("pull", "pull", got, repo_id, environment),
                 ("client_pull", "client_pull", got, repo_id, environment),
                 ("floor_pull", "pull", got, "null/null", nothing),
+                ("floor_client_pull", "client_pull", got, "null/null", nothing),
                 ("client_push", "client_push", source, f"{repo_id}-client", environment),
+                ("floor_client_push", "client_push", source, "null/null", nothing),
             ):
                 took, used = client(way, where, repo, variables)
                 seconds.setdefault(name, []).append(took)
