@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import HfApi
 
 from usermirrorer.builders import schema, shards
 from usermirrorer.hub import folder as release_folder
@@ -169,6 +170,9 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
                 seconds.setdefault(name, []).append(took)
                 memory[f"{name}_memory"] = max(used, memory.get(f"{name}_memory", 0))
                 shutil.rmtree(got, ignore_errors=True)
+            for name in (repo_id, f"{repo_id}-client"):  # what is done leaves disk and memory free
+                HfApi(hub.endpoint, hub.token).delete_repo(name, repo_type="dataset")
+            print({name: round(took[-1], 2) for name, took in seconds.items()}, file=sys.stderr)
         memory["server_memory"] = peak_memory_mb(folder / "hub")
     speed = {key: size / min(values) for key, values in seconds.items()}
     shares = {f"{key}_share": speed[key] / speed["copy"] for key in speed if key != "copy"}
