@@ -149,18 +149,21 @@ def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def fetched(repo_id: str, version: str) -> Iterator[Path]:
     """Download a version into a temporary folder, past every cache."""
-    with tempfile.TemporaryDirectory(prefix="usermirrorer-") as folder:
-        _download(repo_id, version, Path(folder))
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix="usermirrorer-") as temporary:
+        folder, empty = Path(temporary) / "release", Path(temporary) / "cache"
+        _download(repo_id, version, folder, empty)
+        yield folder
 
 
-def _download(repo_id: str, version: str, folder: Path) -> None:
+def _download(repo_id: str, version: str, folder: Path, cache: Path | None = None) -> None:
+    """Download; the client copies what is in `cache` (default: the user's own) from there."""
     with _one_line_errors(repo_id):
         HfApi().snapshot_download(
             repo_id,
             repo_type="dataset",
             revision=tag_of(version),
             local_dir=folder,
+            cache_dir=cache,
             max_workers=4,  # the client holds some 30 MB for each
         )
 

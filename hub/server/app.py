@@ -77,7 +77,11 @@ def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
         UserError: if another process serves it.
     """
     import uvicorn
+    from uvicorn.protocols.http import httptools_impl
 
+    # Bytes of a body that wait for us. With uvicorn's 64 KiB every read is followed by a pause and
+    # by memory given back and taken anew: half the speed of an upload.
+    httptools_impl.HIGH_WATER_LIMIT = 2 * objects.BLOCK
     return uvicorn.Config(
         create_app(root),
         host=host,

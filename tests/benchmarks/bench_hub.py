@@ -10,7 +10,7 @@ other load hits all of them.
     push, pull     `usermirrorer release push` and `pull`, which prove every hash besides
     client_push    plain `upload_folder`; with hf_xet installed that is the Xet protocol
     client_pull    plain `snapshot_download`, which proves nothing
-    floor_*        the same `push` and `pull` against `null_hub.py`, which does nothing
+    floor_*        the same client against `null_hub.py`, which does nothing
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import HfApi
 
 from usermirrorer.builders import schema, shards
 from usermirrorer.hub import folder as release_folder
@@ -161,12 +162,17 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
                 ("pull", "pull", got, repo_id, environment),
                 ("client_pull", "client_pull", got, repo_id, environment),
                 ("floor_pull", "pull", got, "null/null", nothing),
+                ("floor_client_pull", "client_pull", got, "null/null", nothing),
                 ("client_push", "client_push", source, f"{repo_id}-client", environment),
+                ("floor_client_push", "client_push", source, "null/null", nothing),
             ):
                 took, used = client(way, where, repo, variables)
                 seconds.setdefault(name, []).append(took)
                 memory[f"{name}_memory"] = max(used, memory.get(f"{name}_memory", 0))
                 shutil.rmtree(got, ignore_errors=True)
+            for name in (repo_id, f"{repo_id}-client"):  # what is done leaves disk and memory free
+                HfApi(hub.endpoint, hub.token).delete_repo(name, repo_type="dataset")
+            print({name: round(took[-1], 2) for name, took in seconds.items()}, file=sys.stderr)
         memory["server_memory"] = peak_memory_mb(folder / "hub")
     speed = {key: size / min(values) for key, values in seconds.items()}
     shares = {f"{key}_share": speed[key] / speed["copy"] for key in speed if key != "copy"}

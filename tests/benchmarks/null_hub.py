@@ -26,9 +26,13 @@ class NullHub(BaseHTTPRequestHandler):
     folder = Path()
 
     def do_POST(self) -> None:
-        body = json.loads(self._body() or b"{}") if "/commit/" not in self.path else self._body()
+        data = self._body()
+        binary = any(part in self.path for part in ("/commit/", "/v1/", "/v2/"))
+        body = {} if binary else json.loads(data or b"{}")
         base = f"http://{self.headers['host']}"
-        if self.path.endswith("/batch"):
+        if "/v2/" in self.path:
+            self._send({}, 404)
+        elif self.path.endswith("/batch"):
             rows = [
                 {**o, "actions": {"upload": {"href": f"{base}/put/{o['oid']}"}}}
                 for o in body["objects"]
@@ -47,7 +51,8 @@ class NullHub(BaseHTTPRequestHandler):
             self._send({"files": rows, "commitOid": COMMIT})
         else:
             name = f"{base}/datasets/null/null"
-            self._send({"url": name, "name": "null/null", "commitOid": COMMIT, "commitUrl": name})
+            made = {"url": name, "name": "null/null", "commitOid": COMMIT, "commitUrl": name}
+            self._send({**made, "was_inserted": True, "result": 1})
 
     def do_PUT(self) -> None:
         self._body()
@@ -60,6 +65,9 @@ class NullHub(BaseHTTPRequestHandler):
         elif path.endswith("/refs"):
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT}
             self._send({"branches": [branch], "tags": [], "converts": []})
+        elif "/xet-write-token/" in path:
+            base, far = f"http://{self.headers['host']}", 2_000_000_000
+            self._send({"casUrl": base, "accessToken": "none", "exp": far})
         elif "/tree/" in path:
             self._send([{**f, "type": "file", "oid": COMMIT} for f in self._files()])
         elif path.endswith("whoami-v2"):
