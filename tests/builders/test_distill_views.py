@@ -67,7 +67,7 @@ def assert_learns(made):
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-def test_every_strategy_s_views_are_read_by_their_trainers(trainer, strategy):
+def test_every_strategy_s_views_are_read_by_their_trainers(trainer, views, strategy):
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
     sft = trainer(SFTTrainer, SFTConfig, "sft", strategy=strategy, max_length=2048)
