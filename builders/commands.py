@@ -11,6 +11,8 @@ import click
 
 from usermirrorer.builders import presets
 from usermirrorer.builders.engines import CONTEXT, KINDS
+from usermirrorer.builders.engines.loading import EngineSpec, load_tokenizer
+from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.progress import bar
 
 _FILE = click.Path(path_type=Path)
@@ -147,7 +149,6 @@ def decide(
     """
     from usermirrorer.builders import decisions, shards
     from usermirrorer.builders.engines import Sampling
-    from usermirrorer.builders.engines.loading import EngineSpec
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS
     from usermirrorer.builders.throughput import Meter
 
@@ -159,6 +160,7 @@ def decide(
     )
     decider = EngineSpec(engine, model, **options)
     scorer = EngineSpec(judge_engine or engine, judge or model, **options)
+    _check_used({decider.kind, scorer.kind}, options)
     # A server shares no prompt with the scoring, and what it wrote stays if it cannot score.
     apart = scorer != decider or engine == "openai"
     sampled = out.with_name(f"{out.stem}.sampled.parquet") if apart else out
@@ -199,6 +201,20 @@ def decide(
     for name, value in decisions.summary(shards.read_table(out)).items():
         click.echo(f"{name}: {value}")
     click.echo(f"{meter.summary()} ({meter.path})")
+
+
+def _check_used(kinds: set[str], options: dict[str, Any]) -> None:
+    """Refuse options of engines that are not asked for, rather than ignore them."""
+    for name, kind in (
+        ("tensor_parallel", "vllm"),
+        ("base_url", "openai"),
+        ("tokenizer", "openai"),
+    ):
+        default = EngineSpec.__dataclass_fields__[name].default
+        if options[name] != default and kind not in kinds:
+            raise UserError(
+                f"is of --engine {kind}", where=f"--{name.replace('_', '-')}", fix="Leave it out."
+            )
 
 
 def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -265,7 +281,6 @@ def distil(
 
     from usermirrorer.builders import distill, fetch, ifd, shards
     from usermirrorer.builders.engines.chat import count_tokens
-    from usermirrorer.builders.engines.loading import load_tokenizer
     from usermirrorer.builders.prompts import DEFAULT_PROMPTS
 
     distill.get_strategy(strategy)  # before any work

@@ -74,11 +74,9 @@ class EngineSpec:
             raise UserError(
                 "is for engines that compute", where="--workers", fix="Raise --concurrency."
             )
-        import torch
-
         from usermirrorer.builders.engines.ray import spread_over
 
-        return spread_over(workers, self.tensor_parallel if torch.cuda.is_available() else 0)
+        return spread_over(workers, self.tensor_parallel)
 
     def identity(self) -> dict[str, Any]:
         """Return what rows depend on: engine, model, revision, dtype; not where or how fast."""

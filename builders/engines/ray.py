@@ -2,6 +2,11 @@
 
 On GPUs an actor holds a vLLM or transformers engine and as many GPUs as it needs, on CPUs a
 transformers engine. `RAY_ADDRESS` names a cluster; without it a local Ray starts and ends here.
+
+Not by `ray.data.llm`: of a request's n outputs its vLLM stage keeps the first (Ray 2.60), so that
+ten decisions would be ten rows, and scoring them a second pipeline whose engines know none of the
+prompts. An actor here samples and scores a scene on one cache, with the code of a single process,
+whatever the engine, and its parts resume in the same way.
 """
 
 from __future__ import annotations
@@ -18,14 +23,15 @@ from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.shards import Spread, Work
 
 
-def spread_over(workers: int, gpus: int = 0) -> Spread:
-    """Return a way to work on parts: by `workers` actors with `gpus` GPUs each.
+def spread_over(workers: int, gpus: int = 1) -> Spread:
+    """Return a way to work on parts: by `workers` actors, with `gpus` GPUs each where Ray has any.
 
     Parts come back as they are finished; where an actor dies, Ray starts another one. What a part
     holds depends on the part alone, so the rows are those of a single process.
 
     Raises:
-        UserError: if Ray is not installed; while iterating, if the work raises one.
+        UserError: if Ray is not installed; while iterating, if no node has that many GPUs or the
+            work raises one.
     """
     try:
         import ray.data
@@ -40,7 +46,7 @@ def spread_over(workers: int, gpus: int = 0) -> Spread:
         if not missing:
             return
         with running(workers):
-            slices = ray.put(dict(missing))
+            slices, taken = ray.put(dict(missing)), _gpus_of_an_actor(gpus)
             parts = ray.data.from_items(
                 [{"number": number} for number, _ in missing], override_num_blocks=len(missing)
             ).map(
@@ -48,7 +54,7 @@ def spread_over(workers: int, gpus: int = 0) -> Spread:
                 fn_constructor_args=(work, [slices]),
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
                 num_cpus=1,
-                num_gpus=gpus,
+                num_gpus=taken,
             )
             for row in parts.iter_rows():
                 if row["error"]:
@@ -57,6 +63,20 @@ def spread_over(workers: int, gpus: int = 0) -> Spread:
                 yield row["number"], pa.ipc.open_stream(row["table"]).read_all()
 
     return spread
+
+
+def _gpus_of_an_actor(asked: int) -> int:
+    """Return `asked`, or 0 on a cluster without GPUs: an actor that fits nowhere waits for ever."""
+    import ray
+
+    most = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
+    if 0 < most < asked:
+        raise UserError(
+            f"asks for {asked} GPUs an engine, and no node of Ray has more than {most}",
+            where="--tensor-parallel",
+            fix="Lower it, or serve the model on several nodes and use --engine openai.",
+        )
+    return asked if most else 0
 
 
 class _Actor:

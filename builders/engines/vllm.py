@@ -6,8 +6,9 @@ samples, and once more only for the few tokens of a thought whose options are sc
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class VllmEngine:
         self.tokenizer = load_tokenizer(folder)
         self.label_ids = label_ids(self.tokenizer, self.name)
         self.context = min(CONTEXT, _longest(folder))
-        with explained(folder):
+        with explained(folder), _started(self.name, tensor_parallel):
             self._llm = LLM(
                 folder,
                 dtype=dtype,  # type: ignore[arg-type]
@@ -153,6 +154,25 @@ class VllmEngine:
         return self._llm.generate(
             [{"prompt_token_ids": ids} for ids in texts], list(settings), use_tqdm=False
         )
+
+
+@contextlib.contextmanager
+def _started(name: str, tensor_parallel: int) -> Iterator[None]:
+    """Say in one line why vLLM's processes did not start; they told the details themselves."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if 0 < there < tensor_parallel:
+        raise UserError(
+            f"asks for {tensor_parallel} GPUs, there are {there}", where="--tensor-parallel"
+        )
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise UserError(
+            f"vLLM cannot start: {reason}", where=name, fix="Its own messages stand above."
+        ) from error
 
 
 def _longest(folder: str) -> int:

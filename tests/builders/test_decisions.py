@@ -13,8 +13,10 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from usermirrorer.builders import decisions, shards
+from usermirrorer.builders.commands import decide
 from usermirrorer.builders.engines import Sampling
 from usermirrorer.builders.engines.loading import load_engine
 from usermirrorer.builders.errors import UserError
@@ -266,6 +268,18 @@ def test_a_full_disk_stops_the_run_and_finished_parts_stay(built, tiny_chat_mode
     assert "no space left on the disk. Free some and run again" in error
     assert 0 < int(parts) < 10
     assert counts == f"{4 * int(parts)} 80"
+
+
+@pytest.mark.parametrize(
+    ("option", "engine"),
+    [("--tensor-parallel 2", "vllm"), ("--base-url http://x/v1", "openai")],
+)
+def test_options_of_another_engine_are_refused(built, tmp_path, option, engine):
+    shards.write_table(tmp_path / "s.parquet", built["train"].slice(0, 1))
+    words = [str(tmp_path / "s.parquet"), "--model", "m", "--out", str(tmp_path / "d.parquet")]
+    told = CliRunner().invoke(decide, [*words, *option.split()])
+    assert isinstance(told.exception, UserError)
+    assert f"{option.split()[0]}: is of --engine {engine}" in str(told.exception)
 
 
 def test_the_meter_adds_up_runs_and_prices(rows, engine, tmp_path):

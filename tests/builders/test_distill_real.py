@@ -18,6 +18,8 @@ from usermirrorer.builders.schema import PREFERENCE
 
 pytestmark = pytest.mark.slow
 MODEL = "smollm2-135m-instruct"
+SCENES = 36  # more than one part
+SAMPLES = 3
 PAIRS = 3
 
 
@@ -44,17 +46,17 @@ def kill_after_the_first_part(words: list[str], parts: Path) -> None:
 
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory) -> Path:
-    """Return a folder with real scenes and the decisions of both models on 40 of them.
+    """Return a folder with real scenes and the decisions of both models on them.
 
     Both are the 135M model, at two temperatures: what is under test is the stage, not who is right.
     """
     folder = tmp_path_factory.mktemp("real")
     raw = fetch.fetch_asset("ml-100k")
-    sizes = ["--train", 40, "--test", 4, "--history", 1, 2]
+    sizes = ["--train", SCENES, "--test", 4, "--history", 1, 2]
     told("scenes", "movielens", raw, *sizes, "--out", folder)
     common = [
         "--samples",
-        4,
+        SAMPLES,
         "--max-tokens",
         24,
         "--guided",
@@ -82,7 +84,7 @@ def test_a_killed_run_of_the_real_model_lost_and_repeated_nothing(decided):
         ).to_pylist()
         scenes = pq.read_table(decided / "train.parquet")["scene_id"].to_pylist()
         assert [(r["scene_id"], r["sample"]) for r in rows] == [
-            (scene, n) for scene in scenes for n in range(4)
+            (scene, n) for scene in scenes for n in range(SAMPLES)
         ]
 
 
@@ -106,4 +108,4 @@ def test_every_strategy_yields_a_valid_dataset(decided, strategy, tmp_path):
 def test_the_report_names_all_scenes(decided, tmp_path):
     files = ["--weak", decided / "w.parquet", "--strong", decided / "s.parquet"]
     told("report", decided / "train.parquet", *files, "--out", tmp_path)
-    assert "40 scenes" in (tmp_path / "report.md").read_text()
+    assert f"{SCENES} scenes" in (tmp_path / "report.md").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,3 +109,32 @@ def test_an_actor_s_error_is_the_one_line_of_its_cause(local_ray, scenes, tmp_pa
 def test_workers_do_not_multiply_requests_to_one_server():
     with pytest.raises(UserError, match="--concurrency"):
         EngineSpec("openai", "model").spread(2)
+
+
+#: A Ray of one GPU, as it is told: what an actor takes of it, and what is more than a node has.
+ONE_GPU = """
+import pyarrow as pa, ray
+from usermirrorer.builders.engines import ray as actors
+from usermirrorer.builders.errors import UserError
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1",
+         log_to_driver=False)
+def given(rows):
+    import ray
+    return pa.table({"gpus": [len(ray.get_gpu_ids())]})
+print([table["gpus"].to_pylist() for _, table in actors.spread_over(1, 1)(given, [(0, [1])])])
+try:
+    list(actors.spread_over(1, 2)(given, [(0, [1])]))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_an_actor_takes_its_gpus_and_one_that_fits_nowhere_is_refused():
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'usermirrorer[ray]'")
+    told = subprocess.run(
+        [sys.executable, "-c", ONE_GPU], capture_output=True, text=True, check=True, timeout=300
+    )
+    taken, refused = told.stdout.splitlines()[-2:]
+    assert taken == "[[1]]"
+    assert "asks for 2 GPUs an engine, and no node of Ray has more than 1" in refused
