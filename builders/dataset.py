@@ -31,8 +31,12 @@ from usermirrorer.builders.schema import LABELS, ORIGINS, SCENE, SCHEMA_VERSION
 from usermirrorer.builders.sources import all_sources, domains, get_source
 
 _CITATION = (
-    "@article{wei2025mirroring, title={Mirroring Users: Towards Building Preference-aligned User "
-    "Simulator with User Feedback in Recommendation}, author={Wei and others}, year={2025}}"
+    "@inproceedings{wei-etal-2026-mirroring, title={Mirroring Users: Towards Building "
+    "Preference-aligned User Simulator with User Feedback in Recommendation}, author={Wei, Tianjun "
+    "and Guo, Huizhong and Du, Yingpeng and Sun, Zhu and Chen, Huang and Wang, Dongxia and Zhang, "
+    "Jie}, booktitle={Proceedings of the 64th Annual Meeting of the Association for Computational "
+    "Linguistics (Volume 1: Long Papers)}, pages={6046--6071}, year={2026}, "
+    "url={https://aclanthology.org/2026.acl-long.273/}}"
 )
 _PART = 256  # scenes that one process turns into Arrow at a time
 

@@ -259,6 +259,8 @@ def _header(head: str, raw: Raw, columns: Sequence[str], separator: str) -> list
     if missing := [column for column in columns if column not in names]:
         hint = f" (is it not split by {separator!r}?)" if len(names) == 1 else ""
         raise UserError(f"column(s) {', '.join(missing)} are missing{hint}", where=f"{raw}:1")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"column(s) {', '.join(twice)} are named twice", where=f"{raw}:1")
     return names
 
 

@@ -101,7 +101,9 @@ class Source:
         read: Reads a folder (or file) of raw data.
         downloads: File name -> official address, where automatic download is allowed.
         sizes: File name -> rough size as its publisher states it, e.g. `6 MB`.
-        hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher gives one.
+        hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher states one or
+            several independent projects record the same of the same address. Of the other files
+            the first download is trusted and its hash recorded.
         columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
             its type and meaning. What is stored has exactly these.
 

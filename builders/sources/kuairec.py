@@ -229,7 +229,10 @@ SOURCES = (
             "kuairec_caption_category.csv": "captions and categories",
         },
         sizes={"KuaiRec.zip": "432 MB"},
-        hashes={"KuaiRec.zip": "md5:261550d472c48eff4990fb13c0e5bcf7"},
+        hashes={
+            "KuaiRec.zip": "md5:261550d472c48eff4990fb13c0e5bcf7",
+            "kuairec_caption_category.csv": "md5:31bc38cdccdf75a71df137779035f8cb",
+        },
         read=read,
         downloads={
             name: f"https://zenodo.org/records/18164998/files/{name}"

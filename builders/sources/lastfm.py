@@ -198,6 +198,11 @@ SOURCES = (
             "user_friends.dat": "friendships",
         },
         sizes={"hetrec2011-lastfm-2k.zip": "2.6 MB"},
+        hashes={
+            "hetrec2011-lastfm-2k.zip": (
+                "sha256:6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c"
+            )
+        },
         read=read,
         downloads={
             "hetrec2011-lastfm-2k.zip": (
