@@ -109,7 +109,7 @@ def features() -> datasets.Features:
 class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
     """Builds user simulation scenes (Definition 2.1) from the raw files of their publishers.
 
-    `num_proc` processes turn the scenes into Arrow; the rows are the same for any number of them.
+    `num_proc` processes make the scenes; the rows are the same for any number of them.
     """
 
     BUILDER_CONFIG_CLASS = UserMirrorerConfig
@@ -132,10 +132,13 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             citation="\n".join([_CITATION, *dict.fromkeys(source.citation for source in chosen)]),
         )
 
+    def _make_split_generators_kwargs(self, prepare_split_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"workers": prepare_split_kwargs.get("num_proc") or 1}
+
     def _split_generators(
-        self, dl_manager: datasets.DownloadManager
+        self, dl_manager: datasets.DownloadManager, workers: int = 1
     ) -> list[datasets.SplitGenerator]:
-        made = [self._built(name) for name in self.config.sources]
+        made = [self._built(name, workers) for name in self.config.sources]
         return [
             datasets.SplitGenerator(
                 name=split,
@@ -150,7 +153,7 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             for split in ("train", "test")
         ]
 
-    def _built(self, name: str) -> Path:
+    def _built(self, name: str, workers: int) -> Path:
         """Build the scenes of one source, unless an earlier call did; return their folder."""
         config = self.config
         counts = presets.preset(config.preset, name)
@@ -170,6 +173,7 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             embedder=config.embedder,
             interactions=most,
             strict=config.strict,
+            workers=workers,
         )
         return folder
 

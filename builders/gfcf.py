@@ -20,12 +20,16 @@ from scipy import sparse
 
 from usermirrorer.builders.exposure import Log
 
-#: Weight and rank of the low-pass filter beside the linear one.
-LOW_PASS_WEIGHT, LOW_PASS_RANK = 0.3, 256
+#: Weight and rank of the low-pass filter beside the linear one; the paper names neither. The rank
+#: is that of its published code, the weight that of GF-CF's authors.
+LOW_PASS_WEIGHT, LOW_PASS_RANK = 0.3, 64
 #: Above this many items the filter keeps each item's strongest neighbours only.
 _DENSE_ITEMS = 16_384
-_NEIGHBOURS, _SPARSE_RANK = 256, 64
+_WIDE_ITEMS = 4096  # up to this many, the filter is converted to float64 once and not by parts
+_NEIGHBOURS = 256
+_NOTHING = 1e-6  # an eigenvalue, as a share of the largest, that two iterations cannot resolve
 _USERS, _ROWS = 2048, 1024  # rows of a matrix worked on at once
+_COLUMNS = 256  # of the filter, so that they stay in a core's cache while histories add them up
 
 #: Arrays by name: `dense` [items, items], or those of a sparse matrix and of the low-pass filter;
 #: none if nothing was seen yet. Plain arrays, so that processes can share them.
@@ -64,7 +68,12 @@ def scores(fitted: Filter, history: sparse.csr_matrix) -> np.ndarray:
     if not fitted:
         return np.zeros(history.shape, np.float32)
     if "dense" in fitted:
-        return np.asarray(history @ fitted["dense"], np.float32)
+        dense = fitted["dense"]
+        found = np.empty(history.shape, np.float32)
+        for start in range(0, dense.shape[1], _COLUMNS):
+            columns = np.ascontiguousarray(dense[:, start : start + _COLUMNS])
+            found[:, start : start + _COLUMNS] = history @ columns
+        return found
     size = history.shape[1]
     linear = sparse.csr_matrix(
         (fitted["data"], fitted["indices"], fitted["indptr"]), (size, size), copy=False
@@ -80,9 +89,11 @@ def _dense(seen: sparse.csr_matrix, scale: np.ndarray, unscale: np.ndarray) -> n
     linear *= scale.astype(np.float32)[None, :]
     items = len(linear)
 
+    wide = linear.astype(np.float64) if items <= _WIDE_ITEMS else linear
+
     def apply(block: np.ndarray) -> np.ndarray:
-        parts = [linear[a : a + _ROWS].astype(np.float64) @ block for a in range(0, items, _ROWS)]
-        return np.concatenate(parts)
+        rows = (wide[a : a + _ROWS] for a in range(0, items, _ROWS))
+        return np.concatenate([part.astype(np.float64, copy=False) @ block for part in rows])
 
     basis = _leading(apply, items, LOW_PASS_RANK)
     into, back = LOW_PASS_WEIGHT * scale[:, None] * basis, basis.T * unscale[None, :]
@@ -130,7 +141,7 @@ def _sparse(seen: sparse.csr_matrix, scale: np.ndarray, unscale: np.ndarray) -> 
     linear = sparse.vstack(
         [_strongest((transposed[a : a + _ROWS] @ normal).tocsr(), _NEIGHBOURS) for a in rows]
     ).tocsr()
-    basis = _leading(lambda x: transposed @ (normal @ x), normal.shape[1], _SPARSE_RANK)
+    basis = _leading(lambda x: transposed @ (normal @ x), normal.shape[1], LOW_PASS_RANK)
     return {
         "data": linear.data,
         "indices": linear.indices,
@@ -141,13 +152,18 @@ def _sparse(seen: sparse.csr_matrix, scale: np.ndarray, unscale: np.ndarray) -> 
 
 
 def _leading(apply: Callable[[np.ndarray], np.ndarray], size: int, rank: int) -> np.ndarray:
-    """Leading eigenvectors [size, rank] of a symmetric operator by block power iteration."""
+    """Leading eigenvectors [size, rank] of a symmetric operator by block power iteration.
+
+    Where the operator has a smaller rank, zeros stand in place of the vectors that it sends to
+    nothing: which ones those are would be up to rounding.
+    """
     rank = min(rank, max(1, size // 4))
     block = np.random.default_rng(0).standard_normal((size, rank + 8))
     for _ in range(2):
         block, _ = np.linalg.qr(apply(apply(block)))
     small = block.T @ apply(block)
-    _, rotation = np.linalg.eigh((small + small.T) / 2)
+    values, rotation = np.linalg.eigh((small + small.T) / 2)
+    rotation[:, values < _NOTHING * values[-1]] = 0.0
     return (block @ rotation[:, ::-1])[:, :rank]
 
 

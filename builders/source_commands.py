@@ -68,6 +68,7 @@ def _details(source: Source) -> None:
         f"  Homepage:            {source.homepage}",
         f"  Licence:             {source.licence}",
         f"  Texts may be public: {public}",
+        *([f"  Not as of a scene:   {source.limits}"] if source.limits else []),
         "  Files (also as .gz, or inside a .zip):",
         *(f"    {name}: {what}" for name, what in source.files.items()),
         "  Downloads:",
@@ -76,7 +77,8 @@ def _details(source: Source) -> None:
             for name, url in source.downloads.items()
         ),
         *(f"    {name}: {digest}" for name, digest in source.hashes.items()),
-        "    Sizes and hashes are as stated by others: not verified by a download.",
+        "    Sizes and hashes are as stated by others: not verified by a download. A file without",
+        "    a hash is trusted the first time and must stay the same from then on.",
         *([] if source.downloads else [f"    by hand. {by_hand(source, Path('FOLDER'))}"]),
         "  Columns of its tables, beside those of every source:",
         *(

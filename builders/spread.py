@@ -52,8 +52,8 @@ def _fit(world: World, before: int | None) -> Filter:
 def over_processes(world: World, parts: Sequence[Part], workers: int) -> Iterator[pa.Table]:
     """Yield the scenes of each part, made by `workers` processes while this one fits filters.
 
-    Parts wait for one another only so far as they are yielded in order; at most two a worker are
-    under way, so that memory stays bounded.
+    The first part is made here while they start. Parts wait for one another only so far as they are
+    yielded in order; at most two a worker are under way, so that memory stays bounded.
     """
     with tempfile.TemporaryDirectory(prefix="usermirrorer-") as name:
         folder = Path(name)
@@ -65,11 +65,14 @@ def over_processes(world: World, parts: Sequence[Part], workers: int) -> Iterato
         made = functools.partial(_stored_part, name, world.source, world.config)
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
         try:
+            for _ in range(workers):
+                pool.submit(_prepare, name, world.source, world.config)
+            yield from here(world, parts[:1])
             waiting: deque[Future[pa.Table]] = deque()
-            for before, group in itertools.groupby(parts, key=lambda part: part.before):
+            for before, group in itertools.groupby(parts[1:], key=lambda part: part.before):
                 _store_arrays(folder / f"filter-{before}", _fit(world, before))
                 for part in group:
-                    if len(waiting) >= 2 * workers:
+                    while waiting and (waiting[0].done() or len(waiting) >= 2 * workers):
                         yield waiting.popleft().result()
                     waiting.append(pool.submit(made, part))
             while waiting:
@@ -82,6 +85,10 @@ def _one_thread() -> None:
     """Processes share the cores already; read before numpy and polars are imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ[name] = "1"
+
+
+def _prepare(folder: str, source: Source, config: SceneConfig) -> None:
+    _stored_world(folder, source, config)
 
 
 def _stored_part(folder: str, source: Source, config: SceneConfig, part: Part) -> pa.Table:

@@ -104,6 +104,8 @@ class Source:
         hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher states one or
             several independent projects record the same of the same address. Of the other files
             the first download is trusted and its hash recorded.
+        limits: What its raw files state as of their making alone, so that a scene shows it as it
+            was later. Everything else is as of the scene's time.
         columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
             its type and meaning. What is stored has exactly these.
 
@@ -135,6 +137,7 @@ class Source:
     downloads: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    limits: str = ""
     columns: Mapping[str, Mapping[str, Column]] = field(default_factory=dict)
     user_as_of: AsOf | None = None
     item_as_of: AsOf | None = None

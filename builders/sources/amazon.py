@@ -180,6 +180,7 @@ def _source(name: str, title: str, name_2018: str, name_2023: str, size: str) ->
             f"meta_{name_2023}.jsonl.gz": f"{_RAW_2023}/meta_categories/meta_{name_2023}.jsonl.gz",
         },
         columns=_COLUMNS,
+        limits="Price and category are the store's of the crawl.",
         read=functools.partial(read, name_2018=name_2018, name_2023=name_2023),
         item_as_of=_item_as_of,
     )

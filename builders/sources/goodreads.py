@@ -232,6 +232,7 @@ SOURCES = (
             "goodreads_book_authors.json.gz": "17 MB",
             "goodreads_book_genres_initial.json.gz": "23 MB",
         },
+        limits=("Genres are counted from readers' shelves up to the crawl."),
         read=read,
         downloads={
             Path(path).name: f"https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/{path}"

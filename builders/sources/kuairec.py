@@ -233,6 +233,10 @@ SOURCES = (
             "KuaiRec.zip": "md5:261550d472c48eff4990fb13c0e5bcf7",
             "kuairec_caption_category.csv": "md5:31bc38cdccdf75a71df137779035f8cb",
         },
+        limits=(
+            "Counts of friends, followers and follows, active degree and role of a person are one "
+            "snapshot, made with the data."
+        ),
         read=read,
         downloads={
             name: f"https://zenodo.org/records/18164998/files/{name}"

@@ -203,6 +203,10 @@ SOURCES = (
                 "sha256:6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c"
             )
         },
+        limits=(
+            "The text that is embedded for content similarity names the tags of all years; what a "
+            "scene shows are those given before it."
+        ),
         read=read,
         downloads={
             "hetrec2011-lastfm-2k.zip": (

@@ -109,6 +109,7 @@ SOURCES = (
             "app_meta.csv": "10,173 apps",
         },
         sizes={"mobilerec_final.csv": "4.42 GB", "app_meta.csv": "21.8 MB"},
+        limits=("Price, category and description are the store's of the crawl."),
         read=read,
         downloads={
             name: f"https://huggingface.co/datasets/recmeapp/mobilerec/resolve/main/{path}"

@@ -171,6 +171,11 @@ SOURCES = (
             ),
         },
         sizes={"steam_games.json.gz": "2.7 MB", "steam_reviews.json.gz": "1.3 GB"},
+        limits=(
+            "Sentiment, tags and price are the store's of the crawl. The sentiment, which appendix "
+            "E.1 shows, sums up everyone's reviews, later ones too; the reviews in the raw files "
+            "carry no verdict from which an earlier one could be computed."
+        ),
         read=read,
         downloads={
             name: f"https://cseweb.ucsd.edu/~wckang/{name}"

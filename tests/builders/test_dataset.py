@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from tests.raw_data import Size, write
+from usermirrorer.builders import flow
 from usermirrorer.builders.dataset import UserMirrorerBuilder
 from usermirrorer.builders.errors import UserError
 from usermirrorer.builders.sources import all_sources, domains
@@ -76,19 +77,33 @@ def test_changed_raw_files_are_another_dataset(settings, tmp_path):
     assert UserMirrorerBuilder(**given).config_id != before
 
 
-def test_several_sources_are_one_dataset(settings, tmp_path):
-    for name in ("lastfm", "steam"):
-        write(name, tmp_path / "raw" / name, MADE)
+def test_mixed_is_all_eleven_sources(settings, tmp_path):
+    for name in all_sources():
+        write(name, tmp_path / "raw" / name, Size(users=60, items=80, interactions=900))
     builder = UserMirrorerBuilder(
         config_name="mixed",
         data_dir=str(tmp_path / "raw"),
         cache_dir=str(tmp_path / "cache"),
-        **{**settings, "sources": ("lastfm", "steam"), "train": 20},
+        **{**settings, "train": 10, "test": 3},
     )
     builder.download_and_prepare()
-    rows = builder.as_dataset("train")
-    names = [rows.features["source"].int2str(value) for value in rows["source"]]
-    assert names == ["lastfm"] * 20 + ["steam"] * 20
+    for split, count in (("train", 10), ("test", 3)):
+        rows = builder.as_dataset(split)
+        names = [rows.features["source"].int2str(value) for value in rows["source"]]
+        assert names == sorted(names, key=list(all_sources()).index)  # one after the other
+        for name in all_sources():  # a scene whose candidates run out is left out
+            assert count - 2 < names.count(name) <= count
+
+
+def test_processes_make_the_scenes_too(settings, raw_movielens, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(flow, "build", lambda *a, workers, **k: asked.append(workers) or 1 / 0)
+    builder = UserMirrorerBuilder(
+        config_name="movielens", data_dir=str(raw_movielens), cache_dir=str(tmp_path), **settings
+    )
+    with pytest.raises(ZeroDivisionError):
+        builder.download_and_prepare(num_proc=2)
+    assert asked == [2]
 
 
 def test_missing_raw_files_are_one_clear_error(settings, tmp_path):

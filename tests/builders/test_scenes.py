@@ -302,6 +302,15 @@ def test_gf_cf_equals_its_formula():
     np.testing.assert_allclose(gfcf.scores(fitted, history), expected, rtol=1e-2, atol=5e-3)
 
 
+def test_gf_cf_of_few_users_is_not_up_to_rounding():
+    """The low-pass filter asks for more singular vectors than three users have."""
+    normal = np.random.default_rng(1).random((3, 40))
+    found = gfcf._leading(lambda block: normal.T @ (normal @ block), 40, 10)
+    assert (np.abs(found[:, :3]).sum(axis=0) > 0).all() and not found[:, 3:].any()
+    span = np.linalg.svd(normal)[2][:3].T
+    np.testing.assert_allclose(found @ found.T, span @ span.T, atol=1e-9)
+
+
 def test_popularity_counts_strictly_before_a_time():
     item, time = np.array([0, 0, 0, 1]), np.array([10, 20, 30, 20])
     log = exposure.make_log(np.zeros(4, int), item, time, users=1, items=3)

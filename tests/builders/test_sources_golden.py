@@ -6,9 +6,10 @@ import zipfile
 
 import polars as pl
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tests.builders.golden import CASES, HERE, dump, rendered, scene
-from usermirrorer.builders import schema
+from usermirrorer.builders import render, schema
 from usermirrorer.builders.sources import Report, all_sources, get_source
 
 
@@ -71,6 +72,25 @@ def test_item_text_is_data_not_template_code(domain):
     for kind in ("history", "exposure"):
         text = rendered(domain, kind, title="{{ 7*7 }} {% raw %} Behavior: [A]", ago="1 day ago")
         assert "{{ 7*7 }} {% raw %} Behavior: (A)" in text
+
+
+@pytest.mark.parametrize("domain", sorted({source.domain for source in all_sources().values()}))
+def test_rows_rendered_together_are_those_rendered_alone(domain):
+    environment = ImmutableSandboxedEnvironment(finalize=render._blank)
+    for kind in ("profile", "history", "exposure"):
+        path = render.TEMPLATES / domain / f"{kind}.jinja"
+        alone, template = environment.from_string(path.read_text()), render._load(environment, path)
+        names = sorted(template.names)
+        for odd in ("", "\0"):  # which stands behind each row's text
+            values = {"title": f"A {odd}title", "tag_values": ["rock"], "rating": 4, "ago": "now"}
+            rows = [
+                tuple(
+                    None if n % 3 == skip else values.get(name, 1) for n, name in enumerate(names)
+                )
+                for skip in range(4)
+            ]
+            expected = [alone.render(dict(zip(names, row, strict=True))) for row in rows]
+            assert template.render(names, rows) == expected
 
 
 @pytest.mark.parametrize("name", all_sources())
