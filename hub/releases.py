@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 Kind = Literal["dataset", "model"]
+_ItemKind = Literal["dataset", "model", "space"]
 #: Left alone on the Hub, and never sent: what the Hub and download tools keep for themselves.
 _KEPT = (".gitattributes",)
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".msgpack", ".h5")
@@ -200,7 +201,7 @@ def collect(
         UserError: if a repository or a version is not there, or the Hub refuses.
     """
     api = HfApi()
-    items: list[tuple[str, str, str]] = [_item(repo_id, version, "dataset")]
+    items: list[tuple[str, _ItemKind, str]] = [_item(repo_id, version, "dataset")]
     for model in models:
         name, _, wanted = model.partition("@")
         items.append(_item(name, wanted, "model"))
@@ -220,7 +221,7 @@ def collect(
     return found.url
 
 
-def _item(name: str, version: str, kind: Kind) -> tuple[str, str, str]:
+def _item(name: str, version: str, kind: Kind) -> tuple[str, _ItemKind, str]:
     """Return id, kind and note of a repository in a collection."""
     tags = [row["tag"] for row in versions(name, kind)]
     tag = tag_of(version) if version else next(iter(tags), "")
