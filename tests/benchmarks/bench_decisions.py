@@ -35,6 +35,7 @@ from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, messages
 from usermirrorer.builders.schema import DECISION, LABELS, SCENE
 from usermirrorer.builders.uncertainty import entropy
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 FILES = ("scenes.parquet", "weak.parquet", "strong.parquet")
 
 
@@ -46,11 +47,13 @@ def show(title: str, rows: list[tuple[str, str]]) -> None:
     Console(width=100).print(table)
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Run `work` and return its wall time and value."""
-    start = time.perf_counter()
+def seconds(
+    work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, Any]:
+    """Run `work` and return its time by `clock` and its value."""
+    start = clock()
     value = work()
-    return time.perf_counter() - start, value
+    return clock() - start, value
 
 
 # -- the engine ---------------------------------------------------------------------------------
@@ -117,9 +120,10 @@ def sample(arguments: argparse.Namespace) -> None:
     warm = Sampling(n=arguments.samples, max_tokens=4)
     engine_samples(engine, scenes[:1], prompts[:1], warm)
     plain_tokens(plain, tokenizer, prompts[:1], warm)
-    ours, found = seconds(lambda: engine_samples(engine, scenes, prompts, asked))
+    clock = CLOCKS[arguments.clock]
+    ours, found = seconds(lambda: engine_samples(engine, scenes, prompts, asked), clock)
     own = sum(generation.tokens_out for row in found for generation in row)
-    theirs, count = seconds(lambda: plain_tokens(plain, tokenizer, prompts, asked))
+    theirs, count = seconds(lambda: plain_tokens(plain, tokenizer, prompts, asked), clock)
     width = np.mean([row[0].tokens_in for row in found])
     show(
         f"{len(scenes)} scenes of {width:.0f} tokens, {asked.n} samples of {asked.max_tokens}",
@@ -140,7 +144,7 @@ def score(arguments: argparse.Namespace) -> None:
     engine, plain, tokenizer, scenes, prompts = load(arguments)
     asked = Sampling(n=arguments.samples, max_tokens=arguments.tokens)
     options = [len(scene["exposure"]) for scene in scenes]
-    size = engine.batch_scenes
+    size, clock = engine.batch_scenes, CLOCKS[arguments.clock]
     ours = short = whole = 0.0
     decisions = 0
 
@@ -155,7 +159,9 @@ def score(arguments: argparse.Namespace) -> None:
         thoughts = [[one.text or "Thought:" for one in row] for row in generations]
         if not start:
             engine.score(prompts[batch], thoughts, options[batch])  # warm
-        spent, _ = seconds(lambda b=batch, t=thoughts: engine.score(prompts[b], t, options[b]))
+        spent, _ = seconds(
+            lambda b=batch, t=thoughts: engine.score(prompts[b], t, options[b]), clock
+        )
         ours += spent
         for prompt, row in zip(prompts[batch], thoughts, strict=True):
             text = engine.text(prompt)
@@ -163,10 +169,10 @@ def score(arguments: argparse.Namespace) -> None:
             cache = forward(before, None).past_key_values
             for thought in row:
                 ids = tokenizer(f"{thought}\n{LABEL_PREFIX}", add_special_tokens=False).input_ids
-                short += seconds(lambda i=ids, c=cache: forward(i, c))[0]
-                cache.crop(len(before))
+                short += seconds(lambda i=ids, c=cache: forward(i, c), clock)[0]
+                cache.crop(-len(ids))
                 decisions += 1
-            whole += seconds(lambda b=before, i=ids: forward(b + i, None))[0]
+            whole += seconds(lambda b=before, i=ids: forward(b + i, None), clock)[0]
     each = {"ours": ours / decisions, "short": short / decisions, "whole": whole / len(scenes)}
     show(
         f"{decisions} decisions of {len(scenes)} scenes, {arguments.tokens} tokens at most",
@@ -341,6 +347,12 @@ def main() -> None:
         part.add_argument("--samples", type=int, default=10)
         part.add_argument("--tokens", type=int, default=tokens, help="Longest decision.")
         part.add_argument("--dtype", default="auto", help="Of both: auto, float32 or bfloat16.")
+        part.add_argument(
+            "--clock",
+            choices=CLOCKS,
+            default="wall",
+            help="cpu: CPU seconds, where others use the machine; with OMP_NUM_THREADS=1.",
+        )
         part.set_defaults(work=work)
     part = commands.add_parser("distil")
     part.add_argument("folder")
