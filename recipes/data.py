@@ -44,6 +44,8 @@ SCENE_COLUMNS = ("scene_id", "domain", "profile", "history", "exposure", "answer
 #: day to day, so that a run resumed tomorrow goes on with the same rows.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
 IGNORED = -100
+#: Begins the history of a row that gives its answer away.
+ASKED = "Asked for: "
 
 
 @dataclass
@@ -85,6 +87,13 @@ class DataArguments:
     rotate_options: int = field(
         default=1,
         metadata={"help": "Scenes only: copies of each scene, the options one label further each."},
+    )
+    asked_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Scenes only: for this share of them a further row, whose history names the "
+            "option: from these a small model learns to answer by an option's label at all."
+        },
     )
     general_data: str | None = field(
         default=None,
@@ -201,6 +210,7 @@ def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str
         "domains": dict(sorted(Counter(chosen["domain"]).items())),
         "rows": len(task),
         "rotations": arguments.rotate_options,
+        "asked": _asked_rows(chosen, arguments) or None,
         "history_limit": arguments.history_limit,
         "prompts": prompts_hash(prompt_folder(arguments)) if arguments.prompts else None,
         "fingerprint": content_hash(task),
@@ -333,6 +343,22 @@ def rotate(scene: Mapping[str, Any], shift: int) -> dict[str, Any]:
     return {**scene, "exposure": turned, "answer": (scene["answer"] + shift) % len(options)}
 
 
+def asked(scene: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scene with a history that says nothing but which option is asked for."""
+    return {**scene, "history": [ASKED + scene["exposure"][scene["answer"]]]}
+
+
+def _is_asked(scene_id: str, share: float) -> bool:
+    drawn = int(hashlib.sha256(f"asked:{scene_id}".encode()).hexdigest()[:8], 16)
+    return drawn < share * 16**8
+
+
+def _asked_rows(rows: Dataset, arguments: DataArguments) -> int:
+    if not arguments.asked_share:
+        return 0
+    return sum(_is_asked(name, arguments.asked_share) for name in rows["scene_id"])
+
+
 def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
     """Return `rows` in the form that the trainer of `kind` takes (see the module's table).
 
@@ -354,6 +380,7 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
             "stage": arguments.stage,
             "history_limit": arguments.history_limit,
             "copies": arguments.rotate_options,
+            "asked_share": arguments.asked_share,
             "prompts": str(prompt_folder(arguments)),
         },
         remove_columns=rows.column_names,
@@ -368,11 +395,14 @@ def _check_view(source: str, kind: View, arguments: DataArguments) -> None:
             fix="Use --dataset_config scenes.",
         )
     if source == "preference" and (
-        arguments.history_limit is not None or arguments.rotate_options > 1 or arguments.prompts
+        arguments.history_limit is not None
+        or arguments.rotate_options > 1
+        or arguments.prompts
+        or arguments.asked_share
     ):
         raise UserError(
-            "--history_limit, --rotate_options and --prompts work on scenes; the prompts of pairs "
-            "are written"
+            "--history_limit, --rotate_options, --asked_share and --prompts work on scenes; the "
+            "prompts of pairs are written"
         )
     if source == "scenes" and kind == "dpo":
         raise UserError(
@@ -388,6 +418,8 @@ def _check_view(source: str, kind: View, arguments: DataArguments) -> None:
         )
     if arguments.rotate_options < 1 or (arguments.history_limit or 0) < 0:
         raise UserError("--rotate_options is at least 1 and --history_limit at least 0")
+    if not 0 <= arguments.asked_share <= 1:
+        raise UserError("is a share, from 0 to 1", where="--asked_share")
     if arguments.general_data and kind != "sft":
         raise UserError("--general_data is for SFT only (appendix C.2)")
 
@@ -408,6 +440,7 @@ def _scene_views(
     stage: str,
     history_limit: int | None,
     copies: int,
+    asked_share: float,
     prompts: str,
 ) -> dict[str, list[Any]]:
     views = []
@@ -417,6 +450,8 @@ def _scene_views(
             scene["history"] = scene["history"][-history_limit:] if history_limit else []
         for shift in range(min(copies, len(scene["exposure"]))):
             views.append(_scene_view(rotate(scene, shift), kind, stage, Path(prompts)))
+        if _is_asked(scene["scene_id"], asked_share):
+            views.append(_scene_view(asked(scene), kind, stage, Path(prompts)))
     return {name: [one[name] for one in views] for name in views[0]}
 
 

@@ -86,6 +86,20 @@ def test_rotating_moves_the_answer_with_its_item():
         assert sorted(turned["exposure"]) == sorted(there["exposure"])
 
 
+def test_rows_that_name_the_option_come_beside_the_scenes_and_are_counted(scenes, tokenizer):
+    plain, more = (
+        data.sft_rows(arguments(scenes, stage="direct", asked_share=share), tokenizer, None, seed=0)
+        for share in (0.0, 0.5)
+    )
+    texts = [tokenizer.decode(row["input_ids"]) for row in more.rows]
+    named = [text for text in texts if data.ASKED in text]
+    assert len(named) == more.facts["asked"] == len(more.rows) - len(plain.rows) > 3
+    assert "asked" not in plain.facts
+    for text in named:
+        option = text.partition(data.ASKED)[2].partition("\n")[0]
+        assert f"[{text[-1]}] {option}\n" in text + "\n"
+
+
 def test_rotations_put_every_item_under_every_label_once(scenes):
     view = data.view(
         data.load_source(arguments(scenes)),
