@@ -270,6 +270,8 @@ def length_histograms(
     told = []
     for axes, (label, both) in zip(drawn, panels.items(), strict=True):
         low, high = int(min(map(np.min, both))), int(max(map(np.max, both)))
+        spare = max(0, 3 - (high - low))  # lengths that hardly differ stay narrow bars
+        low, high = low - spare, high + spare
         step = -(-(high - low + 1) // 30)  # whole numbers alike in every bar
         edges = np.arange(low, high + step + 1, step) - 0.5
         for own, colour, hatch, name in zip(both, (ORANGE, BLUE), ("//", ""), names, strict=True):
