@@ -251,7 +251,7 @@ def stacked_bars(parts: Mapping[str, Mapping[str, int]], xlabel: str, path: Path
     figure.legend(loc="outside upper left", frameon=False)
     _write(figure, path)
     told = ", ".join(f"{sum(row[name] for row in parts.values()):,} {name}" for name in names)
-    return f"Bars of {xlabel} for {len(parts)} rows, together {told}."
+    return f"Bars of {xlabel} of {', '.join(parts)}, together {told}."
 
 
 def length_histograms(
@@ -263,7 +263,7 @@ def length_histograms(
 
     Args:
         panels: Label of the horizontal axis, with the unit, to the lengths of the weak and of the
-            strong model.
+            strong model, whole numbers.
         path: PNG to write.
         names: What to call the two.
 
@@ -273,13 +273,18 @@ def length_histograms(
     figure, drawn = _panels(1, len(panels), 3.5 * len(panels), 3.4)
     told = []
     for axes, (label, both) in zip(drawn, panels.items(), strict=True):
-        low, high = min(map(np.min, both)), max(map(np.max, both))
-        edges = np.linspace(low, max(high, low + 1), 31)
+        low, high = int(min(map(np.min, both))), int(max(map(np.max, both)))
+        spare = max(0, 3 - (high - low))  # lengths that hardly differ stay narrow bars
+        low, high = low - spare, high + spare
+        step = -(-(high - low + 1) // 30)  # whole numbers alike in every bar
+        edges = np.arange(low, high + step + 1, step) - 0.5
         for own, colour, hatch, name in zip(both, (ORANGE, BLUE), ("//", ""), names, strict=True):
             look = {"alpha": 0.55, "hatch": hatch, "edgecolor": colour}
             axes.hist(own, edges, color=colour, label=name, **look)
         axes.set_xlabel(label)
         axes.yaxis.get_major_formatter().set_useOffset(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)
         told.append(f"{label}: medians {np.median(both[0]):,.0f} and {np.median(both[1]):,.0f}")
     drawn[0].set_ylabel("decisions")
     figure.legend(
