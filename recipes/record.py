@@ -210,8 +210,8 @@ def _method(arguments: Arguments) -> str:
 def base_model(arguments: Arguments) -> dict[str, Any]:
     """Return name, revision, commit and weights of the model that is trained.
 
-    A part that this package fetches is a copy of a model on the Hub: `name` is that model, `copy`
-    says what was done to it. A model that one of these recipes trained brings its own record:
+    A part that this package fetches is a copy of a model on the Hub: `name` is that model,
+    `taken_as` what was done to it. A model that one of these recipes trained brings its own record:
     `lineage` lists the stages before this one, and `name` is the model they started from.
     """
     name = arguments.model.model_name_or_path
@@ -226,14 +226,14 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
     local["weights"] = _weights_hash(folder)
     if asset := asset_of(folder):
         local["name"] = local["name"] or asset.url.removeprefix("https://huggingface.co/")
-        local["copy"] = asset.title
+        local["taken_as"] = asset.title
     if (folder / RUN).exists():
         earlier = read_json(folder / RUN)
         before = earlier["base_model"]
         stage = {k: earlier[k] for k in ("stage", "mode", "method", "data", "hyperparameters")}
         local["name"] = local["name"] or before["name"]
-        if "copy" in before:
-            local["copy"] = before["copy"]
+        if "taken_as" in before:
+            local["taken_as"] = before["taken_as"]
         local["lineage"] = [*before.get("lineage", []), stage]
     return local
 

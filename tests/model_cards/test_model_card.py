@@ -165,7 +165,7 @@ def test_baselines_that_come_as_metrics_stand_beside_the_model(run_dir):
 
 
 def test_a_base_model_that_is_a_changed_copy_is_told_as_such(run_dir):
-    base = {"name": "some/base", "folder": "f", "copy": "Base (4-bit, widened)"}
+    base = {"name": "some/base", "folder": "f", "taken_as": "Base (4-bit, widened)"}
     text = render(run_dir, run=RUN | {"base_model": base})
     assert "It is some/base, taken as Base (4-bit, widened), after DPO" in text
     assert ModelCard(text).data.base_model == "some/base"
