@@ -55,7 +55,7 @@ def test_losses_are_of_the_model_s_own_logits_where_it_caps_them():
 def test_scores_are_ratios_of_perplexity_of_the_chosen_response(tmp_path, loaded, tiny_chat_model):
     scenes, weak, strong = many(5)
     candidates = distill.candidates(*write(tmp_path, scenes, weak, strong))
-    values = ifd.scores(candidates, str(tiny_chat_model), tmp_path / "ifd.parquet")
+    values = ifd.scores(candidates, str(tiny_chat_model), tmp_path / "ifd.parquet", dtype="float32")
     model, tokenizer = loaded
     for there, value in zip(scenes, values, strict=True):
         prompt = tokenizer.apply_chat_template(
