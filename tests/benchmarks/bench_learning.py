@@ -119,7 +119,7 @@ def main() -> None:
     """Do it and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=5000, help="train scenes")
+    parser.add_argument("--train", type=int, default=1500, help="train scenes")
     parser.add_argument("--test", type=int, default=500, help="test scenes")
     parser.add_argument("--seed", type=int, default=0)
     asked, more = parser.parse_known_args()  # the rest goes to the recipe
