@@ -33,7 +33,7 @@ def run(command: list[str | Path], **environment: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=900,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
