@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -252,6 +253,18 @@ def _train(
         watts = arguments.release.power_watts
         write_json(output / record.RUN, record.finish(facts, trainer, metrics, watts))
         (output / RUN_KEY).unlink()
+    _leave(trainer)
+
+
+def _leave(trainer: BaseTrainer) -> None:
+    """End the process group, if there is one, without running into torch's deadlock.
+
+    A thread of gloo drops the tensors of the last collective, for which it takes Python's lock.
+    If the group is destroyed in that moment, the main thread waits for that thread with the lock
+    held, for ever (torch 2.13; 3 of 12 runs of two processes). Sleeping gives the lock away.
+    """
+    if trainer.accelerator.num_processes > 1:
+        time.sleep(0.2)
     trainer.end()
 
 
