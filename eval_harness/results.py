@@ -113,6 +113,32 @@ def _scores(file: Path, run: Mapping[str, Any]) -> Iterable[Score]:
             )
 
 
+def card_rows(path: Path, model: str) -> list[dict[str, Any]]:
+    """Return the scores at or below `path` in the form that model cards take.
+
+    Args:
+        path: What lm_eval wrote for one model.
+        model: What the card calls it.
+
+    Returns:
+        One row a task and metric, the newest run's: `model`, `task`, `metric`, `value`, `stderr`,
+        `n`, and the ends of the 95 % interval, `lower` and `upper`.
+
+    Raises:
+        UserError: see `read_results`.
+    """
+    newest = {(s.task, s.metric): s for s in sorted(read_results(path), key=lambda s: s.date)}
+    return [
+        {
+            "model": model,
+            **{name: getattr(s, name) for name in ("task", "metric", "value", "stderr", "n")},
+            "lower": s.value - 1.96 * s.stderr,
+            "upper": s.value + 1.96 * s.stderr,
+        }
+        for s in newest.values()
+    ]
+
+
 def _settings(run: Mapping[str, Any], task: str) -> str:
     config = run["configs"][task]
     metadata, generation = config.get("metadata", {}), config.get("generation_kwargs", {})

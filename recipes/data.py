@@ -294,12 +294,16 @@ def prompt_folder(arguments: DataArguments) -> Path:
     """
     if arguments.prompts is None:
         return DEFAULT_PROMPTS
-    asked = Path(arguments.prompts)
-    packaged = Path(__file__).parent / arguments.prompts.removeprefix("recipes/")
-    found = next((folder for folder in (asked, packaged) if folder.is_dir()), None)
-    if found is None:
-        raise UserError("is not a folder of prompt templates", where=asked, fix="See --prompts.")
-    return found
+    folder = packaged(arguments.prompts)
+    if not folder.is_dir():
+        raise UserError("is not a folder of prompt templates", where=folder, fix="See --prompts.")
+    return folder
+
+
+def packaged(name: str) -> Path:
+    """Return the path `name`; if it is not there, that in the installed `recipes/`, if it is."""
+    asked, inside = Path(name), Path(__file__).parent / name.removeprefix("recipes/")
+    return inside if inside.exists() and not asked.exists() else asked
 
 
 def choose_rows(

@@ -463,6 +463,8 @@ def _evaluate(
     job: Job, plan: Plan, models: Row, release: Row, environment: dict[str, str]
 ) -> list[Row]:
     """Score base, SFT and DPO by `lm_eval`: the cheap direct task, and the paper's setting."""
+    from usermirrorer.eval_harness.results import card_rows
+
     tasks = {
         f"usermirror-direct_{plan.source}": plan.test_scenes,
         f"usermirror_{plan.source}": plan.decision_test_scenes,
@@ -473,7 +475,7 @@ def _evaluate(
 
         def work(model: Row = model, output: Path = output, name: str = name) -> Row:
             _lm_eval(job, plan, model["folder"], tasks, output, environment)
-            return {"rows": _scores(output, name)}
+            return {"rows": card_rows(output, name)}
 
         made_from = [release, model, tasks, plan.guided, plan.thought_tokens, plan.dtype]
         rows += job.step(f"score {name}", made_from, work)["rows"]
@@ -502,24 +504,6 @@ def _lm_eval(
     command += ["--metadata", json.dumps(metadata), "--log_samples", "--output_path", str(output)]
     command += ["--gen_kwargs", f"max_gen_toks={plan.thought_tokens}"]
     job.call(f"{output.name}: lm_eval --tasks {','.join(tasks)}", command, environment)
-
-
-def _scores(output: Path, name: str) -> list[Row]:
-    from usermirrorer.eval_harness.results import read_results
-
-    newest: dict[tuple[str, str], Row] = {}
-    for score in sorted(read_results(output), key=lambda s: s.date):
-        newest[score.task, score.metric] = {
-            "model": name,
-            "task": score.task,
-            "metric": score.metric,
-            "value": score.value,
-            "stderr": score.stderr,
-            "n": score.n,
-            "lower": score.value - 1.96 * score.stderr,
-            "upper": score.value + 1.96 * score.stderr,
-        }
-    return list(newest.values())
 
 
 def _publish_models(

@@ -36,9 +36,8 @@ from usermirrorer.builders.prompts import MODEL_PROMPTS
 from usermirrorer.builders.shards import atomic, read_json, write_json
 from usermirrorer.recipes import record
 from usermirrorer.recipes.attention import BY_DOCUMENT, suits
-from usermirrorer.recipes.data import DataArguments, Prepared, prompt_folder
+from usermirrorer.recipes.data import DataArguments, Prepared, packaged, prompt_folder
 
-RECIPES = Path(__file__).parent
 #: There while a run goes on: which run the output folder belongs to.
 RUN_KEY = "run_key.json"
 #: Where the adapter goes when the folder itself holds the merged model.
@@ -145,13 +144,10 @@ def _find_config(words: list[str]) -> list[str]:
     if "--config" not in words[:-1]:
         return words
     index = words.index("--config") + 1
-    if not Path(words[index]).is_file():
-        packaged = RECIPES / words[index].removeprefix("recipes/")
-        if not packaged.is_file():
-            raise UserError(
-                "does not exist", where=words[index], fix="See recipes/*/*/config.yaml."
-            )
-        words[index] = str(packaged)
+    path = packaged(words[index])
+    if not path.is_file():
+        raise UserError("does not exist", where=path, fix="See recipes/*/*/config.yaml.")
+    words[index] = str(path)
     return words
 
 

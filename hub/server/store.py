@@ -28,8 +28,10 @@ create table if not exists tokens (
     digest text primary key, user text not null references users(name), label text not null,
     role text not null check (role in ('read', 'write')), created real not null);
 create table if not exists repos (
-    id integer primary key, kind text not null, namespace text not null collate nocase,
-    name text not null collate nocase, private integer not null, gated text not null,
+    -- Never given out twice: clients keep in mind what they sent to the address of an id.
+    id integer primary key autoincrement, kind text not null,
+    namespace text not null collate nocase, name text not null collate nocase,
+    private integer not null, gated text not null,
     created real not null, unique (kind, namespace, name));
 create table if not exists collections (
     id integer primary key, namespace text not null collate nocase, title text not null,

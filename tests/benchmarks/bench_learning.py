@@ -24,7 +24,7 @@ from usermirrorer.builders.engines.loading import fast_dtype
 from usermirrorer.builders.scenes import SceneConfig
 from usermirrorer.builders.shards import write_json
 from usermirrorer.builders.sources import get_source
-from usermirrorer.eval_harness.results import Score, compare, read_results
+from usermirrorer.eval_harness.results import card_rows, compare, read_results
 from usermirrorer.model_cards import model_card
 from usermirrorer.recipes.job import Job
 
@@ -73,25 +73,15 @@ def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
     return {"folder": str(output)}
 
 
-def rows(scores: list[Score], model: str) -> list[dict[str, Any]]:
-    """Return scores in the form that model cards take."""
-    return [
-        {
-            **{key: asdict(one)[key] for key in ("task", "metric", "value", "stderr", "n")},
-            "model": model,
-            "lower": one.value - 1.96 * one.stderr,
-            "upper": one.value + 1.96 * one.stderr,
-        }
-        for one in scores
-    ]
-
-
 def summary(job: Job, limit: int) -> dict[str, Any]:
     """Compare both on the same scenes and write the trained model's card."""
     found = {name: read_results(job.out / "scores" / name) for name in ("base", "trained")}
     model_card.write(
         job.out / "model",
-        scores=rows(found["base"], BASE) + rows(found["trained"], TRAINED),
+        scores=[
+            *card_rows(job.out / "scores" / "base", BASE),
+            *card_rows(job.out / "scores" / "trained", TRAINED),
+        ],
         dataset=None,
         repo_id=TRAINED,
         version="",

@@ -40,8 +40,25 @@ assert info.xet_hash is None
 """
 
 
+DELETED = """
+import random
+from huggingface_hub import HfApi, hf_hub_download
+api, data = HfApi(), random.randbytes(700_000)
+for name in ("usermirrorer/m", "usermirrorer/n"):
+    api.create_repo(name)
+    api.upload_file(path_or_fileobj=data, path_in_repo="noise.bin", repo_id=name)
+    with open(hf_hub_download(name, "noise.bin"), "rb") as file:
+        assert file.read() == data, name
+    api.delete_repo(name)
+"""
+
+
 def test_clients_with_xet_need_no_setting(run):
     run(UPLOAD)
+
+
+def test_what_went_to_a_deleted_repository_is_sent_again(run):
+    run(DELETED)
 
 
 def chunk(data: bytes, scheme: int = 0, claimed: int | None = None) -> bytes:
