@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import httpcore2
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -158,15 +159,31 @@ def fetched(repo_id: str, version: str) -> Iterator[Path]:
 
 def _download(repo_id: str, version: str, folder: Path, cache: Path | None = None) -> None:
     """Download; the client copies what is in `cache` (default: the user's own) from there."""
-    with _one_line_errors(repo_id):
+    with _one_line_errors(repo_id), _even_reads():
         HfApi().snapshot_download(
             repo_id,
             repo_type="dataset",
             revision=tag_of(version),
             local_dir=folder,
             cache_dir=cache,
-            max_workers=4,  # the client holds some 30 MB for each
+            max_workers=4,
         )
+
+
+@contextlib.contextmanager
+def _even_reads() -> Iterator[None]:
+    """Let the client read from the network as much at a time as it writes to the disk.
+
+    By itself it gathers 10 MiB out of pieces of 64 KiB: on loopback that is half the speed, and
+    30 MB more memory for each file on its way.
+    """
+    connection = httpcore2.HTTP11Connection
+    before = constants.DOWNLOAD_CHUNK_SIZE, connection.READ_NUM_BYTES
+    constants.DOWNLOAD_CHUNK_SIZE = connection.READ_NUM_BYTES = 1 << 20
+    try:
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE, connection.READ_NUM_BYTES = before
 
 
 def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:

@@ -81,6 +81,20 @@ def make(folder: Path, megabytes: int) -> None:
     shards.write_json(folder / "manifest.json", manifest)
 
 
+def touch_memory(folder: Path, megabytes: int) -> None:
+    """Write and delete as much as will be written: afterwards the kernel has that memory at hand.
+
+    A virtual machine gives memory that was free for seconds back to its host, and what is next to
+    write pays for getting it again: more than a second a gigabyte. Whoever comes after a deletion
+    would not pay, so that all are given the same start.
+    """
+    path, block = folder / "touched", bytes(BLOCK)
+    with path.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(block)
+    path.unlink()
+
+
 def copy(source: Path, target: Path) -> float:
     """Copy a folder with SHA-256 and fsync of each file; return seconds."""
     begun = time.perf_counter()
@@ -153,6 +167,7 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
     ):
         environment = hub.environment(folder / "home")
         for turn in range(repeat):
+            touch_memory(folder, megabytes)
             seconds.setdefault("copy", []).append(copy(source, got))
             shutil.rmtree(got)
             repo_id = f"usermirrorer/push{turn}"
@@ -166,6 +181,7 @@ def measure(folder: Path, megabytes: int, repeat: int) -> dict[str, float]:
                 ("client_push", "client_push", source, f"{repo_id}-client", environment),
                 ("floor_client_push", "client_push", source, "null/null", nothing),
             ):
+                touch_memory(folder, megabytes)
                 took, used = client(way, where, repo, variables)
                 seconds.setdefault(name, []).append(took)
                 memory[f"{name}_memory"] = max(used, memory.get(f"{name}_memory", 0))
