@@ -33,7 +33,7 @@ def run(command: list[str | Path], **environment: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=400,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
@@ -130,3 +130,12 @@ def test_the_multi_node_examples_train_what_one_process_does(tiny_model, pairs, 
         PORT="0",
     )
     assert_same_model(one, torchrun)
+
+
+@pytest.mark.slow
+def test_two_workers_of_ray_train_what_one_process_does(tiny_model, pairs, tmp_path):
+    one, ray = tmp_path / "one", tmp_path / "ray"
+    run([sys.executable, RECIPES / "sft.py", *words(tiny_model, pairs, one, 4)])
+    script = [sys.executable, RECIPES / "slurm" / "ray_train.py", "2cpu", "sft"]
+    run([*script, *words(tiny_model, pairs, ray, 2)], HOME=str(tmp_path))  # for ~/ray_results
+    assert_same_model(one, ray)

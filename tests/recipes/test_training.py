@@ -326,6 +326,20 @@ def test_quantized_weights_are_trained_by_an_adapter(tmp_path, monkeypatch):
         sft.main([*arguments, "--load_in_4bit", "true"])
 
 
+def test_four_bits_train_nearly_as_the_whole_weights_do(tiny_model, pairs, tmp_path):
+    lora = ["--use_peft", "true", "--lora_dropout", "0", "--merge_adapter", "true"]
+    whole = sft.main([*words("sft", tiny_model, pairs, tmp_path / "whole"), *lora])
+    four = [*words("sft", tiny_model, pairs, tmp_path / "four"), *lora, "--load_in_4bit", "true"]
+    quantized = sft.main(four)
+    one, other = ([row["loss"] for row in record(run)["curve"]] for run in (whole, quantized))
+    assert one != other
+    assert other == pytest.approx(one, rel=0.02)
+    assert record(quantized)["method"] == "QLoRA"
+    assert generate(
+        AutoModelForCausalLM.from_pretrained(quantized), AutoTokenizer.from_pretrained(quantized)
+    )
+
+
 def test_on_the_command_line_an_error_is_one_line_and_exit_code_1(tmp_path, pairs):
     command = [sys.executable, str(CHECKOUT / "recipes" / "dpo.py")]
     command += words("dpo", tmp_path / "nowhere", pairs, tmp_path / "out")
