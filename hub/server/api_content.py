@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, objects
+from usermirrorer.hub.server import access, history, objects, uploads
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.api_repos import commit_of, iso, kind_of, open_repo
@@ -228,7 +228,8 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
         raise HubError(400, f"{length[:20]} bytes come, {announced} were announced")
     incoming = objects.Incoming(store_of(request).folder(record), oid, int(announced))
     try:
-        await _write_all(request, incoming)
+        if not await uploads.receive(request, incoming):
+            await _write_all(request, incoming)
         await run_in_threadpool(incoming.finish)
     finally:
         incoming.close()

@@ -79,6 +79,8 @@ def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
     import uvicorn
     from uvicorn.protocols.http import httptools_impl
 
+    from usermirrorer.hub.server import uploads
+
     # Bytes of a body that wait for us. With uvicorn's 64 KiB every read is followed by a pause and
     # by memory given back and taken anew: half the speed of an upload.
     httptools_impl.HIGH_WATER_LIMIT = 2 * objects.BLOCK
@@ -89,4 +91,5 @@ def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
+        http=uploads.Protocol,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sqlite3
+import time
 
 import httpx
 import pytest
@@ -85,19 +87,53 @@ def test_only_the_owner_with_a_write_token_writes(hub):
             assert answer.status_code in wanted, (path, token, answer.text)
 
 
+def upload_address(client: httpx.Client, oid: str, size: int) -> str:
+    answer = client.post(
+        "/datasets/usermirrorer/d.git/info/lfs/objects/batch",
+        json={"operation": "upload", "objects": [{"oid": oid, "size": size}]},
+    ).json()
+    return answer["objects"][0]["actions"]["upload"]["href"]
+
+
+def begin_upload(address: str, size: int) -> socket.socket:
+    """Send the head of an upload and nothing of its body."""
+    url = httpx.URL(address)
+    connection = socket.create_connection((url.host, url.port), timeout=30)
+    head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+def test_a_connection_ends_with_the_large_body_it_brought(hub):
+    _, client = hub
+    connection = begin_upload(upload_address(client, "2" * 64, 3_000_000), 3_000_000)
+    connection.sendall(b"x" * 3_000_000)
+    answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 422 ")  # it is not what its address says
+    assert b"connection: close" in answer.lower()
+
+
+def test_uploads_that_stand_still_stop_no_others_and_leave_nothing(hub):
+    root, client = hub
+    stalled = [begin_upload(upload_address(client, f"{n:064}", 9), 9) for n in range(40)]
+    data = b"through" * 300_000
+    address = upload_address(client, hashlib.sha256(data).hexdigest(), len(data))
+    assert httpx.put(address, content=data, timeout=10).status_code == 200
+    (incoming,) = root.glob("repos/*/incoming")
+    assert any(incoming.iterdir())
+    for connection in stalled:
+        connection.close()
+    deadline = time.monotonic() + 10
+    while any(incoming.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(incoming.iterdir())
+
+
 def test_upload_addresses_cannot_be_forged_or_reused(hub):
     _, client = hub
     data = b"large" * 100
     oid = hashlib.sha256(data).hexdigest()
-
-    def address(oid, size):
-        answer = client.post(
-            "/datasets/usermirrorer/d.git/info/lfs/objects/batch",
-            json={"operation": "upload", "objects": [{"oid": oid, "size": size}]},
-        ).json()
-        return answer["objects"][0]["actions"]["upload"]["href"]
-
-    good = address(oid, 500)
+    good = upload_address(client, oid, 500)
     other = good.replace(oid, "0" * 64)
     for bad, content, status in (
         (other, data, 403),

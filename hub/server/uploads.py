@@ -1,0 +1,108 @@
+"""Receive a large body straight from its socket, past the web server.
+
+uvicorn hands a body over in pieces that were copied four times under the interpreter's lock: of
+gigabytes that costs more than to hash and to store them. Here a thread reads from the connection
+into one buffer, hashes and writes; the event loop leaves the connection alone meanwhile, and
+closes it after the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from dataclasses import dataclass
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from usermirrorer.hub.server import objects
+
+#: Where a request's connection is found in its scope.
+_EXTENSION = "usermirrorer.connection"
+#: Uploads at the same time that get a thread; others go the ordinary way, so that many slow clients
+#: cannot take all threads. And seconds without a byte after which a client counts as gone.
+_THREADS, _PATIENCE = 8, 60
+
+
+@dataclass
+class _Connection:
+    transport: Any
+    cycle: RequestResponseCycle
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which stops reading at the body of a large file."""
+
+    def on_headers_complete(self) -> None:
+        """Let the application see the connection of an upload."""
+        super().on_headers_complete()
+        if self.scope["method"] == "PUT" and self.scope["path"].startswith("/lfs/"):
+            # The rest of what was read already still goes into the cycle's own body.
+            self.flow.pause_reading()
+            connection = _Connection(self.transport, self.cycle)
+            self.scope.setdefault("extensions", {})[_EXTENSION] = connection  # type: ignore[typeddict-item]
+
+
+async def receive(request: Request, incoming: objects.Incoming) -> bool:
+    """Receive the whole body of a request into `incoming`, if that is possible this way.
+
+    Returns:
+        False if it is not, and nothing was read: it has no known length, waits for a go-ahead,
+        comes encrypted, or too many come at once.
+
+    Raises:
+        ClientDisconnect: if the client is gone before the end.
+        WrongContent: see `objects.Incoming`.
+    """
+    connection = request.scope.get("extensions", {}).get(_EXTENSION)
+    limiter = _limiter(request)
+    if (
+        connection is None
+        or not request.headers.get("content-length", "").isdecimal()
+        or "expect" in request.headers
+        or connection.transport.get_extra_info("sslcontext") is not None
+        or limiter.available_tokens < 1
+    ):
+        return False
+    cycle = connection.cycle
+    # The parser will never see the end of this body: no further request on this connection.
+    cycle.keep_alive = False
+    first, cycle.body = bytes(cycle.body), bytearray()
+    # A descriptor of our own: the loop may close its socket, and the number may be given out again.
+    handle = os.dup(connection.transport.get_extra_info("socket").fileno())
+    length = int(request.headers["content-length"])
+    try:
+        await to_thread.run_sync(_drain, handle, first, length, incoming, limiter=limiter)
+    finally:
+        os.close(handle)
+    return True
+
+
+def _limiter(request: Request) -> CapacityLimiter:
+    state = request.app.state
+    if not hasattr(state, "uploads"):
+        state.uploads = CapacityLimiter(_THREADS)
+    return state.uploads
+
+
+def _drain(handle: int, first: bytes, length: int, incoming: objects.Incoming) -> None:
+    incoming.write(first)
+    left, buffer = length - len(first), memoryview(bytearray(objects.BLOCK))
+    readable = select.poll()
+    readable.register(handle, select.POLLIN)
+    while left:
+        try:
+            count = os.readv(handle, [buffer[: min(left, len(buffer))]])
+        except BlockingIOError:
+            if not readable.poll(_PATIENCE * 1000):
+                raise ClientDisconnect from None
+            continue
+        except ConnectionError:
+            raise ClientDisconnect from None
+        if not count:
+            raise ClientDisconnect
+        incoming.write(buffer[:count])
+        left -= count
