@@ -3,6 +3,7 @@
     store.py     accounts, tokens, repository records (SQLite) and where each repository lies
     history.py   a repository's commits, trees and references (bare git, through libgit2)
     objects.py   large files by SHA-256: receive, prove, send in ranges
+    uploads.py   how their bodies come past the web server's copies
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release

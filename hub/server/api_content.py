@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
@@ -229,40 +228,12 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
     incoming = objects.Incoming(store_of(request).folder(record), oid, int(announced))
     try:
         if not await uploads.receive(request, incoming):
-            await _write_all(request, incoming)
+            async for part in request.stream():
+                await run_in_threadpool(incoming.write, part)
         await run_in_threadpool(incoming.finish)
     finally:
         incoming.close()
     return Response(status_code=200, headers={"ETag": f'"{oid}"'})
-
-
-async def _write_all(request: Request, incoming: objects.Incoming) -> None:
-    """Receive one block while another thread hashes and writes the one before.
-
-    Two buffers take turns: fresh memory for every block would cost more than the copying.
-    """
-    filling, full = bytearray(objects.BLOCK), bytearray(objects.BLOCK)
-    filled, writing = 0, None
-    try:
-        async for part in request.stream():
-            rest = memoryview(part)
-            while rest:
-                taken = rest[: objects.BLOCK - filled]
-                filling[filled : filled + len(taken)] = taken
-                rest, filled = rest[len(taken) :], filled + len(taken)
-                if filled == objects.BLOCK:
-                    if writing is not None:
-                        await writing
-                    writing = asyncio.create_task(run_in_threadpool(incoming.write, filling))
-                    filling, full, filled = full, filling, 0
-        if writing is not None:
-            await writing
-            writing = None
-        if filled:
-            await run_in_threadpool(incoming.write, memoryview(filling)[:filled])
-    finally:
-        if writing is not None:
-            await writing
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")

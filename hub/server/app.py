@@ -81,8 +81,8 @@ def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
 
     from usermirrorer.hub.server import uploads
 
-    # Bytes of a body that wait for us. With uvicorn's 64 KiB every read is followed by a pause and
-    # by memory given back and taken anew: half the speed of an upload.
+    # Bytes of a body that wait for us, where `uploads.py` does not apply. With 64 KiB every
+    # read is followed by a pause and by memory given back and taken anew: half the speed.
     httptools_impl.HIGH_WATER_LIMIT = 2 * objects.BLOCK
     return uvicorn.Config(
         create_app(root),

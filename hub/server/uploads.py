@@ -43,7 +43,8 @@ class Protocol(HttpToolsProtocol):
             # The rest of what was read already still goes into the cycle's own body.
             self.flow.pause_reading()
             connection = _Connection(self.transport, self.cycle)
-            self.scope.setdefault("extensions", {})[_EXTENSION] = connection  # type: ignore[typeddict-item]
+            extensions: dict[str, Any] = {_EXTENSION: connection}
+            self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
 
 async def receive(request: Request, incoming: objects.Incoming) -> bool:
