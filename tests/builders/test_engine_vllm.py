@@ -57,6 +57,12 @@ def test_scores_are_exact_over_the_options(engine, plain):
     assert_scores_of(plain, engine.score(PROMPTS, THOUGHTS, OPTIONS))
 
 
+def test_two_ranks_of_tensor_parallelism_score_as_one(tiny_chat_model, plain, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core each
+    both = VllmEngine(str(tiny_chat_model), "tiny", "float32", tensor_parallel=2)
+    assert_scores_of(plain, both.score(PROMPTS, THOUGHTS, OPTIONS))
+
+
 def ascii_texts(sampled):
     """Random bytes that are no whole characters are written in two ways: leave them out."""
     return [[text.encode("ascii", "ignore") for text in row] for row in texts(sampled)]
