@@ -8,14 +8,17 @@ closes it after the answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from usermirrorer.hub.server import objects
@@ -30,19 +33,18 @@ _THREADS, _PATIENCE = 8, 60
 @dataclass
 class _Connection:
     transport: Any
+    flow: FlowControl
     cycle: RequestResponseCycle
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which stops reading at the body of a large file."""
+    """uvicorn's protocol, which shows the application the connection of an upload."""
 
     def on_headers_complete(self) -> None:
-        """Let the application see the connection of an upload."""
+        """Put the connection into the request's scope."""
         super().on_headers_complete()
         if self.scope["method"] == "PUT" and self.scope["path"].startswith("/lfs/"):
-            # The rest of what was read already still goes into the cycle's own body.
-            self.flow.pause_reading()
-            connection = _Connection(self.transport, self.cycle)
+            connection = _Connection(self.transport, self.flow, self.cycle)
             extensions: dict[str, Any] = {_EXTENSION: connection}
             self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
@@ -68,17 +70,19 @@ async def receive(request: Request, incoming: objects.Incoming) -> bool:
         or limiter.available_tokens < 1
     ):
         return False
+    connection.flow.pause_reading()
     cycle = connection.cycle
     # The parser will never see the end of this body: no further request on this connection.
     cycle.keep_alive = False
     first, cycle.body = bytes(cycle.body), bytearray()
-    # A descriptor of our own: the loop may close its socket, and the number may be given out again.
+    length, stop = int(request.headers["content-length"]), threading.Event()
+    # A descriptor of its own for the thread: the loop may close the socket, and its number may be
+    # given out again.
     handle = os.dup(connection.transport.get_extra_info("socket").fileno())
-    length = int(request.headers["content-length"])
     try:
-        await to_thread.run_sync(_drain, handle, first, length, incoming, limiter=limiter)
+        await to_thread.run_sync(_drain, handle, first, length, incoming, stop, limiter=limiter)
     finally:
-        os.close(handle)
+        stop.set()  # the server ends, and does not wait for a client that stands still
     return True
 
 
@@ -89,21 +93,37 @@ def _limiter(request: Request) -> CapacityLimiter:
     return state.uploads
 
 
-def _drain(handle: int, first: bytes, length: int, incoming: objects.Incoming) -> None:
-    incoming.write(first)
-    left, buffer = length - len(first), memoryview(bytearray(objects.BLOCK))
+def _drain(
+    handle: int, first: bytes, length: int, incoming: objects.Incoming, stop: threading.Event
+) -> None:
+    try:
+        incoming.write(first)
+        left, buffer = length - len(first), memoryview(bytearray(objects.BLOCK))
+        while left:
+            _wait(handle, stop)
+            with contextlib.suppress(BlockingIOError):
+                count = os.readv(handle, [buffer[: min(left, len(buffer))]])
+                if not count:
+                    raise ClientDisconnect
+                incoming.write(buffer[:count])
+                left -= count
+    except ConnectionError:
+        raise ClientDisconnect from None
+    finally:
+        os.close(handle)
+
+
+def _wait(handle: int, stop: threading.Event) -> None:
+    """Wait until there is something to read, or the end.
+
+    Raises:
+        ClientDisconnect: if nothing came for too long, or the server ends.
+    """
     readable = select.poll()
     readable.register(handle, select.POLLIN)
-    while left:
-        try:
-            count = os.readv(handle, [buffer[: min(left, len(buffer))]])
-        except BlockingIOError:
-            if not readable.poll(_PATIENCE * 1000):
-                raise ClientDisconnect from None
-            continue
-        except ConnectionError:
-            raise ClientDisconnect from None
-        if not count:
-            raise ClientDisconnect
-        incoming.write(buffer[:count])
-        left -= count
+    for _ in range(_PATIENCE):
+        if readable.poll(1000):
+            return
+        if stop.is_set():
+            break
+    raise ClientDisconnect

@@ -93,7 +93,7 @@ def summary(job: Job, limit: int) -> dict[str, Any]:
     run = json.loads((job.out / "model" / "train_run.json").read_text())
     return {
         "test_scenes": limit,
-        "train_scenes": run["data"]["rows"],
+        "train_rows": run["data"]["rows"],
         "train_seconds": run["results"]["seconds"],
         "tokens_per_second": run["results"]["tokens_per_second"],
         "base": values["base"]["acc"],
