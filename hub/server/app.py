@@ -32,6 +32,7 @@ def create_app(root: Path) -> FastAPI:
 
     app = FastAPI(title="UserMirrorer local Hub", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.store = store
+    app.state.uploads = set()
     app.add_exception_handler(HubError, access.error_response)  # type: ignore[arg-type]
     for error, status, code in (
         (history.Conflict, 412, ""),

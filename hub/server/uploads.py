@@ -61,15 +61,17 @@ async def receive(request: Request, incoming: objects.Incoming) -> bool:
         WrongContent: see `objects.Incoming`.
     """
     connection = request.scope.get("extensions", {}).get(_EXTENSION)
-    limiter = _limiter(request)
+    running: set[threading.Event] = request.app.state.uploads
     if (
         connection is None
         or not request.headers.get("content-length", "").isdecimal()
         or "expect" in request.headers
         or connection.transport.get_extra_info("sslcontext") is not None
-        or limiter.available_tokens < 1
+        or len(running) >= _THREADS
     ):
         return False
+    if connection.transport.is_closing():
+        raise ClientDisconnect
     connection.flow.pause_reading()
     cycle = connection.cycle
     # The parser will never see the end of this body: no further request on this connection.
@@ -79,18 +81,14 @@ async def receive(request: Request, incoming: objects.Incoming) -> bool:
     # A descriptor of its own for the thread: the loop may close the socket, and its number may be
     # given out again.
     handle = os.dup(connection.transport.get_extra_info("socket").fileno())
+    running.add(stop)  # nothing was awaited since they were counted: there are never more
     try:
-        await to_thread.run_sync(_drain, handle, first, length, incoming, stop, limiter=limiter)
+        alone = CapacityLimiter(1)  # one of its own, as none of these waits for another
+        await to_thread.run_sync(_drain, handle, first, length, incoming, stop, limiter=alone)
     finally:
+        running.discard(stop)
         stop.set()  # the server ends, and does not wait for a client that stands still
     return True
-
-
-def _limiter(request: Request) -> CapacityLimiter:
-    state = request.app.state
-    if not hasattr(state, "uploads"):
-        state.uploads = CapacityLimiter(_THREADS)
-    return state.uploads
 
 
 def _drain(

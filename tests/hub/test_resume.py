@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -74,6 +75,9 @@ class Line:
         except OSError:
             pass
         for end in (source, sink):
+            # Closing alone says nothing to the far end while the other thread still reads here.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
 
