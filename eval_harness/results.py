@@ -113,21 +113,18 @@ def _scores(file: Path, run: Mapping[str, Any]) -> Iterable[Score]:
             )
 
 
-def card_rows(path: Path, model: str) -> list[dict[str, Any]]:
-    """Return the scores at or below `path` in the form that model cards take.
+def card_rows(scores: Iterable[Score], model: str) -> list[dict[str, Any]]:
+    """Return the scores of one model in the form that model cards take.
 
     Args:
-        path: What lm_eval wrote for one model.
+        scores: As `read_results` returns them.
         model: What the card calls it.
 
     Returns:
         One row a task and metric, the newest run's: `model`, `task`, `metric`, `value`, `stderr`,
         `n`, and the ends of the 95 % interval, `lower` and `upper`.
-
-    Raises:
-        UserError: see `read_results`.
     """
-    newest = {(s.task, s.metric): s for s in sorted(read_results(path), key=lambda s: s.date)}
+    newest = {(s.task, s.metric): s for s in sorted(scores, key=lambda s: s.date)}
     return [
         {
             "model": model,

@@ -463,7 +463,7 @@ def _evaluate(
     job: Job, plan: Plan, models: Row, release: Row, environment: dict[str, str]
 ) -> list[Row]:
     """Score base, SFT and DPO by `lm_eval`: the cheap direct task, and the paper's setting."""
-    from usermirrorer.eval_harness.results import card_rows
+    from usermirrorer.eval_harness.results import card_rows, read_results
 
     tasks = {
         f"usermirror-direct_{plan.source}": plan.test_scenes,
@@ -475,7 +475,7 @@ def _evaluate(
 
         def work(model: Row = model, output: Path = output, name: str = name) -> Row:
             _lm_eval(job, plan, model["folder"], tasks, output, environment)
-            return {"rows": card_rows(output, name)}
+            return {"rows": card_rows(read_results(output), name)}
 
         made_from = [release, model, tasks, plan.guided, plan.thought_tokens, plan.dtype]
         rows += job.step(f"score {name}", made_from, work)["rows"]

@@ -12,29 +12,20 @@ import contextlib
 import os
 import select
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from usermirrorer.hub.server import objects
 
-#: Where a request's connection is found in its scope.
-_EXTENSION = "usermirrorer.connection"
+#: Where a request's cycle, and in it the connection, is found in its scope.
+_EXTENSION = "usermirrorer.cycle"
 #: Uploads at the same time that get a thread; others go the ordinary way, so that many slow clients
 #: cannot take all threads. And seconds without a byte after which a client counts as gone.
 _THREADS, _PATIENCE = 8, 60
-
-
-@dataclass
-class _Connection:
-    transport: Any
-    flow: FlowControl
-    cycle: RequestResponseCycle
 
 
 class Protocol(HttpToolsProtocol):
@@ -44,8 +35,7 @@ class Protocol(HttpToolsProtocol):
         """Put the connection into the request's scope."""
         super().on_headers_complete()
         if self.scope["method"] == "PUT" and self.scope["path"].startswith("/lfs/"):
-            connection = _Connection(self.transport, self.flow, self.cycle)
-            extensions: dict[str, Any] = {_EXTENSION: connection}
+            extensions: dict[str, Any] = {_EXTENSION: self.cycle}
             self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
 
@@ -60,27 +50,26 @@ async def receive(request: Request, incoming: objects.Incoming) -> bool:
         ClientDisconnect: if the client is gone before the end.
         WrongContent: see `objects.Incoming`.
     """
-    connection = request.scope.get("extensions", {}).get(_EXTENSION)
+    cycle: RequestResponseCycle | None = request.scope.get("extensions", {}).get(_EXTENSION)
     running: set[threading.Event] = request.app.state.uploads
     if (
-        connection is None
+        cycle is None
         or not request.headers.get("content-length", "").isdecimal()
         or "expect" in request.headers
-        or connection.transport.get_extra_info("sslcontext") is not None
+        or cycle.transport.get_extra_info("sslcontext") is not None
         or len(running) >= _THREADS
     ):
         return False
-    if connection.transport.is_closing():
+    if cycle.transport.is_closing():
         raise ClientDisconnect
-    connection.flow.pause_reading()
-    cycle = connection.cycle
+    cycle.flow.pause_reading()
     # The parser will never see the end of this body: no further request on this connection.
     cycle.keep_alive = False
     first, cycle.body = bytes(cycle.body), bytearray()
     length, stop = int(request.headers["content-length"]), threading.Event()
     # A descriptor of its own for the thread: the loop may close the socket, and its number may be
     # given out again.
-    handle = os.dup(connection.transport.get_extra_info("socket").fileno())
+    handle = os.dup(cycle.transport.get_extra_info("socket").fileno())
     running.add(stop)  # nothing was awaited since they were counted: there are never more
     try:
         alone = CapacityLimiter(1)  # one of its own, as none of these waits for another

@@ -78,10 +78,7 @@ def summary(job: Job, limit: int) -> dict[str, Any]:
     found = {name: read_results(job.out / "scores" / name) for name in ("base", "trained")}
     model_card.write(
         job.out / "model",
-        scores=[
-            *card_rows(job.out / "scores" / "base", BASE),
-            *card_rows(job.out / "scores" / "trained", TRAINED),
-        ],
+        scores=card_rows(found["base"], BASE) + card_rows(found["trained"], TRAINED),
         dataset=None,
         repo_id=TRAINED,
         version="",
