@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from usermirrorer.builders import presets
-from usermirrorer.builders.engines import CONTEXT, KINDS
-from usermirrorer.builders.engines.loading import EngineSpec, load_tokenizer
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.progress import bar
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.models import load_tokenizer
+from usermirrorer.builders.common.progress import bar
+from usermirrorer.builders.decisions.engines.base import CONTEXT, KINDS
+from usermirrorer.builders.decisions.engines.registry import EngineSpec
+from usermirrorer.builders.scenes import presets
 
 _FILE = click.Path(path_type=Path)
 _SETTINGS = {"show_default": True}
@@ -67,12 +68,12 @@ def scenes(
       small  100,000 interactions, 2,048 train scenes, a fifth of Table 6's test scenes
       tiny   10,000 interactions, 256 train scenes, a twentieth of Table 6's test scenes
     """
-    from usermirrorer.builders import flow
-    from usermirrorer.builders.scenes import SceneConfig
-    from usermirrorer.builders.sources import get_source
+    from usermirrorer.builders.raw.sources import get_source
+    from usermirrorer.builders.scenes import pipeline
+    from usermirrorer.builders.scenes.world import SceneConfig
 
     chosen, counts = get_source(source), presets.preset(preset, source)
-    facts = flow.build(
+    facts = pipeline.raw_to_scenes(
         chosen,
         raw,
         out,
@@ -147,12 +148,13 @@ def decide(
 
     A killed run goes on with the first part that is missing.
     """
-    from usermirrorer.builders import decisions, shards
-    from usermirrorer.builders.engines import Sampling
-    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
-    from usermirrorer.builders.throughput import Meter
+    from usermirrorer.builders.common import storage
+    from usermirrorer.builders.decisions import stage
+    from usermirrorer.builders.decisions.cost import Meter
+    from usermirrorer.builders.decisions.engines.base import Sampling
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
 
-    rows = shards.read_table(scene_file).to_pylist()
+    rows = storage.read_table(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
     sampling = Sampling(
         options.pop("samples"),
@@ -167,7 +169,7 @@ def decide(
     meter = Meter(out, price)
     folder = prompts or DEFAULT_PROMPTS
     with bar("deciding", len(rows)) as advance:
-        resumed = decisions.run(
+        resumed = stage.run(
             rows,
             decider.load,
             sampled,
@@ -184,7 +186,7 @@ def decide(
         )
     if apart:
         with bar("judging", len(rows)) as advance:
-            decisions.judged(
+            stage.judged(
                 rows,
                 sampled,
                 scorer.load,
@@ -198,7 +200,7 @@ def decide(
             )
     if resumed:
         click.echo(f"{resumed:,} scenes were done by an earlier run", err=True)
-    for name, value in decisions.summary(shards.read_table(out)).items():
+    for name, value in stage.summary(storage.read_table(out)).items():
         click.echo(f"{name}: {value}")
     click.echo(f"{meter.summary()} ({meter.path})")
 
@@ -219,7 +221,7 @@ def _check_used(kinds: set[str], options: dict[str, Any]) -> None:
 
 def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
-        from usermirrorer.builders.distill import STRATEGIES
+        from usermirrorer.builders.distil.strategies import STRATEGIES
 
         for name, strategy in STRATEGIES.items():
             click.echo(f"{name:20} {strategy.source}")
@@ -279,19 +281,21 @@ def distil(
     """
     from dataclasses import replace
 
-    from usermirrorer.builders import distill, fetch, ifd, shards
-    from usermirrorer.builders.engines.chat import count_tokens
-    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
+    from usermirrorer.builders.common import assets, storage
+    from usermirrorer.builders.decisions.chat import count_tokens
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
+    from usermirrorer.builders.distil import candidates, ifd, strategies
+    from usermirrorer.builders.distil.pairs import VIEWS, assert_enough, make_pairs, view
 
-    distill.get_strategy(strategy)  # before any work
+    strategies.get_strategy(strategy)  # before any work
     folder = prompts or DEFAULT_PROMPTS
-    found = distill.candidates(scene_file, weak, strong)
-    distill.assert_enough(found, pairs)
+    found = candidates.candidates(scene_file, weak, strong)
+    assert_enough(found, pairs)
     if strategy == "ifd" and model:
         with bar("perplexities", len(found.usable)) as advance:
             scores = ifd.scores(
                 found,
-                fetch.resolve_model(model),
+                assets.resolve_model(model),
                 out.with_name(f"{out.stem}.ifd.parquet"),
                 dtype=dtype,
                 prompts=folder,
@@ -300,14 +304,12 @@ def distil(
         found = replace(found, ifd=scores)
     fitting: dict[str, Any] = {}
     if tokenizer:
-        text = load_tokenizer(fetch.resolve_model(tokenizer))
+        text = load_tokenizer(assets.resolve_model(tokenizer))
         fitting = {"count": functools.partial(count_tokens, text), "room": CONTEXT - max_tokens}
-    table, fate = distill.distill(
-        found, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting
-    )
-    shards.write_table(out, table)
-    for name in distill.VIEWS if views else ():
-        shards.write_table(Path(str(views)) / f"{name}.parquet", distill.view(table, name))
+    table, fate = make_pairs(found, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
+    storage.write_table(out, table)
+    for name in VIEWS if views else ():
+        storage.write_table(Path(str(views)) / f"{name}.parquet", view(table, name))
     for name, count in fate.items():
         click.echo(f"{name}: {count:,}")
 

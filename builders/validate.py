@@ -16,17 +16,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import LABEL_PREFIX, Mode, messages, parse
-from usermirrorer.builders.schema import (
-    LABELS,
-    ORIGINS,
-    PREFERENCE,
-    SCENE,
-    assert_schema,
-)
-from usermirrorer.builders.shards import read_table
-from usermirrorer.builders.text import clean
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import LABELS, ORIGINS, PREFERENCE, SCENE, assert_schema
+from usermirrorer.builders.common.storage import read_table
+from usermirrorer.builders.common.text import clean
+from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, Mode, messages, parse
 
 #: A uniform position fails this test once in a thousand datasets.
 _SIGNIFICANCE = 1e-3
@@ -298,9 +292,9 @@ def token_count(model: str) -> Callable[[str], int]:
     """
     from transformers import AutoTokenizer
 
-    from usermirrorer.builders import fetch
+    from usermirrorer.builders.common import assets
 
-    folder = fetch.resolve_model(model)
+    folder = assets.resolve_model(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

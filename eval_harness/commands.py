@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 
 SPACE_CARD = """---
 title: UserMirrorer leaderboard
@@ -44,7 +44,7 @@ def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space:
 
     Writes index.html (opens from disk, and as a static Space), leaderboard.md, .csv and .json.
     """
-    from usermirrorer.builders.shards import atomic
+    from usermirrorer.builders.common.storage import atomic
     from usermirrorer.eval_harness import hub_files
     from usermirrorer.eval_harness import leaderboard as board
 

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.shards import fingerprint, read_table
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import fingerprint, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -129,7 +129,7 @@ def _check_answers(scenes: Dataset, dataset: str) -> None:
 @functools.cache
 def local_model_revision(pretrained: str) -> str:
     """Return a hash of a local model's weights; "" for a Hub id, whose commit lm_eval records."""
-    from usermirrorer.builders.fetch import model_revision
+    from usermirrorer.builders.common.assets import model_revision
 
     return model_revision(pretrained) if pretrained and Path(pretrained).is_dir() else ""
 

@@ -12,8 +12,8 @@ import numpy as np
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import LABEL_PREFIX
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.decisions.prompts import LABEL_PREFIX
 from usermirrorer.eval_harness.metrics import Floats, softmax
 from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
 
@@ -97,7 +97,7 @@ def engine_of(lm: Any) -> Any | None:
 def _make_engine(lm: Any) -> Any | None:
     import torch
 
-    from usermirrorer.builders.engines.transformers import TransformersEngine
+    from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
 
     class TextEngine(TransformersEngine):
         """Takes prompts that lm_eval has rendered, with the start token where it would add one."""
@@ -176,7 +176,7 @@ def _batches(lm: Any, order: Sequence[int], settings: Sequence[Sampling]) -> lis
 
 
 def _engine_sampling(settings: Sampling) -> Any:
-    from usermirrorer.builders.engines import Sampling as EngineSampling
+    from usermirrorer.builders.decisions.engines.base import Sampling as EngineSampling
 
     return EngineSampling(
         n=settings.samples,

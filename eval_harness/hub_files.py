@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.eval_harness.results import Score
 
 RESULTS_FILE = ".eval_results/usermirror.yaml"

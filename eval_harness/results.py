@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.shards import read_json
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import read_json
 from usermirrorer.eval_harness import metrics
 
 FAMILIES = ("usermirror", "usermirror-direct")

@@ -23,9 +23,9 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import answer
-from usermirrorer.builders.schema import labels
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import labels
+from usermirrorer.builders.decisions.prompts import answer
 from usermirrorer.eval_harness import hf, vllm
 from usermirrorer.eval_harness.metrics import Floats, softmax
 from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of

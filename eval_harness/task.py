@@ -25,10 +25,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, Message, Mode, messages, parse
-from usermirrorer.builders.schema import LABELS as LABEL_NAMES
-from usermirrorer.builders.shards import fingerprint
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import LABELS as LABEL_NAMES
+from usermirrorer.builders.common.storage import fingerprint
+from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Message, Mode, messages, parse
 from usermirrorer.eval_harness import metrics, scoring
 from usermirrorer.eval_harness.data import load_scenes, local_model_revision, package_versions
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import LM
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.eval_harness.metrics import Floats
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -35,11 +35,11 @@ def release() -> None:
 )
 def build_command(folder: Path, train: Path | None, test: Path | None, **options: Any) -> None:
     """Write a release FOLDER; the same inputs give the same bytes."""
-    from usermirrorer.builders.shards import read_json
+    from usermirrorer.builders.common.storage import read_json
     from usermirrorer.hub import releases
 
     scenes = {split: path for split, path in (("train", train), ("test", test)) if path}
-    releases.build(
+    releases.write_release(
         folder,
         repo_id=options["repo_id"],
         version=options["version"],

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from usermirrorer.builders import shards
-from usermirrorer.builders.errors import UserError
-from usermirrorer.hub.folder import layout, parse_version
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.versions import parse_version
+from usermirrorer.hub.layout import layout
 
 
 def diff(old: Path, new: Path) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def changelog(old: Path, new: Path, manifest: Mapping[str, Any]) -> list[dict[st
         UserError: if the version does not come after the old one, or the schema changed and the
             major version did not.
     """
-    previous = shards.read_json(old / "manifest.json")
+    previous = storage.read_json(old / "manifest.json")
     check_order(previous, manifest)
     changes = [r for r in diff(old, new) if r["added"] or r["removed"] or r["changed"]]
     entry = {"version": manifest["version"], "since": previous["version"], "rows": changes}

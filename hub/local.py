@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 
 
 @dataclass(frozen=True)

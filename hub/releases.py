@@ -29,13 +29,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from usermirrorer.builders import shards
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.versions import parse_version, tag_of
 from usermirrorer.hub import differences
-from usermirrorer.hub.folder import build, check, parse_version, tag_of
+from usermirrorer.hub.build import write_release
+from usermirrorer.hub.layout import check
 
 __all__ = [
-    "build",
     "collect",
     "diff",
     "pull",
@@ -44,6 +45,7 @@ __all__ = [
     "tag_of",
     "verify",
     "versions",
+    "write_release",
 ]
 
 Kind = Literal["dataset", "model"]
@@ -144,7 +146,7 @@ def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
                 Path(release) if here else stack.enter_context(fetched(repo_id, version))
             )
         for folder in folders:
-            shards.read_json(folder / "manifest.json")
+            storage.read_json(folder / "manifest.json")
         return differences.diff(*folders)
 
 
@@ -257,7 +259,7 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def _refuse_public(manifest: dict[str, Any], repo_id: str) -> None:
-    from usermirrorer.builders.sources import all_sources
+    from usermirrorer.builders.raw.sources import all_sources
 
     known = all_sources()
     bound = [
@@ -284,7 +286,7 @@ def _check_version(api: HfApi, repo_id: str, manifest: dict[str, Any]) -> None:
     path = api.hf_hub_download(
         repo_id, "manifest.json", repo_type="dataset", revision=smaller[0]["commit"]
     )
-    differences.check_order(shards.read_json(Path(path)), manifest)
+    differences.check_order(storage.read_json(Path(path)), manifest)
 
 
 def _publish(

@@ -48,7 +48,7 @@ def render(manifest: Mapping[str, Any]) -> str:
 
 def _source(name: str) -> dict[str, str]:
     """Return name, title, homepage and licence of a source; only the name if it is not known."""
-    from usermirrorer.builders.sources import all_sources
+    from usermirrorer.builders.raw.sources import all_sources
 
     known = all_sources().get(name)
     if known is None:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from usermirrorer.builders import distill
-from usermirrorer.builders.distill import OUTCOMES, Candidates
-from usermirrorer.builders.schema import PREFERENCE
-from usermirrorer.builders.shards import atomic
+from usermirrorer.builders.common.schema import PREFERENCE
+from usermirrorer.builders.common.storage import atomic
+from usermirrorer.builders.distil import candidates
+from usermirrorer.builders.distil.candidates import OUTCOMES, Candidates
 from usermirrorer.model_cards import plots
 from usermirrorer.model_cards.dataset_card import cell, percent
 
@@ -39,9 +39,9 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
         The path of the report.
 
     Raises:
-        UserError: see `distill.candidates`; also if `pairs` breaks its schema.
+        UserError: see `candidates.candidates`; also if `pairs` breaks its schema.
     """
-    found = distill.candidates(scenes, weak, strong)
+    found = candidates.candidates(scenes, weak, strong)
     made = None if pairs is None else _pairs(pairs)
     decided = {role: _decided(found, role) for role in ("weak", "strong")}
     fates = outcomes(found)
@@ -77,7 +77,7 @@ def _decided(found: Candidates, role: str) -> pl.DataFrame:
 
 def _pairs(path: Path) -> pl.DataFrame:
     """Return source, number of options and characters of each pair's texts."""
-    distill.check_schema(path, PREFERENCE)
+    candidates.check_schema(path, PREFERENCE)
 
     def characters(column: str) -> pl.Expr:
         contents = pl.element().struct.field("content").str.len_chars()

@@ -25,9 +25,9 @@ from huggingface_hub import (
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.shards import atomic, read_json
-from usermirrorer.hub.folder import tag_of
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import atomic, read_json
+from usermirrorer.builders.common.versions import tag_of
 from usermirrorer.model_cards import plots
 
 Row = Mapping[str, Any]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usermirrorer.builders.schema import LABELS
-from usermirrorer.builders.shards import atomic
+from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.common.storage import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import click
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 
 #: name -> (module:function, one line of help). Imports happen on use: `--help` stays instant.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -18,15 +18,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
     ),
     "sources": (
-        "usermirrorer.builders.source_commands:sources",
+        "usermirrorer.builders.raw.commands:sources",
         "List the sources of feedback: licence, files, whether they may be passed on.",
     ),
     "fetch": (
-        "usermirrorer.builders.source_commands:fetch",
+        "usermirrorer.builders.raw.commands:fetch",
         "Download the raw files of a source, or say how to get them.",
     ),
     "tables": (
-        "usermirrorer.builders.source_commands:tables",
+        "usermirrorer.builders.raw.commands:tables",
         "Write the canonical tables of a source from its raw files.",
     ),
     "scenes": (

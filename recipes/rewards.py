@@ -1,9 +1,9 @@
 """Rewards of the GRPO recipe: TRL reward functions over parsed completions.
 
 The paper's reward is 1 where the predicted behavior is the real one, else 0 (section 4.1). A
-completion is read by the strict parser of `builders/prompts.py`, so that nothing is earned by
-hedging: two Behavior lines, a label outside the list, a label inside the thought only, text after
-the Behavior line or (in decision mode) a missing field all count as malformed.
+completion is read by the strict parser of `builders/decisions/prompts.py`, so that nothing is
+earned by hedging: two Behavior lines, a label outside the list, a label inside the thought only,
+text after the Behavior line or (in decision mode) a missing field all count as malformed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from usermirrorer.builders.prompts import Decision, Mode, parse
-from usermirrorer.builders.schema import LABELS
+from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.decisions.prompts import Decision, Mode, parse
 
 Completion = str | Sequence[dict[str, str]]
 Reward = Callable[..., list[float]]

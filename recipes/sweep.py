@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import DEFAULT_PROMPTS, messages, of_model
-from usermirrorer.builders.shards import atomic, file_hash, fingerprint, write_json
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import atomic, file_hash, fingerprint, write_json
+from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, messages, of_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from usermirrorer.builders.engines import Engine
+    from usermirrorer.builders.decisions.engines.base import Engine
 
 RECIPES = Path(__file__).parent
 #: Scenes scored at once; only speed and memory depend on it.
@@ -123,8 +123,8 @@ def _thoughts(
     engine: Engine, prompts: list[Any], sizes: list[int], names: list[str]
 ) -> list[str | None]:
     """Return a sampled thought for each prompt, None where it is malformed."""
-    from usermirrorer.builders.engines import Sampling
-    from usermirrorer.builders.prompts import parse
+    from usermirrorer.builders.decisions.engines.base import Sampling
+    from usermirrorer.builders.decisions.prompts import parse
 
     seeds = [int(fingerprint(name), 16) % 2**31 for name in names]
     sampled = engine.sample(prompts, sizes, Sampling(n=1), seeds)
@@ -303,8 +303,8 @@ def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Datase
 
 
 def _engine(folder: Path) -> Engine:
-    from usermirrorer.builders.engines.loading import load_causal_lm
-    from usermirrorer.builders.engines.transformers import TransformersEngine
+    from usermirrorer.builders.common.models import load_causal_lm
+    from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
 
     return TransformersEngine(*load_causal_lm(str(folder)))
 

@@ -31,9 +31,9 @@ from transformers import Trainer as BaseTrainer
 from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import MODEL_PROMPTS
-from usermirrorer.builders.shards import atomic, read_json, write_json
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import atomic, read_json, write_json
+from usermirrorer.builders.decisions.prompts import MODEL_PROMPTS
 from usermirrorer.recipes import record
 from usermirrorer.recipes.attention import BY_DOCUMENT, suits
 from usermirrorer.recipes.data import DataArguments, Prepared, packaged, prompt_folder

@@ -25,7 +25,7 @@ def tokenizer(corpus: Iterable[str] | None = None, *, vocabulary: int = 600, wor
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from usermirrorer.builders.prompts import DEFAULT_PROMPTS, FIELDS
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, FIELDS
 
     prompts = (path.read_text(encoding="utf-8") for path in sorted(DEFAULT_PROMPTS.glob("*.jinja")))
     core = Tokenizer(models.BPE())

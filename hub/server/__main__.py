@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server.app import configuration
 
 

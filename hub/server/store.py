@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 
 KINDS = ("model", "dataset", "space")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")

@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from usermirrorer.builders.prompts import FIELDS, LABEL_PREFIX, messages
-from usermirrorer.builders.schema import DECISION, LABELS, SCENE
-from usermirrorer.builders.uncertainty import entropy
+from usermirrorer.builders.common.schema import DECISION, LABELS, SCENE
+from usermirrorer.builders.decisions.prompts import FIELDS, LABEL_PREFIX, messages
+from usermirrorer.builders.decisions.uncertainty import entropy
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 FILES = ("scenes.parquet", "weak.parquet", "strong.parquet")
@@ -61,9 +61,9 @@ def seconds(
 
 def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, list[dict], list[list[dict]]]:
     """Return the engine, the plain model and tokenizer, scenes and their prompts."""
-    from usermirrorer.builders.engines.loading import load_causal_lm
-    from usermirrorer.builders.engines.transformers import TransformersEngine
-    from usermirrorer.builders.fetch import resolve_model
+    from usermirrorer.builders.common.assets import resolve_model
+    from usermirrorer.builders.common.models import load_causal_lm
+    from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
 
     folder = resolve_model(arguments.model)
     plain, tokenizer = load_causal_lm(folder, arguments.dtype)
@@ -113,7 +113,7 @@ def plain_tokens(model: Any, tokenizer: Any, prompts: list, sampling: Any) -> in
 
 def sample(arguments: argparse.Namespace) -> None:
     """Compare tokens a second."""
-    from usermirrorer.builders.engines import Sampling
+    from usermirrorer.builders.decisions.engines.base import Sampling
 
     engine, plain, tokenizer, scenes, prompts = load(arguments)
     asked = Sampling(n=arguments.samples, max_tokens=arguments.tokens)
@@ -139,7 +139,7 @@ def score(arguments: argparse.Namespace) -> None:
     """Compare the scoring of a decision's options with forwards of the plain model."""
     import torch
 
-    from usermirrorer.builders.engines import Sampling
+    from usermirrorer.builders.decisions.engines.base import Sampling
 
     engine, plain, tokenizer, scenes, prompts = load(arguments)
     asked = Sampling(n=arguments.samples, max_tokens=arguments.tokens)
@@ -316,7 +316,7 @@ def distil(arguments: argparse.Namespace) -> None:
     if arguments.generate_only:
         return
     alone = (
-        "import sys; from usermirrorer.builders.distill import candidates; "
+        "import sys; from usermirrorer.builders.distil.candidates import candidates; "
         "found = candidates(*sys.argv[1:]); print('scenes:', len(found.delta))"
     )
     first = process([sys.executable, "-c", alone, *paths])

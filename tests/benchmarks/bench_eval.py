@@ -23,7 +23,7 @@ def stock_task(dataset: str, limit: int):
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    from usermirrorer.builders.prompts import messages
+    from usermirrorer.builders.decisions.prompts import messages
     from usermirrorer.eval_harness.data import load_scenes
 
     scenes, _ = load_scenes("movielens", dataset)

@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from usermirrorer.builders import schema, shards
-from usermirrorer.hub import folder as release_folder
+from usermirrorer.builders.common import schema, storage
+from usermirrorer.hub import layout
 from usermirrorer.hub.local import running
 
 BLOCK, SHARDS = 1 << 20, 8
@@ -69,16 +69,16 @@ def make(folder: Path, megabytes: int) -> None:
         pq.write_table(pa.table({"bytes": rows}), path, compression="none", use_dictionary=False)
     (folder / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")
     files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    described = {name: release_folder.describe(path) for name, path in files.items()}
+    described = {name: layout.describe(path) for name, path in files.items()}
     manifest = {
         "version": "1.0.0",
         "schema_version": schema.SCHEMA_VERSION,
         "redistributable": True,
         "sources": [],
         "files": described,
-        "splits": release_folder._splits(folder, described),
+        "splits": layout._splits(folder, described),
     }
-    shards.write_json(folder / "manifest.json", manifest)
+    storage.write_json(folder / "manifest.json", manifest)
 
 
 def touch_memory(folder: Path, megabytes: int) -> None:

@@ -19,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from usermirrorer.builders import fetch, flow
-from usermirrorer.builders.engines.loading import fast_dtype
-from usermirrorer.builders.scenes import SceneConfig
-from usermirrorer.builders.shards import write_json
-from usermirrorer.builders.sources import get_source
+from usermirrorer.builders.common import assets
+from usermirrorer.builders.common.models import fast_dtype
+from usermirrorer.builders.common.storage import write_json
+from usermirrorer.builders.raw.sources import get_source
+from usermirrorer.builders.scenes import pipeline
+from usermirrorer.builders.scenes.world import SceneConfig
 from usermirrorer.eval_harness.results import card_rows, compare, read_results
 from usermirrorer.model_cards import model_card
 from usermirrorer.recipes.job import Job
@@ -38,12 +39,12 @@ BASELINES = ("acc_chance", "acc_popular", "acc_nearest")
 
 def build(job: Job, train: int, test: int, seed: int) -> dict[str, Any]:
     """Make scenes of five options, as section 3.1 has them; no test user is in train."""
-    return flow.build(
+    return pipeline.raw_to_scenes(
         get_source("movielens"),
-        Path(fetch.fetch_asset("ml-100k")),
+        Path(assets.fetch_asset("ml-100k")),
         job.out / "scenes",
         SceneConfig(train, test, seed, history=(1, 6), train_others=(4, 4)),
-        embedder=fetch.resolve_model("all-minilm-l6-v2"),
+        embedder=assets.resolve_model("all-minilm-l6-v2"),
         bar=job.bar,
     )
 
@@ -116,12 +117,12 @@ def main() -> None:
         [asked.train, asked.test, asked.seed],
         lambda: build(job, asked.train, asked.test, asked.seed),
     )
-    base = fetch.resolve_model("smollm2-135m-instruct")
+    base = assets.resolve_model("smollm2-135m-instruct")
     # From here on the recipe and the prompts decide; the recipe knows a finished run itself.
     trained = train(job, base, more)
     limit = made["test"]["scenes"]
     for name, model in (("base", base), ("trained", trained["folder"])):
-        revision = fetch.model_revision(model)
+        revision = assets.model_revision(model)
         job.step(
             f"score {name}",
             [made["files"], revision, limit],

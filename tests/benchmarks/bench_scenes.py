@@ -45,18 +45,19 @@ def vectors(items: int) -> np.ndarray:
 
 def measured(source: str, folder: str, wanted: int, workers: int) -> dict[str, float]:
     """Raw files to scenes by this package; seconds from the start of reading."""
-    from usermirrorer.builders import scenes
-    from usermirrorer.builders.sources import Report, get_source
+    from usermirrorer.builders.raw.report import Report
+    from usermirrorer.builders.raw.sources import get_source
+    from usermirrorer.builders.scenes import build, world
 
     begun = time.perf_counter()
     chosen = get_source(source)
     tables = chosen.read(Path(folder), Report())
     read = time.perf_counter() - begun
     embeddings = vectors(tables.items.height)
-    config = scenes.SceneConfig(train=wanted, test=640)
+    config = world.SceneConfig(train=wanted, test=640)
     begun = time.perf_counter()
     first, made = 0.0, 0
-    for _, table in scenes.stream(chosen, tables, embeddings, config, workers=workers):
+    for _, table in build.stream_scenes(chosen, tables, embeddings, config, workers=workers):
         first = first or time.perf_counter() - begun
         made += table.num_rows
     built = time.perf_counter() - begun
@@ -208,7 +209,7 @@ def _inserted(shown: list[Any], item: Any, rng: random.Random) -> list[Any]:
 
 def _texts(scene: Any, events: Any, films: Any, people: Any, rng: random.Random) -> tuple[Any, ...]:
     """Profile, history and options of a scene by `str.format`, from frames."""
-    from usermirrorer.builders.text import ago
+    from usermirrorer.builders.common.text import ago
 
     profile = "Gender: {gender}\nAge: {age}\nOccupation: {occupation}\nZIP code: {zip}"
     past = events.loc[[scene["user_id"]]]

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from usermirrorer.builders import scenes
-from usermirrorer.builders.sources import Report, Tables, get_source
+from usermirrorer.builders.raw.report import Report
+from usermirrorer.builders.raw.source import Tables
+from usermirrorer.builders.raw.sources import get_source
+from usermirrorer.builders.scenes import build, world
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +27,5 @@ def vectors(tables: Tables) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def built(tables: Tables, vectors: np.ndarray) -> dict:
-    config = scenes.SceneConfig(train=600, test=120, seed=3, history=(1, 4))
-    return scenes.build(get_source("movielens"), tables, vectors, config)[0]
+    config = world.SceneConfig(train=600, test=120, seed=3, history=(1, 4))
+    return build.make_scenes(get_source("movielens"), tables, vectors, config)[0]

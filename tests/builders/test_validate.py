@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from usermirrorer.builders import commands, shards, validate
-from usermirrorer.builders.schema import SCENE
+from usermirrorer.builders import commands, validate
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.schema import SCENE
 
 
 def broken(findings) -> list[str]:
@@ -163,7 +164,7 @@ def test_a_missing_column_is_named(built):
 def test_the_command_exits_with_1_on_a_broken_promise(rows, tmp_path):
     _shared_user(rows)
     for split, table in tables(rows).items():
-        shards.write_table(tmp_path / f"{split}.parquet", table)
+        storage.write_table(tmp_path / f"{split}.parquet", table)
     ran = CliRunner().invoke(commands.validate, [str(tmp_path)])
     assert ran.exit_code == 1 and "BROKEN" in ran.output
 

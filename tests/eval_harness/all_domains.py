@@ -22,9 +22,8 @@ import click
 import pyarrow as pa
 
 from tests import raw_data
-from usermirrorer.builders import fetch, shards
 from usermirrorer.builders.commands import scenes as build_scenes
-from usermirrorer.builders.engines import loading
+from usermirrorer.builders.common import assets, models, storage
 from usermirrorer.hub.local import LocalHub, running
 from usermirrorer.recipes import quickstart
 from usermirrorer.recipes.job import Job
@@ -47,7 +46,7 @@ def run(out: Path, model: str, embedder: str, train: int, test: int) -> Path:
         test: Test scenes a source.
     """
     job = Job(out)
-    weak = fetch.resolve_model(model)
+    weak = assets.resolve_model(model)
     scenes = job.step(
         "scenes", [embedder, train, test], lambda: _scenes(job, embedder, train, test)
     )
@@ -84,10 +83,10 @@ def _scenes(job: Job, embedder: str, train: int, test: int) -> Row:
     counts = {}
     for split in ("train", "test"):
         parts = [job.out / "scenes" / s / f"{split}.parquet" for s in raw_data.PUBLISHED]
-        table = pa.concat_tables([shards.read_table(part) for part in parts])
-        shards.write_table(job.out / f"{split}.parquet", table)
+        table = pa.concat_tables([storage.read_table(part) for part in parts])
+        storage.write_table(job.out / f"{split}.parquet", table)
         counts[split] = table.num_rows
-    return counts | {"file": shards.file_hash(job.out / "train.parquet")}
+    return counts | {"file": storage.file_hash(job.out / "train.parquet")}
 
 
 def _pairs(job: Job, weak: str) -> Row:
@@ -99,7 +98,7 @@ def _pairs(job: Job, weak: str) -> Row:
     command = ["distil", "train.parquet", "--weak", "weak.parquet", "--strong", "strong.parquet"]
     command += ["--pairs", "2", "--out", "pairs.parquet"]
     job.call("distil", [*USERMIRRORER, *command])
-    return {"file": shards.file_hash(job.out / "pairs.parquet")}
+    return {"file": storage.file_hash(job.out / "pairs.parquet")}
 
 
 def _release(job: Job, scenes: Row, weak: str) -> Row:
@@ -107,7 +106,7 @@ def _release(job: Job, scenes: Row, weak: str) -> Row:
     raw = job.out / "raw"
     inputs = {
         source: {
-            path.relative_to(raw / source).as_posix(): shards.file_hash(path)
+            path.relative_to(raw / source).as_posix(): storage.file_hash(path)
             for path in sorted((raw / source).rglob("*"))
             if path.is_file()
         }
@@ -120,16 +119,16 @@ def _release(job: Job, scenes: Row, weak: str) -> Row:
         "configuration": scenes,
         "seeds": {"all": 0},
         "models": [
-            {"role": role, "id": name, "revision": fetch.model_revision(weak)}
+            {"role": role, "id": name, "revision": assets.model_revision(weak)}
             for role in ("weak", "strong")
         ],
     }
-    shards.write_json(job.out / "from.json", manifest)
+    storage.write_json(job.out / "from.json", manifest)
     command = ["release", "build", "release", "--repo", REPO, "--version", VERSION]
     command += ["--preference", "pairs.parquet", "--train", "train.parquet"]
     command += ["--test", "test.parquet", "--manifest", "from.json"]
     job.call("release build", [*USERMIRRORER, *command])
-    return {"manifest": shards.file_hash(job.out / "release" / "manifest.json")}
+    return {"manifest": storage.file_hash(job.out / "release" / "manifest.json")}
 
 
 def _publish(job: Job, hub: LocalHub) -> Row:
@@ -158,7 +157,7 @@ def _score(job: Job, hub: LocalHub, name: str, model: str) -> Row:
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
     command += [
         "--model_args",
-        f"pretrained={model},dtype={loading.fast_dtype()}",
+        f"pretrained={model},dtype={models.fast_dtype()}",
         "--device",
         "cpu",
     ]

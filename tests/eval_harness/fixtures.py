@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from tests import tiny_parts
-from usermirrorer.builders.schema import SCENE
-from usermirrorer.builders.shards import write_table
+from usermirrorer.builders.common.schema import SCENE
+from usermirrorer.builders.common.storage import write_table
 
 GENRES = ("drama", "comedy", "thriller", "war", "romance", "western", "horror", "musical")
 

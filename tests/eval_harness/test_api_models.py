@@ -9,7 +9,7 @@ import pytest
 import torch
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
-from usermirrorer.builders.prompts import FIELDS, answer
+from usermirrorer.builders.decisions.prompts import FIELDS, answer
 
 from .fixtures import brute_force, evaluate, make_scenes, tiny_model, write_scenes
 

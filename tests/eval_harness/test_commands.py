@@ -5,7 +5,7 @@ import sys
 
 from click.testing import CliRunner
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.eval_harness import commands
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from huggingface_hub import HfApi
 
-from usermirrorer.builders.fetch import model_revision
+from usermirrorer.builders.common.assets import model_revision
 from usermirrorer.eval_harness import leaderboard
 from usermirrorer.eval_harness.results import read_results
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from huggingface_hub import parse_eval_result_entries
 from lm_eval.loggers import EvaluationTracker
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import FIELDS, answer
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.decisions.prompts import FIELDS, answer
 from usermirrorer.eval_harness import commands, hub_files, leaderboard, published, results
 
 from .fixtures import evaluate, make_scenes, write_scenes

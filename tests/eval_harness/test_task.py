@@ -12,8 +12,8 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from tokenizers import normalizers
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import FIELDS, answer
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.decisions.prompts import FIELDS, answer
 from usermirrorer.eval_harness import hf, metrics, scoring
 from usermirrorer.eval_harness.outcomes import thought_of
 from usermirrorer.eval_harness.task import render
@@ -177,7 +177,7 @@ def test_out_of_memory_halves_the_batch(model, dataset, monkeypatch):
 def test_real_model_scores_equal_a_brute_force_scorer(dataset):
     from lm_eval.models.huggingface import HFLM
 
-    from usermirrorer.builders.fetch import fetch_asset
+    from usermirrorer.builders.common.assets import fetch_asset
 
     lm = HFLM(
         pretrained=str(fetch_asset("smollm2-135m-instruct")),
@@ -361,7 +361,7 @@ def test_empty_split(tmp_path):
 def test_missing_column(tmp_path, scenes):
     import pyarrow as pa
 
-    from usermirrorer.builders.shards import write_table
+    from usermirrorer.builders.common.storage import write_table
 
     path = tmp_path / "old.parquet"
     write_table(path, pa.Table.from_pylist([{"scene_id": "1", "source": "movielens"}]))
@@ -473,7 +473,7 @@ def test_thought_is_all_before_the_first_behavior_line():
 
 
 def test_published_template_hash_changes_with_the_prompts(tmp_path, dataset):
-    from usermirrorer.builders.prompts import DEFAULT_PROMPTS
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
 
     for file in Path(DEFAULT_PROMPTS).glob("*.jinja"):
         (tmp_path / file.name).write_text(file.read_text() + " Mine.")

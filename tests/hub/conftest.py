@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from usermirrorer.builders import schema, shards
+from usermirrorer.builders.common import schema, storage
 from usermirrorer.hub import releases
 from usermirrorer.hub.local import running
 
@@ -64,13 +64,13 @@ def build_release(folder: Path, version: str, rows: int = 4, **options) -> Path:
     """Build a release of `rows` rows for each table and domain."""
     made = folder.with_name(f"{folder.name}.inputs")
     pairs = [pair(n, d) for d in DOMAINS for n in range(rows)]
-    shards.write_table(
+    storage.write_table(
         made / "pairs.parquet", pa.Table.from_pylist(pairs, schema=schema.PREFERENCE)
     )
     for split in ("train", "test"):
         scenes = [scene(n, d, split) for d in DOMAINS for n in range(rows)]
         table = pa.Table.from_pylist(scenes, schema=schema.SCENE)
-        shards.write_table(made / f"{split}.parquet", table)
+        storage.write_table(made / f"{split}.parquet", table)
     arguments = {
         "repo_id": "usermirrorer/mixed",
         "version": version,
@@ -85,7 +85,7 @@ def build_release(folder: Path, version: str, rows: int = 4, **options) -> Path:
         "redistributable": True,
         **options,
     }
-    return releases.build(folder, **arguments)
+    return releases.write_release(folder, **arguments)
 
 
 @pytest.fixture

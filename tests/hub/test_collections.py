@@ -17,7 +17,7 @@ import numpy as np
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import save_file
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub import releases
 
 api, name = HfApi(), "usermirrorer/mixed"

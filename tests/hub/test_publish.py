@@ -18,7 +18,7 @@ RULES = """
 import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub import releases
 one, two, broken, bound = map(Path, sys.argv[1:])
 api, name = HfApi(), "usermirrorer/mixed"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
 
-from usermirrorer.builders import shards
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.versions import parse_version
 from usermirrorer.hub import releases
-from usermirrorer.hub.folder import parse_version
 
 from .conftest import build_release, scene
 
@@ -39,7 +39,7 @@ def test_a_release_is_rebuilt_from_its_manifest(tmp_path):
     old = build_release(
         tmp_path / "old", "1.1.0", rows=5, changelog_from=first, assets={"plot.png": plot}
     )
-    manifest = shards.read_json(old / "manifest.json")
+    manifest = storage.read_json(old / "manifest.json")
     again = build_release(
         tmp_path / "again",
         manifest["version"],
@@ -82,9 +82,9 @@ def test_every_change_of_a_file_is_found(tmp_path, change):
         data[100] ^= 1
         victim.write_bytes(data)
     elif change == "count":
-        manifest = shards.read_json(folder / "manifest.json")
+        manifest = storage.read_json(folder / "manifest.json")
         manifest["splits"]["scenes"]["test"]["rows"] += 1
-        shards.write_json(folder / "manifest.json", manifest)
+        storage.write_json(folder / "manifest.json", manifest)
     elif change == "remove":
         victim.unlink()
     else:
@@ -96,11 +96,11 @@ def test_every_change_of_a_file_is_found(tmp_path, change):
 def test_a_user_in_train_and_test_is_refused(tmp_path):
     import pyarrow as pa
 
-    from usermirrorer.builders import schema
+    from usermirrorer.builders.common import schema
 
     leaking = scene(0, "steam", "test") | {"user_id": "train-user-0"}
     path = tmp_path / "leak.parquet"
-    shards.write_table(path, pa.Table.from_pylist([leaking], schema=schema.SCENE))
+    storage.write_table(path, pa.Table.from_pylist([leaking], schema=schema.SCENE))
     build_release(tmp_path / "r", "1.0.0")
     with pytest.raises(UserError, match="train-user-0 of steam"):
         build_release(
@@ -200,8 +200,8 @@ def test_versions_share_their_bytes_and_pages_are_indexed(tmp_path):
     chance = np.random.default_rng(1)
     texts = [chance.bytes(50).hex() for _ in range(40_000)]
     old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
-    shards.write_table(old, pa.table({"text": texts}))
-    shards.write_table(new, pa.table({"text": [*texts[:100], "one more", *texts[100:]]}))
+    storage.write_table(old, pa.table({"text": texts}))
+    storage.write_table(new, pa.table({"text": [*texts[:100], "one more", *texts[100:]]}))
     before, after = old.read_bytes(), new.read_bytes()
     places = chance.integers(0, len(after) - 1000, 200)
     shared = sum(after[place : place + 1000] in before for place in places) / 200

@@ -15,7 +15,7 @@ PUSH = """
 import sys
 from pathlib import Path
 from huggingface_hub.utils import _http
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub import releases
 _http.time.sleep = lambda seconds: None  # the client tries again, with growing waits
 try:

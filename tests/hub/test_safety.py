@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.local import running
 from usermirrorer.hub.server import peek
 from usermirrorer.hub.server.history import BadName, check_path

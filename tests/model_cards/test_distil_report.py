@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
 
-from tests.builders.distill_rows import decision, many, scene, write
-from usermirrorer.builders import distill, shards
+from tests.builders.distil.distil_rows import decision, many, scene, write
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.distil import candidates
 from usermirrorer.model_cards import distil_report
 from usermirrorer.model_cards.commands import report
 
@@ -31,7 +32,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def found(files):
-    return distill.candidates(*files)
+    return candidates.candidates(*files)
 
 
 def test_uncertainty_is_told_by_source_in_bits(found):
@@ -47,9 +48,9 @@ def test_uncertainty_is_told_by_source_in_bits(found):
 
 def test_every_scene_has_one_outcome(found):
     mind, steam, together = distil_report.outcomes(found)
-    assert (steam["candidates"], steam[distill.NEVER], steam[distill.ALWAYS]) == (1, 1, 0)
-    assert (mind["candidates"], mind[distill.ALWAYS]) == (0, 1)
-    assert sum(together[name] for name in distill.OUTCOMES) == together["scenes"] == 3
+    assert (steam["candidates"], steam[candidates.NEVER], steam[candidates.ALWAYS]) == (1, 1, 0)
+    assert (mind["candidates"], mind[candidates.ALWAYS]) == (0, 1)
+    assert sum(together[name] for name in candidates.OUTCOMES) == together["scenes"] == 3
     assert steam["weak_accuracy"] == 0 and steam["strong_accuracy"] == 0.5
 
 
@@ -70,7 +71,7 @@ def test_malformed_decisions_are_told_by_reason(found):
 def written(tmp_path):
     scenes, weak, strong = write(tmp_path, *many())
     pairs = tmp_path / "pairs.parquet"
-    shards.write_table(pairs, distill.distill(distill.candidates(scenes, weak, strong), 6)[0])
+    storage.write_table(pairs, pairs.make_pairs(candidates.candidates(scenes, weak, strong), 6)[0])
     words = [scenes, "--weak", weak, "--strong", strong, "--pairs", pairs, "--out", tmp_path / "r"]
     ran = CliRunner().invoke(report, list(map(str, words)), catch_exceptions=False)
     assert ran.output.strip() == str(tmp_path / "r" / "report.md")

@@ -9,8 +9,8 @@ import pytest
 import tiny_parts
 from recipe_rows import pair, scene
 
-from usermirrorer.builders.schema import PREFERENCE, SCENE
-from usermirrorer.builders.shards import write_table
+from usermirrorer.builders.common.schema import PREFERENCE, SCENE
+from usermirrorer.builders.common.storage import write_table
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from usermirrorer.builders.prompts import answer, messages
-from usermirrorer.builders.schema import LABELS
+from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.decisions.prompts import answer, messages
 
 TITLES = ("Alien", "Brazil", "Casablanca", "Dune", "Fargo", "Gilda", "Heat")
 

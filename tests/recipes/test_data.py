@@ -7,10 +7,9 @@ import pytest
 import tiny_parts
 from recipe_rows import pair, scene
 
-from usermirrorer.builders.decisions import prompts_hash
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import messages
-from usermirrorer.builders.shards import write_table
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.storage import write_table
+from usermirrorer.builders.decisions.prompts import messages, prompts_hash
 from usermirrorer.recipes import data
 from usermirrorer.recipes.data import IGNORED, DataArguments
 

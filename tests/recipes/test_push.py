@@ -78,7 +78,7 @@ from huggingface_hub import HfApi
 from usermirrorer.hub import releases
 
 pairs, folder = sys.argv[1:]
-releases.build(
+releases.write_release(
     folder, repo_id="usermirrorer/mixed", version="v1.0.0", preference=pairs, scenes={},
     manifest={"inputs": {}, "code": "0", "seeds": {}, "models": []}, redistributable=True,
 )

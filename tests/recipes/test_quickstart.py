@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from usermirrorer.builders import shards, validate
+from usermirrorer.builders import validate
+from usermirrorer.builders.common import storage
 from usermirrorer.recipes import quickstart
 from usermirrorer.recipes.job import Job
 
@@ -78,13 +79,13 @@ def test_the_release_keeps_every_promise(finished):
 
 def test_what_was_loaded_back_is_what_was_released(finished):
     out, _ = finished
-    summary = shards.read_json(out / "summary.json")
+    summary = storage.read_json(out / "summary.json")
     assert summary["loaded"]["pairs"] == summary["pairs"]["fate"]["pairs"] > 0
     assert summary["loaded"]["scenes"]["test"] == 12
 
 
 def test_scores_of_all_models_stand_beside_the_baselines(finished):
-    rows = shards.read_json(finished[0] / "summary.json")["scores"]
+    rows = storage.read_json(finished[0] / "summary.json")["scores"]
     for model in ("base", "sft", "dpo"):
         metrics = {(r["task"], r["metric"]) for r in rows if r["model"] == model}
         for task in ("usermirror_movielens", "usermirror-direct_movielens"):
@@ -126,13 +127,13 @@ def test_the_same_seed_gives_the_same_bytes(finished, settings, tmp_path):
     job = Job(tmp_path / "other")
     parts = quickstart._parts(job, plan)
     quickstart._scenes(job, replace(plan, seed=1), parts)
-    assert shards.file_hash(job.out / "scenes" / "train.parquet") != shards.file_hash(
+    assert storage.file_hash(job.out / "scenes" / "train.parquet") != storage.file_hash(
         out / "scenes" / "train.parquet"
     )
 
 
 def _plan(out: Path) -> quickstart.Plan:
-    return quickstart.Plan(**shards.read_json(out / "plan.json"))
+    return quickstart.Plan(**storage.read_json(out / "plan.json"))
 
 
 def test_no_path_of_this_machine_is_published(finished):
@@ -192,7 +193,7 @@ def test_the_real_model_on_a_handful_of_scenes(tmp_path):
         command(tmp_path / "run", settings), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    summary = shards.read_json(tmp_path / "run" / "summary.json")
+    summary = storage.read_json(tmp_path / "run" / "summary.json")
     assert summary["scenes"]["interactions"] == 100_000
     assert summary["loaded"]["pairs"] > 0
     assert summary["decided"]["weak"]["malformed"] == 0

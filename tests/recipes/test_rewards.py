@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_rows import thought
 
-from usermirrorer.builders.prompts import answer
+from usermirrorer.builders.decisions.prompts import answer
 from usermirrorer.recipes.rewards import behavior_reward, format_reward, length_guard, rewards
 
 GOOD = answer("B", thought(1))

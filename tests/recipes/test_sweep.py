@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from datasets import Dataset
 from recipe_rows import pair, scene
 
-from usermirrorer.builders.errors import UserError
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes import sweep
 from usermirrorer.recipes.sweep import Point
 

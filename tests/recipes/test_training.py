@@ -20,10 +20,10 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from usermirrorer.builders.errors import UserError
-from usermirrorer.builders.prompts import answer, messages, of_model
-from usermirrorer.builders.schema import PREFERENCE, SCENE
-from usermirrorer.builders.shards import write_table
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import PREFERENCE, SCENE
+from usermirrorer.builders.common.storage import write_table
+from usermirrorer.builders.decisions.prompts import answer, messages, of_model
 from usermirrorer.recipes import dpo, grpo, sft, training
 
 from recipe_rows import pair, scene  # isort: skip

@@ -1,0 +1,11 @@
+"""What every stage uses.
+
+schema.py    the Arrow schemas between the stages: the contract
+storage.py   files and tables written so that a kill at any moment loses nothing
+errors.py    the error that users see as one line
+text.py      raw text made safe and short
+progress.py  progress bars
+assets.py    real raw files and models from the package registry
+models.py    language models and tokenizers, loaded or explained
+versions.py  semantic versions and their tags
+"""

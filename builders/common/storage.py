@@ -1,0 +1,199 @@
+"""Write tables so that a kill at any moment loses nothing that was finished and repeats nothing.
+
+A stage that takes long writes numbered Parquet parts into `<output>.parts/`, each by atomic
+rename, and at the end merges them into `<output>`, again by rename. Its `stage.json` names the
+configuration; parts of another configuration are never mixed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from usermirrorer.builders.common.errors import UserError
+
+Work = Callable[[Sequence[Any]], pa.Table]
+#: How numbered slices of rows are worked on: here one by one, or on other machines in any order.
+Spread = Callable[[Work, Sequence[tuple[int, Sequence[Any]]]], Iterable[tuple[int, pa.Table]]]
+
+
+def fingerprint(value: Any) -> str:
+    """Return 16 hex digits that change whenever the JSON form of `value` does."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file in hex, read in blocks."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` only if the block succeeds.
+
+    Works for files and for folders (an existing folder is replaced).
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            _sync(temporary)
+            if path.is_dir():
+                path.rename(Path(folder) / "replaced")
+            temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                "no space left on the disk", where=path, fix="Free some and run again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(
+                "cannot be written", where=path, fix="Choose another folder."
+            ) from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    with atomic(path) as temporary:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("does not exist", where=path) from None
+    except ValueError as error:
+        raise UserError(f"is not JSON: {error}", where=path) from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file atomically, its bytes depending on the table alone.
+
+    Content-defined chunking lets a Hub store only what changed between versions.
+    """
+    with atomic(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_content_defined_chunking=True,
+            write_page_index=True,
+            store_schema=True,
+        )
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file.
+
+    Raises:
+        UserError: if it is missing, not Parquet, or lacks one of `columns`.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise UserError("does not exist", where=path) from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise UserError(f"is not the Parquet table it should be: {error}", where=path) from error
+
+
+def in_parts(
+    output: Path,
+    rows: Sequence[Any],
+    work: Work,
+    *,
+    config: Mapping[str, Any],
+    part_rows: int,
+    on_progress: Callable[[int, bool], None] = lambda done, resumed: None,
+    spread: Spread | None = None,
+) -> tuple[Path, int]:
+    """Run `work` over slices of `rows`, one Parquet part each, then merge them into `output`.
+
+    Args:
+        output: The Parquet file to make. If it exists with the same configuration, nothing is done.
+        rows: Inputs, in an order that depends on the configuration alone.
+        work: Pure function of a slice of rows.
+        config: Everything the result depends on; another configuration starts anew.
+        part_rows: Rows a part.
+        on_progress: Called with the rows of each part that is there, and whether it was resumed.
+        spread: Works on the missing slices; without it, one after another in this process.
+
+    Returns:
+        The output path and the number of rows that an earlier run had already done.
+    """
+    key = fingerprint({**config, "rows": len(rows), "part_rows": part_rows})
+    if done(output, key):
+        on_progress(len(rows), True)
+        return output, len(rows)
+    folder = output.with_name(f"{output.name}.parts")
+    stage = folder / "stage.json"
+    if folder.exists() and not (stage.exists() and read_json(stage).get("key") == key):
+        shutil.rmtree(folder)
+    write_json(stage, {"key": key, **config})
+    starts = range(0, len(rows), part_rows)
+    parts = [folder / f"{number:06d}.parquet" for number in range(len(starts))]
+    slices = [rows[start : start + part_rows] for start in starts]
+    missing = [(i, slices[i]) for i, part in enumerate(parts) if not part.exists()]
+    resumed = len(rows) - sum(len(slice_) for _, slice_ in missing)
+    if resumed:
+        on_progress(resumed, True)
+    for number, table in (spread or one_by_one)(work, missing):
+        write_table(parts[number], table)
+        on_progress(len(slices[number]), False)
+    write_table(output, pa.concat_tables([pq.read_table(part) for part in parts]))
+    mark_done(output, key)
+    shutil.rmtree(folder)
+    return output, resumed
+
+
+def one_by_one(
+    work: Work, missing: Sequence[tuple[int, Sequence[Any]]]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Work on slices one after another in this process; a `Spread`."""
+    return ((number, work(rows)) for number, rows in missing)
+
+
+def done(output: Path, key: str) -> bool:
+    """Say whether `output` was completed under the configuration `key`."""
+    record = _record(output)
+    return output.exists() and record.exists() and read_json(record).get("key") == key
+
+
+def mark_done(output: Path, key: str) -> None:
+    """Record that `output` (a file or folder) is complete for the configuration `key`."""
+    write_json(_record(output), {"key": key})
+
+
+def _record(output: Path) -> Path:
+    return output.with_name(f".{output.name}.done.json")

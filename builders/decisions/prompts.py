@@ -1,0 +1,216 @@
+"""Scenes to chat messages, and generated text back to a decision (appendix E.2).
+
+The labels and the closing `Behavior: [X]` are an interface that recipes, engines and evaluation
+share; the sentences around them are Jinja files in `prompt_templates/` that a user can replace by
+pointing `--prompts` to another folder with the same file names.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import LABELS
+
+Mode = Literal["decision", "direct"]
+Message = dict[str, str]
+Count = Callable[[list[Message]], int]
+
+#: What stands before the single label token, in both modes.
+LABEL_PREFIX = "Behavior: ["
+#: Lines of a decision process, in order, before the Behavior line.
+FIELDS = (
+    "Stimulus",
+    "Stimulus Factors",
+    "Knowledge",
+    "Knowledge Factors",
+    "Evaluation",
+    "Evaluation Style",
+)
+DEFAULT_PROMPTS = Path(__file__).parent / "prompt_templates"
+#: Folder beside a model's weights with the templates it was trained on, if not the default ones.
+MODEL_PROMPTS = "prompts"
+
+
+@functools.cache
+def _template(folder: Path, name: str) -> Any:
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    path = folder / f"{name}.jinja"
+    try:
+        return environment.from_string(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            "prompt template is missing", where=path, fix=f"Copy it from {DEFAULT_PROMPTS}."
+        ) from None
+    except TemplateError as error:
+        raise UserError(f"prompt template is broken: {error}", where=path) from error
+
+
+def messages(
+    scene: Mapping[str, Any], mode: Mode = "decision", prompts: Path = DEFAULT_PROMPTS
+) -> list[Message]:
+    """Return the system and user message of a scene.
+
+    Args:
+        scene: Needs `profile` (str), `history` and `exposure` (lists of str).
+        mode: `decision` asks for a decision process first, `direct` for the label alone.
+        prompts: Folder with `scene.jinja` and the mode's `decision_system.jinja` or
+            `direct_system.jinja`.
+
+    Raises:
+        UserError: if a template is missing or broken.
+    """
+    user = _template(Path(prompts), "scene").render(
+        profile=scene["profile"],
+        history=list(scene["history"]),
+        exposure=list(scene["exposure"]),
+        labels=LABELS,
+    )
+    return [
+        {"role": "system", "content": _template(Path(prompts), f"{mode}_system").render().strip()},
+        {"role": "user", "content": user.strip()},
+    ]
+
+
+def fit(
+    scene: Mapping[str, Any],
+    count: Count,
+    room: int,
+    prompts: Path = DEFAULT_PROMPTS,
+    mode: Mode = "decision",
+) -> list[Message]:
+    """Return the prompt of a scene, leaving out oldest history until it fits.
+
+    The exposure is never cut.
+
+    Args:
+        scene: Mapping[str, Any] of schema `SCENE`.
+        count: Counts the tokens of a prompt, as `Engine.count`.
+        room: Most tokens the prompt may have.
+        prompts: Folder of prompt templates.
+        mode: Which prompt, see `messages`.
+
+    Raises:
+        UserError: if the prompt is too long even without history.
+    """
+    history = list(scene["history"])
+    while True:
+        prompt = messages({**scene, "history": history}, mode, prompts)
+        if count(prompt) <= room:
+            return prompt
+        if not history:
+            raise UserError(
+                f"the prompt does not fit into {room} tokens even without history",
+                where=f"scene {scene['scene_id']}",
+            )
+        history = history[1:]
+
+
+def prompts_hash(folder: Path) -> str:
+    """Return a fingerprint of the prompt templates in a folder."""
+    files = sorted(Path(folder).glob("*.jinja"))
+    return storage.fingerprint({path.name: storage.file_hash(path) for path in files})
+
+
+def of_model(folder: Path) -> Path:
+    """Return the templates that go with a model's folder, else those of this package."""
+    own = Path(folder) / MODEL_PROMPTS
+    return own if own.is_dir() else DEFAULT_PROMPTS
+
+
+def answer(label: str, thought: str = "") -> str:
+    """Return an assistant turn: the thought (if any) and its closing `Behavior: [label]` line."""
+    behavior = f"{LABEL_PREFIX}{label}]"
+    return f"{thought.rstrip()}\n{behavior}" if thought else behavior
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A parsed generation. `malformed` names the reason, and is "" for a well-formed one."""
+
+    thought: str = ""
+    behavior: int | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    malformed: str = ""
+
+
+_HEADING = re.compile(
+    rf"^[\s\-*]*\**\s*({'|'.join(sorted((*FIELDS, 'Thought', 'Behavior'), key=len, reverse=True))})"
+    r"\**\s*:\**\s*(.*)$",
+    re.I,
+)
+_BEHAVIOR = re.compile(r"^\**\[?\s*([A-Za-z])\s*\]?\**[.\s]*$")
+
+
+def parse(text: str, options: int, mode: Mode = "decision") -> Decision:
+    """Read one generation; tolerant of layout, never guessing a behavior.
+
+    Leading dashes, bold marks and letter case are tolerated; a description may run over several
+    lines. Malformed are: `no behavior`, `several behaviors`, `label outside the list`,
+    `behavior is not a label`, `text after behavior`, `missing <field>`, `empty <field>`.
+
+    Args:
+        text: The generation.
+        options: Number of options k of the scene.
+        mode: In `direct` mode only the Behavior line is asked for.
+    """
+    found: dict[str, str] = {}
+    current, behaviors, after = "", [], ""
+    for line in text.strip().splitlines():
+        match = _HEADING.match(line)
+        if match:
+            current = match.group(1).title()
+            if current == "Behavior":
+                behaviors.append(match.group(2).strip())
+            elif behaviors:
+                after = line
+            else:
+                found.setdefault(current, match.group(2).strip())
+        elif line.strip():
+            if behaviors:
+                after = line
+            elif current:
+                found[current] = f"{found[current]} {line.strip()}".strip()
+    return _judge(found, behaviors, after, options, mode)
+
+
+def _judge(
+    found: dict[str, str], behaviors: list[str], after: str, options: int, mode: Mode
+) -> Decision:
+    reason, index = _behavior_fault(behaviors, after, options)
+    if not reason and mode == "decision":
+        reason = _field_fault(found)
+    if reason:
+        return Decision(fields=found, malformed=reason)
+    if mode == "direct":
+        return Decision(behavior=index)
+    thought = "\n".join(["Thought:", *(f"{name}: {found[name]}" for name in FIELDS)])
+    return Decision(thought=thought, behavior=index, fields=found)
+
+
+def _behavior_fault(behaviors: list[str], after: str, options: int) -> tuple[str, int]:
+    if len(behaviors) != 1:
+        return ("several behaviors" if behaviors else "no behavior"), -1
+    label = _BEHAVIOR.match(behaviors[0])
+    if not label:
+        return "behavior is not a label", -1
+    index = LABELS.find(label.group(1).upper())
+    if not 0 <= index < options:
+        return "label outside the list", -1
+    return ("text after behavior" if after else ""), index
+
+
+def _field_fault(found: dict[str, str]) -> str:
+    for name in FIELDS:
+        if not found.get(name):
+            return f"{'empty' if name in found else 'missing'} {name.lower()}"
+    return ""

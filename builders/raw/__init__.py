@@ -1,0 +1,13 @@
+"""Raw files of a source to canonical tables.
+
+files.py       plain, gz and zip files in blocks of whole lines
+delimited.py, json_lines.py   blocks to frames; rows that do not fit are counted
+columns.py     conversions and checks of columns
+report.py      the counts of bad rows
+source.py      what a source is: its tables, terms and reader
+sources/       one file a domain
+tables.py      canonical tables as Parquet, checked and reused
+as_of.py       values of users and items as of a moment
+download.py    raw files from their publisher, resumed and hash-checked
+commands.py    `usermirrorer sources`, `fetch`, `tables`
+"""

@@ -1,0 +1,126 @@
+"""Conversions and checks of raw columns: what makes a row usable, and the times that it states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw.files import Raw
+from usermirrorer.builders.raw.report import Report
+
+#: reason -> expression that is true for good rows.
+Checks = Mapping[str, pl.Expr]
+
+
+def checked(
+    frames: Iterator[pl.DataFrame],
+    raw: Raw,
+    report: Report,
+    select: Sequence[pl.Expr | str],
+    checks: Checks,
+) -> pl.DataFrame:
+    """Keep the selected columns of the rows that pass all checks."""
+    kept, why = [], ""
+    for frame in frames:
+        chosen = frame.select("line", *select)
+        if chosen.select(
+            pl.all_horizontal(pl.lit(True), *checks.values()).fill_null(False).all()
+        ).item():
+            kept.append(chosen.drop("line"))
+            continue
+        for reason, good in checks.items():
+            bad = chosen.filter(~good.fill_null(False))
+            if len(bad):
+                line = first_line(bad["line"])
+                why = why or f", the first because: {reason} (line {line})"
+                report.skip(reason, len(bad), where=raw, line=line)
+                chosen = chosen.filter(good.fill_null(False))
+        kept.append(chosen.drop("line"))
+    if not any(len(frame) for frame in kept):
+        raise UserError(f"none of its rows can be used{why or _reason(raw, report)}", where=raw)
+    return pl.concat(kept)
+
+
+def _reason(raw: Raw, report: Report) -> str:
+    """Why the first row of a file was left out, while it was parsed."""
+    name = f"{Path(str(raw)).name}: "
+    found = [(line, key) for key, line in report.first_line.items() if key.startswith(name)]
+    line, key = min(found, default=(0, ""))
+    return f", the first because: {key.removeprefix(name)} (line {line})" if key else ""
+
+
+def first_line(lines: pl.Series) -> int:
+    """Return the line of the first row, 0 if there is none."""
+    return int(lines[0]) if len(lines) else 0
+
+
+def unique(frame: pl.DataFrame, key: str, report: Report, where: object) -> pl.DataFrame:
+    """Keep the first row of each `key`, counting the others."""
+    kept = frame.unique(key, keep="first", maintain_order=True)
+    report.skip(f"duplicate {key}", len(frame) - len(kept), where=where)
+    return kept
+
+
+def known(
+    interactions: pl.DataFrame, other: pl.DataFrame, key: str, report: Report, where: object
+) -> pl.DataFrame:
+    """Keep the interactions whose `key` is in `other`, counting the rest.
+
+    Raises:
+        UserError: if none is left.
+    """
+    kept = interactions.join(other.select(key), on=key, how="semi", maintain_order="left")
+    what = key.removesuffix("_id")
+    if len(interactions) and not len(kept):
+        raise UserError(f"every interaction is of an unknown {what}", where=where)
+    report.skip(f"interaction of an unknown {what}", len(interactions) - len(kept), where=where)
+    return kept
+
+
+def once(interactions: pl.DataFrame, report: Report, where: object) -> pl.DataFrame:
+    """Drop exact repetitions: the same user, item and time."""
+    kept = interactions.unique(
+        ["user_id", "item_id", "timestamp"], keep="first", maintain_order=True
+    )
+    report.skip("the same interaction again", len(interactions) - len(kept), where=where)
+    return kept
+
+
+def users_of(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Return the users of interactions, in order of appearance, for sources without profiles."""
+    return interactions.select("user_id").unique(maintain_order=True)
+
+
+def utc(seconds: pl.Expr) -> pl.Expr:
+    """Unix seconds (any number) to the canonical time; numbers outside of 1900 to 2200 are null."""
+    whole = seconds.cast(pl.Float64, strict=False)
+    safe = pl.when(whole.is_between(-2.2e9, 7.3e9)).then(whole)
+    return (safe * 1000).round().cast(pl.Int64).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+
+
+def parsed_time(text: pl.Expr, pattern: str) -> pl.Expr:
+    """Text to the canonical time by a strptime `pattern` (UTC unless it says), null if it fails."""
+    time = text.str.to_datetime(pattern, time_unit="ms", strict=False)
+    if "%z" in pattern:
+        return time.dt.convert_time_zone("UTC")
+    return time.dt.replace_time_zone("UTC")
+
+
+def parsed_day(text: pl.Expr, pattern: str, zone: str = "UTC") -> pl.Expr:
+    """Text to the canonical time of the day's start in `zone`, null if it is not of `pattern`."""
+    day = text.str.to_date(pattern, strict=False).cast(pl.Datetime("ms"))
+    return day.dt.replace_time_zone(zone).dt.convert_time_zone("UTC")
+
+
+def between_years(first: int, last: int, column: str = "timestamp") -> dict[str, pl.Expr]:
+    """Check that a time lies from the start of `first` to the end of `last`."""
+    time = pl.col(column)
+    return {f"{column} outside of {first} to {last}": time.dt.year().is_between(first, last)}
+
+
+def filled(*names: str) -> dict[str, pl.Expr]:
+    """Check that columns of text are not empty."""
+    return {f"empty {name}": pl.col(name).fill_null("") != "" for name in names}

@@ -1,0 +1,312 @@
+"""MovieLens: 1M (`::`, latin-1), 100K original (`u.*`) and RecBole's atomic files."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.text import clean_column
+from usermirrorer.builders.raw import as_of, columns, delimited, files
+from usermirrorer.builders.raw.report import Report
+from usermirrorer.builders.raw.source import Source, Tables
+
+_GENRES_100K = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
+_OCCUPATIONS_1M = [
+    "other",
+    "academic/educator",
+    "artist",
+    "clerical/admin",
+    "college/grad student",
+    "customer service",
+    "doctor/health care",
+    "executive/managerial",
+    "farmer",
+    "homemaker",
+    "K-12 student",
+    "lawyer",
+    "programmer",
+    "retired",
+    "sales/marketing",
+    "scientist",
+    "self-employed",
+    "technician/engineer",
+    "tradesman/craftsman",
+    "unemployed",
+    "writer",
+]
+#: Age bands of MovieLens-1M by their lowest age; MovieLens-100K's exact ages fall into the same.
+_AGE_BANDS = (
+    (56, "56+"),
+    (50, "50-55"),
+    (45, "45-49"),
+    (35, "35-44"),
+    (25, "25-34"),
+    (18, "18-24"),
+)
+_MISSING_YEAR = -1
+
+
+def read(folder: Path, report: Report) -> Tables:
+    """Read MovieLens, whichever of the three layouts is there.
+
+    Raises:
+        UserError: if no layout fits, or a file is missing, damaged, or has no usable row.
+    """
+    for marker, reader in (("ratings.dat", _read_1m), ("u.data", _read_100k), ("*.inter", _atomic)):
+        if files.has(folder, marker):
+            users, items, ratings = reader(folder, report)
+            return _canonical(users, items, ratings, report, files.one(folder, marker))
+    raise UserError(
+        "no MovieLens layout is there",
+        where=folder,
+        fix="Expected ratings.dat (1M), u.data (100K) or *.inter (RecBole), or a .zip of them.",
+    )
+
+
+_Three = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+
+
+def _table(
+    file: files.Raw,
+    report: Report,
+    separator: str,
+    names: list[str],
+    select: Sequence[pl.Expr | str],
+    *,
+    header: bool = False,
+) -> pl.DataFrame:
+    """Read a file of users or items; its first column is the id."""
+    first = select[0]
+    key = first if isinstance(first, str) else first.meta.output_name()
+    return columns.unique(
+        delimited.read_delimited(
+            file,
+            report,
+            names,
+            select,
+            columns.filled(key),
+            separator=separator,
+            header=header,
+            encodings=("utf-8", "latin-1"),
+        ),
+        key,
+        report,
+        file,
+    )
+
+
+def _ratings(
+    file: files.Raw, report: Report, separator: str, names: list[str], *, header: bool = False
+) -> pl.DataFrame:
+    user, item, rating, time = names
+    return delimited.read_delimited(
+        file,
+        report,
+        names,
+        [
+            pl.col(user).alias("user_id"),
+            pl.col(item).alias("item_id"),
+            pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
+            columns.utc(pl.col(time)).alias("timestamp"),
+        ],
+        {
+            **columns.filled("user_id", "item_id"),
+            "rating outside of 0.5 to 5": pl.col("rating").is_between(0.5, 5),
+            **columns.between_years(1995, 2030),
+        },
+        separator=separator,
+        header=header,
+    )
+
+
+_EVENT = ["user_id", "item_id", "rating", "timestamp"]
+
+
+def _read_1m(folder: Path, report: Report) -> _Three:
+    names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
+    people = ["user_id", "gender", "age", "occupation", "zip"]
+    users = _table(files.one(folder, "users.dat"), report, "::", people, [*people])
+    films = ["item_id", "title", "genres"]
+    year = _year_of_title()
+    return (
+        users.with_columns(pl.col("occupation").replace(names)),
+        _table(files.one(folder, "movies.dat"), report, "::", films, [*films, year]),
+        _ratings(files.one(folder, "ratings.dat"), report, "::", _EVENT),
+    )
+
+
+def _read_100k(folder: Path, report: Report) -> _Three:
+    people = ["user_id", "age", "gender", "occupation", "zip"]
+    flags = [f"g{i}" for i in range(len(_GENRES_100K))]
+    films = ["item_id", "title", "release", "video_release", "url", *flags]
+    genres = pl.concat_list(
+        pl.when(pl.col(flag) == "1").then(pl.lit(name))
+        for flag, name in zip(flags, _GENRES_100K, strict=True)
+        if name != "unknown"
+    ).list.drop_nulls()
+    chosen: list[pl.Expr | str] = [
+        "item_id",
+        "title",
+        genres.list.join("|").alias("genres"),
+        _year_of_title(),
+    ]
+    return (
+        _table(files.one(folder, "u.user"), report, "|", people, people),
+        _table(files.one(folder, "u.item"), report, "|", films, chosen),
+        _ratings(files.one(folder, "u.data"), report, "\t", _EVENT),
+    )
+
+
+def _atomic(folder: Path, report: Report) -> _Three:
+    people = ["user_id", "age", "gender", "occupation", "zip_code"]
+    films = ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"]
+    item, title, year, genres = films
+    chosen = [
+        pl.col(item).alias("item_id"),
+        pl.col(title).alias("title"),
+        pl.col(genres).str.replace_all(" ", "|").alias("genres"),
+        pl.col(year).cast(pl.Int32, strict=False).fill_null(_MISSING_YEAR).alias("year"),
+    ]
+    asked = [pl.col(f"{name}:token").alias(name.replace("zip_code", "zip")) for name in people]
+    event = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    persons = [f"{name}:token" for name in people]
+    return (
+        _table(files.one(folder, "*.user"), report, "\t", persons, asked, header=True),
+        _table(files.one(folder, "*.item"), report, "\t", films, chosen, header=True),
+        _ratings(files.one(folder, "*.inter"), report, "\t", event, header=True),
+    )
+
+
+def _year_of_title() -> pl.Expr:
+    year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int32, strict=False)
+    return year.fill_null(_MISSING_YEAR).alias("year")
+
+
+def _canonical(
+    users: pl.DataFrame, items: pl.DataFrame, ratings: pl.DataFrame, report: Report, file: files.Raw
+) -> Tables:
+    interactions = columns.known(ratings, items, "item_id", report, file)
+    interactions = columns.known(interactions, users, "user_id", report, file)
+    interactions = columns.once(interactions, report, file)
+    items = as_of.not_after_first(_movies(items), interactions)
+    return Tables(_people(users), items, interactions)
+
+
+def _people(users: pl.DataFrame) -> pl.DataFrame:
+    age = pl.col("age").cast(pl.Int32, strict=False)
+    band: Any = pl.when(age.is_null()).then(pl.lit(""))
+    for lowest, name in _AGE_BANDS:
+        band = band.when(age >= lowest).then(pl.lit(name))
+    return users.select(
+        "user_id",
+        pl.col("gender").replace_strict({"M": "male", "F": "female"}, default=""),
+        band.otherwise(pl.lit("Under 18")).alias("age"),
+        clean_column(pl.col("occupation"), 40),
+        # Beyond the five digits stands the delivery route, as in 94043-1234.
+        pl.col("zip").str.head(5).replace_strict(_places(), default="").alias("location"),
+    )
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """City and state of every US ZIP code."""
+    import zipcodes
+
+    return {
+        found["zip_code"]: f"{found['city'].title()}, {found['state']}"
+        for found in zipcodes.list_all()
+    }
+
+
+def _movies(items: pl.DataFrame) -> pl.DataFrame:
+    year = pl.col("year")
+    named = pl.col("title").str.contains(r"\(\d{4}\)\s*$")
+    titled = (
+        pl.when(named | (year == _MISSING_YEAR))
+        .then(pl.col("title"))
+        .otherwise(pl.format("{} ({})", pl.col("title"), year))
+    )
+    shown = [pl.when(pl.col(c) != "").then(c) for c in ("title", "genres")]
+    known = pl.when(year.is_between(1850, 2030)).then(year)
+    return items.with_columns(
+        clean_column(titled, 120).alias("title"), clean_column(pl.col("genres"), 100)
+    ).select(
+        "item_id",
+        "title",
+        pl.concat_str(shown, separator=" - ", ignore_nulls=True).alias("text"),
+        pl.datetime(known, 1, 1, time_zone="UTC").dt.cast_time_unit("ms").alias("available_from"),
+        "genres",
+        known.alias("year"),
+    )
+
+
+_COLUMNS = {
+    "users": {
+        "gender": (pa.string(), "male, female or empty"),
+        "age": (pa.string(), "band of years, as 25-34, or empty"),
+        "occupation": (pa.string(), "by name, or empty"),
+        "location": (pa.string(), "city and state of the ZIP code, or empty"),
+    },
+    "items": {
+        "genres": (pa.string(), "split by |"),
+        "year": (pa.int32(), "of release, null: not known"),
+    },
+    "interactions": {"rating": (pa.float32(), "0.5 to 5")},
+}
+SOURCES = (
+    Source(
+        name="movielens",
+        domain="movielens",
+        title="MovieLens",
+        homepage="https://grouplens.org/datasets/movielens/",
+        licence="GroupLens research use; no redistribution without permission",
+        redistributable=False,
+        citation=(
+            "@article{harper2015movielens, title={The MovieLens Datasets: History and Context}, "
+            "author={Harper, F. Maxwell and Konstan, Joseph A.}, journal={ACM Transactions on "
+            "Interactive Intelligent Systems}, volume={5}, number={4}, year={2015}}"
+        ),
+        files={
+            "ratings.dat|u.data|*.inter": "ratings",
+            "movies.dat|u.item|*.item": "movies",
+            "users.dat|u.user|*.user": "users",
+        },
+        columns=_COLUMNS,
+        read=read,
+        sizes={"ml-1m.zip": "6 MB", "ml-100k.zip": "5 MB"},
+        hashes={
+            "ml-1m.zip": "md5:c4d9eecfca2ab87c1945afe126590906",
+            "ml-100k.zip": "md5:0e33842e24a9c977be4e0107933c0723",
+        },
+        downloads={
+            "ml-1m.zip": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            "ml-100k.zip": "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        },
+    ),
+)

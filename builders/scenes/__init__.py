@@ -1,0 +1,27 @@
+"""Canonical tables to user simulation scenes (Definition 2.1, sections 2.2 and B.1).
+
+world.py     what scenes may draw from: users split, feedback indexed
+plan.py      which behaviors become scenes
+exposure.py  candidate lists and how they are mixed into an exposure
+gfcf.py      collaborative scores, as of a time
+embed.py     item text -> sentence embeddings
+render.py    rows -> text, by templates/<domain>/
+part.py      a part of the plan -> scenes
+workers.py   parts made here, over processes, or on a Ray cluster
+build.py     all parts -> train and test scenes of one source
+presets.py   how many scenes: the paper's counts, and smaller ones
+pipeline.py  raw files to scenes in one call
+dataset.py   the same as a `datasets` builder
+random_numbers.py   random numbers of each scene's own
+"""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return `SceneConfig`, which was defined here before this module became a package."""
+    if name != "SceneConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from usermirrorer.builders.scenes.world import SceneConfig
+
+    return SceneConfig

@@ -1,0 +1,219 @@
+"""Raw files to scenes in one call: tables -> embeddings -> scenes, what is there already reused.
+
+OUT/tables/       canonical tables (`tables.py`) and the embeddings of their items
+OUT/train.parquet, test.parquet
+OUT/scenes.json   what they were made from and what was left out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from usermirrorer.builders.common import progress, storage
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw import tables
+from usermirrorer.builders.raw.source import Source, Tables
+from usermirrorer.builders.scenes.build import make_scenes, summary
+from usermirrorer.builders.scenes.world import SceneConfig
+
+#: (text, total) -> a progress bar, as `progress.bar`.
+Bar = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+
+def raw_to_scenes(
+    source: Source,
+    raw: Path,
+    out: Path,
+    config: SceneConfig,
+    *,
+    embedder: str,
+    interactions: int = 0,
+    strict: bool = False,
+    workers: int = 1,
+    ray: bool = False,
+    bar: Bar = progress.bar,
+) -> dict[str, Any]:
+    """Make the scenes of one source.
+
+    Tables are written anew only if a raw file or the code that reads it changed, and texts are
+    embedded once for each encoder.
+
+    Args:
+        source: The source.
+        raw: Its raw files, or a folder of its canonical tables.
+        out: Folder for everything that is made.
+        config: Counts, seed, lengths.
+        embedder: Encoder: a known part, a folder or a Hub id.
+        interactions: Most interactions to keep, see `limited`; 0 keeps all.
+        strict: Bad rows are an error.
+        workers: Processes that make scenes; the rows do not depend on it.
+        ray: Whether to make them on Ray Data instead.
+        bar: Makes progress bars.
+
+    Returns:
+        What `scenes.json` holds.
+
+    Raises:
+        UserError: see `tables.write`, `build.make_scenes` and `assets.resolve_model`.
+    """
+    folder = _tables_folder(source, Path(raw), Path(out), strict)
+    told, canonical = tables.manifest(folder), tables.read(folder)
+    dropped: Counter[str] = Counter()
+    kept = limited(canonical, interactions) if interactions else canonical
+    kept = answerable(kept, config, dropped)
+    vectors = embeddings(kept.items["text"], embedder, folder, bar)
+    with bar("building scenes", config.train + config.test) as advance:
+        parts = Path(out) / "scenes.parts"
+        made, more = make_scenes(
+            source, kept, vectors, config, advance, workers=workers, ray=ray, parts=parts
+        )
+    for split, table in made.items():
+        storage.write_table(Path(out) / f"{split}.parquet", table)
+    shutil.rmtree(parts, ignore_errors=True)
+    facts = {
+        "source": source.name,
+        "inputs": told["inputs"],
+        "skipped": tables.left_out(told),
+        "interactions": kept.interactions.height,
+        "items": kept.items.height,
+        "users": kept.users.height,
+        "configuration": {**asdict(config), "interactions": interactions},
+        "dropped": dict(dropped + more),
+        "files": {split: storage.file_hash(Path(out) / f"{split}.parquet") for split in made},
+        **summary(made),
+    }
+    storage.write_json(Path(out) / "scenes.json", facts)
+    return facts
+
+
+def _tables_folder(source: Source, raw: Path, out: Path, strict: bool) -> Path:
+    if not (raw / tables.MANIFEST).is_file():
+        tables.write(source, raw, out / "tables", strict=strict)
+        return out / "tables"
+    told = tables.manifest(raw)
+    if told.get("source") != source.name:
+        raise UserError(f"holds tables of {told.get('source')}, not {source.name}", where=raw)
+    if strict and told["skipped"]:
+        raise UserError(
+            f"tables were made with rows left out: {tables.left_out(told)[0]}", where=raw
+        )
+    return raw
+
+
+def embeddings(texts: pl.Series, embedder: str, folder: Path, bar: Bar) -> np.ndarray:
+    """Return float32 [n, d] for n texts, from `folder` if they were embedded there before.
+
+    Raises:
+        UserError: if the encoder cannot be loaded.
+    """
+    from usermirrorer.builders.common import assets
+    from usermirrorer.builders.scenes import embed
+
+    encoder = assets.resolve_model(embedder)
+    files = sorted(path for path in Path(encoder).iterdir() if path.is_file())
+    unique = texts.unique().sort()
+    key = storage.fingerprint(
+        {
+            "encoder": {path.name: storage.file_hash(path) for path in files},
+            "code": storage.file_hash(Path(embed.__file__)),
+            "texts": hashlib.sha256("\0".join(unique).encode()).hexdigest(),
+        }
+    )
+    stored = folder / f"embeddings-{key}.npy"
+    if not stored.exists():
+        with bar("embedding items", len(unique)) as advance:
+            vectors = embed.embed(unique.to_list(), encoder, advance)
+        with storage.atomic(stored) as temporary:
+            np.save(temporary, vectors, allow_pickle=False)
+    return np.load(stored, allow_pickle=False)[unique.search_sorted(texts).to_numpy()]
+
+
+def limited(found: Tables, most: int) -> Tables:
+    """Keep at most so many interactions (logged lists, where there are some), of whole users.
+
+    Users are taken in the order of a hash of their ids, so that a larger number keeps all that a
+    smaller one does; those with a single interaction, who can be in no scene, are passed over.
+    Items that then nobody met are left out as well. Nothing changes where `most` suffices.
+    """
+    counted = found.interactions if found.impressions is None else found.impressions
+    if counted.height <= most:
+        return found
+    often = found.interactions.group_by("user_id").len().filter(pl.col("len") > 1)["user_id"]
+    rows = counted.filter(pl.col("user_id").is_in(often.implode())).group_by("user_id").len()
+    order = [hashlib.blake2b(user.encode(), digest_size=8).digest() for user in rows["user_id"]]
+    ranked = rows.with_columns(pl.Series("order", order)).sort("order")
+    users = ranked.filter(pl.col("len").cum_sum() <= most).select("user_id")
+
+    def theirs(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.join(users, on="user_id", how="semi", maintain_order="left")
+
+    interactions = theirs(found.interactions)
+    impressions = None if found.impressions is None else theirs(found.impressions)
+    met = interactions["item_id"].unique()
+    if impressions is not None:
+        met = pl.concat([met, impressions["item_ids"].explode().unique()])
+    return replace(
+        found,
+        users=theirs(found.users),
+        items=found.items.filter(pl.col("item_id").is_in(met.implode())),
+        interactions=interactions,
+        impressions=impressions,
+    )
+
+
+def answerable(found: Tables, config: SceneConfig, dropped: Counter[str]) -> Tables:
+    """Keep the logged lists that scenes can be made of, counting the others in `dropped`.
+
+    The rule: exactly one article of the list was clicked, it has at least as many articles as a
+    test scene shows (longer ones are drawn from), its user has enough earlier interactions, and the
+    same user did not click the same article at the same moment in another list.
+    """
+    if found.impressions is None:
+        return found
+    shown, clicks = pl.col("item_ids").list.n_unique(), pl.col("clicked").list.sum()
+    shortest = max(config.test_others, config.train_others[0]) + 1
+    rules = {
+        "logged list without a click": clicks > 0,
+        "logged list with several clicks": clicks == 1,
+        f"logged list of fewer than {shortest} items": shown >= shortest,
+        f"logged list after fewer than {config.history[0]} interactions": pl.col("earlier")
+        >= config.history[0],
+    }
+    lists = found.impressions.with_columns(_earlier(found))
+    for reason, good in rules.items():
+        kept = lists.filter(good)
+        dropped[reason] += lists.height - kept.height
+        lists = kept
+    clicked = pl.col("item_ids").list.get(pl.col("clicked").list.arg_max()).alias("target")
+    once = lists.with_columns(clicked).unique(
+        ["user_id", "target", "timestamp"], keep="first", maintain_order=True
+    )
+    dropped["logged list with the same click at the same moment"] += lists.height - once.height
+    return replace(found, impressions=once.select(found.impressions.columns))
+
+
+def _earlier(found: Tables) -> pl.Series:
+    """How many interactions each list's user had strictly before it."""
+    assert found.impressions is not None
+    times = found.interactions.sort("timestamp").select("user_id", "timestamp")
+    counted = times.with_columns(pl.int_range(1, pl.len() + 1).over("user_id").alias("earlier"))
+    asked = found.impressions.select("user_id", "timestamp").with_row_index("row")
+    joined = asked.sort("timestamp").join_asof(
+        counted,
+        on="timestamp",
+        by="user_id",
+        strategy="backward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    return joined.sort("row")["earlier"].fill_null(0)
