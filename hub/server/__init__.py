@@ -8,8 +8,11 @@
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand
+    routing.py   from an address to a repository and its commit; times, pages of rows
+    cards.py     the YAML header of cards, and other YAML that users commit
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
-    peek.py      the first rows of Parquet files, read in a process of their own
+    preview.py   the first rows of Parquet files, read in a process of their own
+    uvicorn_internals.py  all that depends on the inside of the web server
 
 Every change becomes visible by exactly one atomic step (a git reference or a SQLite transaction)
 after everything that it refers to is on the disk: a kill at any moment leaves the old state.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
 
 from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
 
@@ -19,19 +18,6 @@ class HubError(Exception):
     def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.headers = status, message, code, headers
-
-
-def error_response(request: Request, error: HubError) -> Response:
-    """Turn a HubError into a page for browsers, into JSON and the X-Error headers for clients."""
-    if "text/html" in request.headers.get("accept", ""):
-        from usermirrorer.hub.server import pages
-
-        return pages.error_page(request, error)
-    message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
-    headers = {"X-Error-Message": message, **error.headers}
-    if error.code:
-        headers["X-Error-Code"] = error.code
-    return JSONResponse({"error": error.message}, error.status, headers)
 
 
 def store_of(request: Request) -> Store:

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, history, objects, uploads
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.api_repos import commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import Repo, Store
 
 router = APIRouter()

@@ -2,102 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from datetime import UTC, datetime
 from typing import Any
 
-import pygit2
-import yaml
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history
+from usermirrorer.hub.server import access, history, results
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
+from usermirrorer.hub.server.cards import CARD_LIMIT, card_data, front_matter, tags_of
+from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo, page, web_url
 from usermirrorer.hub.server.store import KINDS, Repo, Store, valid_name
 
 router = APIRouter()
-#: Front matter longer than this is not parsed: YAML aliases must not blow up the server.
-_CARD_LIMIT = 1 << 20
-_PREFIXED_TAGS = ("language", "license", "size_categories", "task_categories", "task_ids")
-
-
-def kind_of(kinds: str) -> str:
-    """Return `dataset` for `datasets`, and so on.
-
-    Raises:
-        HubError: 404 for anything else.
-    """
-    if kinds.removesuffix("s") not in KINDS or not kinds.endswith("s"):
-        raise HubError(404, "Not found")
-    return kinds.removesuffix("s")
-
-
-def open_repo(request: Request, repo: Repo) -> pygit2.Repository:
-    """Open a repository's history."""
-    return history.open_(store_of(request).folder(repo) / "git")
-
-
-def commit_of(repo: pygit2.Repository, revision: str) -> pygit2.Commit:
-    """Return the commit that `revision` names.
-
-    Raises:
-        HubError: RevisionNotFound.
-    """
-    found = history.resolve(repo, revision)
-    if found is None:
-        raise HubError(404, f"Invalid rev id: {revision[:100]}", "RevisionNotFound")
-    return found
-
-
-def iso(seconds: float) -> str:
-    """Return a time as the Hub writes it, e.g. `2026-01-31T12:00:00.000Z`."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def front_matter(text: str) -> dict[str, Any]:
-    """Return the YAML header of a card, {} if there is none.
-
-    Raises:
-        ValueError: if it is not a YAML mapping, or uses aliases.
-    """
-    head, mark, rest = text.lstrip("\ufeff").replace("\r\n", "\n").partition("---\n")
-    block, end, _ = rest.partition("\n---")
-    if head or not mark or not end:
-        return {}
-    value = plain_yaml(block)
-    if not isinstance(value, dict):
-        raise ValueError("the card's header is not a YAML mapping")
-    return value
-
-
-def plain_yaml(text: str | bytes) -> Any:
-    """Read YAML as what JSON can hold; dates, NaN and the like become texts.
-
-    Raises:
-        ValueError: if it is not YAML, or has aliases, which can grow without bound.
-    """
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.CSafeLoader)):
-            raise ValueError("YAML aliases are not accepted")
-        value = yaml.load(text, yaml.CSafeLoader)
-        return json.loads(json.dumps(value, default=str), parse_constant=str)
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(f"not plain YAML: {error}") from error
-
-
-def card_data(repo: pygit2.Repository, commit: pygit2.Commit) -> dict[str, Any]:
-    """Return the header of README.md, {} if it is missing or broken."""
-    readme = history.entry(repo, commit, "README.md")
-    if readme is None or readme.is_folder or readme.lfs or readme.size > _CARD_LIMIT:
-        return {}
-    try:
-        return front_matter(history.content(repo, readme).decode("utf-8", "replace"))
-    except ValueError:
-        return {}
 
 
 @router.get("/api/whoami-v2")
@@ -120,7 +39,7 @@ def whoami(request: Request) -> dict[str, Any]:
 @router.post("/api/validate-yaml")
 async def validate_yaml(request: Request) -> JSONResponse:
     """Check the header of a card before it is committed."""
-    payload = await access.json_body(request, _CARD_LIMIT)
+    payload = await access.json_body(request, CARD_LIMIT)
     try:
         front_matter(str(payload.get("content", "")))
     except ValueError as error:
@@ -198,12 +117,6 @@ async def settings(request: Request, kinds: str, namespace: str, name: str) -> d
     return {"private": repo.private, "gated": repo.gated or False, **changes}
 
 
-def web_url(request: Request, kind: str, full_name: str) -> str:
-    """Return the address of a repository's web page."""
-    prefix = "" if kind == "model" else f"{kind}s/"
-    return f"{str(request.base_url).rstrip('/')}/{prefix}{full_name}"
-
-
 def describe(
     request: Request,
     record: Repo,
@@ -255,20 +168,6 @@ def _sibling(entry: history.Entry, blobs: bool) -> dict[str, Any]:
     return described
 
 
-def tags_of(card: dict[str, Any]) -> list[str]:
-    """Return the tags by which the Hub lists a repository with this card."""
-    tags = [str(tag) for tag in _listed(card.get("tags"))]
-    for key in _PREFIXED_TAGS:
-        tags += [f"{key}:{value}" for value in _listed(card.get(key))]
-    tags += [f"dataset:{value}" for value in _listed(card.get("datasets"))]
-    tags += [str(card[key]) for key in ("library_name", "pipeline_tag") if card.get(key)]
-    return list(dict.fromkeys(tags))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 @router.get(REPO)
 @router.get(REPO + "/revision/{revision:ref}")
 def info(
@@ -278,8 +177,6 @@ def info(
     record = access.readable(request, kind_of(kinds), namespace, name)
     described = describe(request, record, revision, blobs="blobs" in request.query_params)
     if "evalResults" in request.query_params.getlist("expand"):
-        from usermirrorer.hub.server import results
-
         repo = open_repo(request, record)
         described["evalResults"] = results.read(repo, commit_of(repo, revision))
     return described
@@ -326,19 +223,6 @@ def my_repositories(request: Request) -> JSONResponse:
         for record in store_of(request).repos("namespace = ?", (user.name,))
     ]
     return page(request, rows)
-
-
-def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
-    """Return one page of `rows`, with the Link header that leads to the next."""
-    query = request.query_params
-    number = int(query.get("p", "0")) if query.get("p", "0").isdecimal() else 0
-    if query.get("limit", "").isdecimal():
-        size = max(1, min(size, int(query["limit"][:6])))
-    headers = {"X-Total-Count": str(len(rows))}
-    if (number + 1) * size < len(rows):
-        following = request.url.include_query_params(p=number + 1)
-        headers["Link"] = f'<{following}>; rel="next"'
-    return JSONResponse(rows[number * size : (number + 1) * size], headers=headers)
 
 
 @router.get(REPO + "/auth-check")

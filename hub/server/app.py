@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
-from usermirrorer.hub.server import access, addresses, history, objects
+from usermirrorer.hub.server import (
+    addresses,
+    api_content,
+    api_repos,
+    collections,
+    history,
+    objects,
+    pages,
+    results,
+    xet,
+)
 from usermirrorer.hub.server.access import HubError
 from usermirrorer.hub.server.store import Store
+from usermirrorer.hub.server.uvicorn_internals import Protocol, buffer_bodies
 
 
 def create_app(root: Path) -> FastAPI:
@@ -21,8 +32,6 @@ def create_app(root: Path) -> FastAPI:
     Raises:
         UserError: if another process serves it.
     """
-    from usermirrorer.hub.server import api_content, api_repos, collections, pages, results, xet
-
     store = Store(root)
 
     @asynccontextmanager
@@ -33,7 +42,7 @@ def create_app(root: Path) -> FastAPI:
     app = FastAPI(title="UserMirrorer local Hub", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.store = store
     app.state.uploads = set()
-    app.add_exception_handler(HubError, access.error_response)  # type: ignore[arg-type]
+    app.add_exception_handler(HubError, error_response)  # type: ignore[arg-type]
     for error, status, code in (
         (history.Conflict, 412, ""),
         (history.Missing, 404, "EntryNotFound"),
@@ -58,33 +67,37 @@ def create_app(root: Path) -> FastAPI:
     return app
 
 
+def error_response(request: Request, error: HubError) -> Response:
+    """Turn a HubError into a page for browsers, into JSON and the X-Error headers for clients."""
+    if "text/html" in request.headers.get("accept", ""):
+        return pages.error_page(request, error)
+    message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
+    headers = {"X-Error-Message": message, **error.headers}
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return JSONResponse({"error": error.message}, error.status, headers)
+
+
 def _handler(status: int, code: str) -> Callable[[Request, Exception], Response]:
     def handle(request: Request, error: Exception) -> Response:
         taken = status == 412 and "/commit/" not in request.url.path
-        return access.error_response(request, HubError(409 if taken else status, str(error), code))
+        return error_response(request, HubError(409 if taken else status, str(error), code))
 
     return handle
 
 
 def _outside(request: Request, error: Exception) -> Response:
     refused = HubError(416, "The range lies outside", **{"Content-Range": f"bytes */{error}"})
-    return access.error_response(request, refused)
+    return error_response(request, refused)
 
 
-def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
+def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> uvicorn.Config:
     """Return the uvicorn configuration that serves the folder `root`.
 
     Raises:
         UserError: if another process serves it.
     """
-    import uvicorn
-    from uvicorn.protocols.http import httptools_impl
-
-    from usermirrorer.hub.server import uploads
-
-    # Bytes of a body that wait for us, where `uploads.py` does not apply. With 64 KiB every
-    # read is followed by a pause and by memory given back and taken anew: half the speed.
-    httptools_impl.HIGH_WATER_LIMIT = 2 * objects.BLOCK
+    buffer_bodies(2 * objects.BLOCK)  # where `uploads.py` does not apply
     return uvicorn.Config(
         create_app(root),
         host=host,
@@ -92,5 +105,5 @@ def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> Any:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
-        http=uploads.Protocol,
+        http=Protocol,
     )

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from usermirrorer.hub.server import access
 from usermirrorer.hub.server.access import HubError, store_of
-from usermirrorer.hub.server.api_repos import iso, page
+from usermirrorer.hub.server.routing import iso, page
 from usermirrorer.hub.server.store import KINDS, Repo, connect
 
 router = APIRouter()

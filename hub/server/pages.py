@@ -18,10 +18,11 @@ import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from usermirrorer.hub.server import access, collections, history, objects, peek, results
+from usermirrorer.hub.server import access, collections, history, objects, preview, results
 from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.api_content import resolve
-from usermirrorer.hub.server.api_repos import card_data, commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.cards import card_data
+from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import KINDS, Repo
 
 router = APIRouter()
@@ -224,7 +225,7 @@ def first_rows(
         file = next((e for e in files if fnmatch.fnmatchcase(e.path, pattern)), None)
         if file is not None and file.lfs is not None and file.size <= PARQUET_LIMIT:
             shown.append((config, split, objects.path_of(folder, file.lfs[0])))
-    heads = peek.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
+    heads = preview.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
     return [
         {"config": config, "split": split, **head}
         for (config, split, _), head in zip(shown, heads, strict=True)

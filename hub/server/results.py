@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 
 from usermirrorer.hub.server import access, history
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.api_repos import commit_of, kind_of, open_repo, plain_yaml
+from usermirrorer.hub.server.cards import plain_yaml
+from usermirrorer.hub.server.routing import commit_of, kind_of, open_repo
 from usermirrorer.hub.server.store import Repo
 
 router = APIRouter()

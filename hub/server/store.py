@@ -143,8 +143,8 @@ class Store:
 
     def find(self, kind: str, namespace: str, name: str) -> Repo | None:
         """Return a repository, None if there is none."""
-        found = self.repos("kind = ? and namespace = ? and name = ?", (kind, namespace, name))
-        return found[0] if found else None
+        repos = self.repos("kind = ? and namespace = ? and name = ?", (kind, namespace, name))
+        return repos[0] if repos else None
 
     def repos(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[Repo]:
         """Return repositories that fulfil an SQL condition, newest first."""
@@ -155,7 +155,8 @@ class Store:
     def create(self, kind: str, namespace: str, name: str, private: bool) -> Repo | None:
         """Record a repository and make its folder; None if it exists.
 
-        The folder is filled by `history.create` in the same transaction, see `Store.transaction`.
+        The folder is filled by `history.create` before the record is committed (see `connect`):
+        a kill in between leaves a folder without a record, which the next start removes.
         """
         from usermirrorer.hub.server import history
 

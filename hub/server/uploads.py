@@ -12,31 +12,17 @@ import contextlib
 import os
 import select
 import threading
-from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from usermirrorer.hub.server import objects
+from usermirrorer.hub.server.uvicorn_internals import connection_of
 
-#: Where a request's cycle, and in it the connection, is found in its scope.
-_EXTENSION = "usermirrorer.cycle"
 #: Uploads at the same time that get a thread; others go the ordinary way, so that many slow clients
 #: cannot take all threads. And seconds without a byte after which a client counts as gone.
 _THREADS, _PATIENCE = 8, 60
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which shows the application the connection of an upload."""
-
-    def on_headers_complete(self) -> None:
-        """Put the connection into the request's scope."""
-        super().on_headers_complete()
-        if self.scope["method"] == "PUT" and self.scope["path"].startswith("/lfs/"):
-            extensions: dict[str, Any] = {_EXTENSION: self.cycle}
-            self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
 
 async def receive(request: Request, incoming: objects.Incoming) -> bool:
@@ -50,37 +36,33 @@ async def receive(request: Request, incoming: objects.Incoming) -> bool:
         ClientDisconnect: if the client is gone before the end.
         WrongContent: see `objects.Incoming`.
     """
-    cycle: RequestResponseCycle | None = request.scope.get("extensions", {}).get(_EXTENSION)
+    connection = connection_of(request.scope)
     running: set[threading.Event] = request.app.state.uploads
     if (
-        cycle is None
+        connection is None
         or not request.headers.get("content-length", "").isdecimal()
         or "expect" in request.headers
-        or cycle.transport.get_extra_info("sslcontext") is not None
+        or connection.is_encrypted
         or len(running) >= _THREADS
     ):
         return False
-    if cycle.transport.is_closing():
+    if connection.is_closing:
         raise ClientDisconnect
-    cycle.flow.pause_reading()
-    # The parser will never see the end of this body: no further request on this connection.
-    cycle.keep_alive = False
-    first, cycle.body = bytes(cycle.body), bytearray()
+    handle, first = connection.take_over()
     length, stop = int(request.headers["content-length"]), threading.Event()
-    # A descriptor of its own for the thread: the loop may close the socket, and its number may be
-    # given out again.
-    handle = os.dup(cycle.transport.get_extra_info("socket").fileno())
     running.add(stop)  # nothing was awaited since they were counted: there are never more
     try:
         alone = CapacityLimiter(1)  # one of its own, as none of these waits for another
-        await to_thread.run_sync(_drain, handle, first, length, incoming, stop, limiter=alone)
+        await to_thread.run_sync(
+            _receive_rest, handle, first, length, incoming, stop, limiter=alone
+        )
     finally:
         running.discard(stop)
         stop.set()  # the server ends, and does not wait for a client that stands still
     return True
 
 
-def _drain(
+def _receive_rest(
     handle: int, first: bytes, length: int, incoming: objects.Incoming, stop: threading.Event
 ) -> None:
     try:

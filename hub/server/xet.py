@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, objects
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.api_repos import kind_of
+from usermirrorer.hub.server.routing import kind_of
 from usermirrorer.hub.server.store import Repo
 
 router = APIRouter()

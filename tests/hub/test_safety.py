@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.local import running
-from usermirrorer.hub.server import peek
+from usermirrorer.hub.server import preview
 from usermirrorer.hub.server.history import BadName, check_path
 from usermirrorer.hub.server.pages import render_card
 from usermirrorer.hub.server.store import Store, create_token, list_tokens, revoke_token
@@ -355,13 +355,13 @@ def test_a_file_that_unpacks_without_end_costs_its_table_only(tmp_path):
             file.write_table(zeros)
     assert bomb.stat().st_size < 1 << 20  # and 1 GiB in memory
     broken.write_bytes(good.read_bytes().replace(b"a", b"\xff"))
-    shown = peek.first_rows((good, bomb, broken, good), 20, 50)
+    shown = preview.first_rows((good, bomb, broken, good), 20, 50)
     table = {"columns": ["a"], "rows": [["1"], ["2"]]}
     assert shown == [table, None, None, table]
 
 
 def test_odd_yaml_becomes_plain_or_is_refused():
-    from usermirrorer.hub.server.api_repos import plain_yaml
+    from usermirrorer.hub.server.cards import plain_yaml
 
     assert plain_yaml("a: 2026-01-01\nb: .nan\n1: x") == {"a": "2026-01-01", "b": "NaN", "1": "x"}
     for bad in (

@@ -1,4 +1,4 @@
-"""`python -m usermirrorer.hub.server.peek ROWS CELL FILE...`: the first rows of Parquet files.
+"""`python -m usermirrorer.hub.server.preview ROWS CELL FILE...`: the first rows of Parquet files.
 
 Files of users are opened in a process of their own with bounded memory and time: one that unpacks
 without end, or that crashes its reader, costs a table on a page and not the server. Prints a line
@@ -23,16 +23,16 @@ _MEMORY, _SECONDS = 1 << 30, 60
 def first_rows(paths: tuple[Path, ...], rows: int, cell: int) -> list[dict[str, Any] | None]:
     """Return the first `rows` of each file, cells cut to `cell` characters; None if unreadable."""
     try:
-        found = _read(paths, rows, cell) if paths else []
+        tables = _read(paths, rows, cell) if paths else []
     except subprocess.TimeoutExpired:
-        found = []
-    return [*found, *[None] * (len(paths) - len(found))]
+        tables = []
+    return [*tables, *[None] * (len(paths) - len(tables))]
 
 
 @lru_cache(256)
 def _read(paths: tuple[Path, ...], rows: int, cell: int) -> list[dict[str, Any] | None]:
     """Read in another process; files are named by their content, so once is enough."""
-    command = [sys.executable, "-m", "usermirrorer.hub.server.peek", str(rows), str(cell)]
+    command = [sys.executable, "-m", "usermirrorer.hub.server.preview", str(rows), str(cell)]
     done = subprocess.run(
         [*command, *map(str, paths)],
         stdout=subprocess.PIPE,

@@ -1,0 +1,67 @@
+"""What the routes share: from an address to a repository and its commit; times, pages of rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pygit2
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from usermirrorer.hub.server import history
+from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.store import KINDS, Repo
+
+
+def kind_of(kinds: str) -> str:
+    """Return `dataset` for `datasets`, and so on.
+
+    Raises:
+        HubError: 404 for anything else.
+    """
+    if kinds.removesuffix("s") not in KINDS or not kinds.endswith("s"):
+        raise HubError(404, "Not found")
+    return kinds.removesuffix("s")
+
+
+def open_repo(request: Request, repo: Repo) -> pygit2.Repository:
+    """Open a repository's history."""
+    return history.open_(store_of(request).folder(repo) / "git")
+
+
+def commit_of(repo: pygit2.Repository, revision: str) -> pygit2.Commit:
+    """Return the commit that `revision` names.
+
+    Raises:
+        HubError: RevisionNotFound.
+    """
+    found = history.resolve(repo, revision)
+    if found is None:
+        raise HubError(404, f"Invalid rev id: {revision[:100]}", "RevisionNotFound")
+    return found
+
+
+def iso(seconds: float) -> str:
+    """Return a time as the Hub writes it, e.g. `2026-01-31T12:00:00.000Z`."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def web_url(request: Request, kind: str, full_name: str) -> str:
+    """Return the address of a repository's web page."""
+    prefix = "" if kind == "model" else f"{kind}s/"
+    return f"{str(request.base_url).rstrip('/')}/{prefix}{full_name}"
+
+
+def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
+    """Return one page of `rows`, with the Link header that leads to the next."""
+    query = request.query_params
+    number = int(query.get("p", "0")) if query.get("p", "0").isdecimal() else 0
+    if query.get("limit", "").isdecimal():
+        size = max(1, min(size, int(query["limit"][:6])))
+    headers = {"X-Total-Count": str(len(rows))}
+    if (number + 1) * size < len(rows):
+        following = request.url.include_query_params(p=number + 1)
+        headers["Link"] = f'<{following}>; rel="next"'
+    return JSONResponse(rows[number * size : (number + 1) * size], headers=headers)
