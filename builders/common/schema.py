@@ -12,11 +12,15 @@ import pyarrow as pa
 
 #: Raised by one whenever a column is added, removed or changes meaning; a release whose schema
 #: version differs from its predecessor's must be a new major version.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Option labels. Exposures have at most 13 items (N of 2..12 plus the target, section 2.2).
 LABELS = "ABCDEFGHIJKLM"
-ORIGINS = ("target", "logged", "content", "collaborative", "random")
+#: Longest prompt and generation together, in tokens (the context cap of the configurations).
+CONTEXT_TOKENS = 6144
+ORIGINS = ("target", "logged", "content", "collaborative", "random", "contemporary")
+#: How exposures are made: `scenes/world.py` explains the first three; `logged` ones were shown.
+EXPOSURE_MODES = ("exchangeable", "retrieved", "paper", "logged")
 
 _UTC = pa.timestamp("ms", tz="UTC")  # Parquet has no coarser unit
 _TEXTS = pa.list_(pa.string())
@@ -71,9 +75,19 @@ SCENE = pa.schema(
         pa.field("exposure", _TEXTS, nullable=False),  # one text per option, in label order
         pa.field("exposure_item_ids", _TEXTS, nullable=False),
         pa.field("exposure_origin", _TEXTS, nullable=False),  # one of ORIGINS per option
+        # Features of each option, for audits and baselines without the raw files. Popularity counts
+        # train users' interactions strictly before the scene; collaborative and sequential scores
+        # are as of the last refresh before it.
         pa.field("exposure_popularity", pa.list_(pa.int64()), nullable=False),
-        pa.field("history_similarity", pa.list_(pa.float32()), nullable=False),
+        pa.field("exposure_collaborative", pa.list_(pa.float32()), nullable=False),
+        pa.field("exposure_sequential", pa.list_(pa.float32()), nullable=False),
+        pa.field("exposure_hub", pa.list_(pa.float32()), nullable=False),  # mean cosine to others
+        pa.field("exposure_before", pa.list_(pa.float32()), nullable=False),  # largest to earlier
+        pa.field("exposure_age", pa.list_(pa.float32()), nullable=False),  # days, NaN: not known
+        pa.field("history_similarity", pa.list_(pa.float32()), nullable=False),  # to its centroid
+        pa.field("history_gap", pa.int64()),  # seconds since its last line; null without history
         pa.field("answer", pa.int8(), nullable=False),  # index of the real behaviour
+        pa.field("exposure_mode", pa.string(), nullable=False),  # one of EXPOSURE_MODES
         pa.field("real_exposure", pa.bool_(), nullable=False),
     ]
 )
@@ -117,6 +131,17 @@ PREFERENCE = pa.schema(
         pa.field("epistemic_strong", pa.float32(), nullable=False),
         pa.field("epistemic_delta", pa.float32(), nullable=False),  # weak - strong, equation 3
     ]
+)
+
+#: Columns of SCENE with one number per option: they need no texts and no raw files.
+OPTION_FEATURES = (
+    "exposure_popularity",
+    "exposure_collaborative",
+    "exposure_sequential",
+    "exposure_hub",
+    "exposure_before",
+    "exposure_age",
+    "history_similarity",
 )
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.schema import SCENE, SCHEMA_VERSION
 from usermirrorer.builders.raw.source import Source, Tables
-from usermirrorer.builders.scenes.plan import PART_SCENES, SPLITS, Part, plan
+from usermirrorer.builders.scenes.part import SCHEMA
+from usermirrorer.builders.scenes.plan import PART_SCENES, Part, plan
+from usermirrorer.builders.scenes.targets import SPLITS
 from usermirrorer.builders.scenes.workers import here, on_ray, over_processes
 from usermirrorer.builders.scenes.world import SceneConfig, World, make_world
 
@@ -50,25 +53,38 @@ def make_scenes(
             the first part that is missing. Delete it when the result is stored.
 
     Returns:
-        `{"train": table, "test": table}` with schema `SCENE`, ordered by scene id, and counts of
+        `{"train": table, "test": table}` with schema `SCENE`, ordered by scene id, and, unless the
+        exposures were logged, `placebo_train` and `placebo_test` (see `part.py`); and counts of
         scenes that could not be made, by reason.
 
     Raises:
         UserError: if the source has too few users or behaviors to make any scene.
     """
-    made: dict[str, list[pa.Table]] = {split: [SCENE.empty_table()] for split in SPLITS}
+    names = [*SPLITS, *(f"placebo_{split}" for split in SPLITS)]
+    made: dict[str, list[pa.Table]] = {name: [SCENE.empty_table()] for name in names}
     dropped: Counter[str] = Counter()
     for part, table in stream_scenes(
         source, tables, embeddings, config, workers=workers, ray=ray, parts=parts
     ):
-        made[part.split].append(table)
-        if lost := len(part.targets) - table.num_rows:
+        real, placebo = _apart(table)
+        made[part.split].append(real)
+        if placebo.num_rows:
+            made[f"placebo_{part.split}"].append(placebo)
+        if lost := len(part.targets) - real.num_rows:
             dropped[f"{part.split}: fewer candidates than options"] += lost
         progress(len(part.targets))
     return {
         split: pa.concat_tables(found).combine_chunks().sort_by("scene_id")
         for split, found in made.items()
+        if split in SPLITS or len(found) > 1
     }, dropped
+
+
+def _apart(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the scenes of a part, and its placebos."""
+    is_placebo = table["placebo"]
+    bare = table.select(SCENE.names)
+    return bare.filter(pc.invert(is_placebo)), bare.filter(is_placebo)
 
 
 def stream_scenes(
@@ -97,7 +113,7 @@ def stream_scenes(
     for part in planned:
         if part.name not in waiting:
             assert parts is not None
-            yield part, storage.read_table(parts / f"{part.name}.parquet").cast(SCENE)
+            yield part, storage.read_table(parts / f"{part.name}.parquet").cast(SCHEMA)
             continue
         table = next(made)
         if parts is not None:

@@ -1,132 +1,19 @@
-"""Exposure lists: three candidate rankings and their mixture (appendix B.1, Algorithm 1).
+"""Exposure lists: candidate rankings and how they are mixed (appendix B.1, Algorithm 1).
 
-Everything is as of the scene's time: collaborative scores and popularity see interactions of train
-users before that time only, items must have been available, and items the user had interacted with
-are left out. All functions work on a batch of scenes, one row each, and no row depends on another.
-Indices are integers, times int64 seconds, scores float32.
+All functions work on a batch of scenes, one row each, and no row depends on another.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from scipy import sparse
 
 from usermirrorer.builders.scenes import random_numbers
 
 #: Length of each candidate list (section 2.2).
 K = 32
-#: The collaborative filter is fitted anew when these shares of the interactions have passed; until
-#: the first of them there is none.
-_REFRESHED = (1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4)
-_TIME_BITS, _TIME_ZERO = 34, 1 << 32  # seconds from 1833 to 2378
 
-#: Streams of `draws`: what a scene's numbers are for.
-OTHERS, HISTORY, CANDIDATES, MORE_CANDIDATES, MIXING, POSITION = range(6)
-
-
-@dataclass(frozen=True)
-class Log:
-    """Interactions as arrays sorted by user, then time, then item.
-
-    Shapes: `user`, `item`, `time` [n]; `offsets` [users + 1] delimits each user's rows.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    offsets: np.ndarray
-    items: int
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return len(self.offsets) - 1
-
-    def ends(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return the log row behind each user's last interaction strictly before a time, [b]."""
-        return np.searchsorted(_keys(self.user, self.time), _keys(users, times))
-
-
-def make_log(
-    user: np.ndarray, item: np.ndarray, time: np.ndarray, *, users: int, items: int
-) -> Log:
-    """Sort interactions (arrays of n) into a `Log`."""
-    order = np.lexsort((item, time, user))
-    return sorted_log(user[order], item[order], time[order], users=users, items=items)
-
-
-def sorted_log(
-    user: np.ndarray, item: np.ndarray, time: np.ndarray, *, users: int, items: int
-) -> Log:
-    """Make a `Log` of interactions that are in its order already."""
-    offsets = np.searchsorted(user, np.arange(users + 1))
-    return Log(user.astype(np.int32), item.astype(np.int32), time.astype(np.int64), offsets, items)
-
-
-def _keys(number: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """One integer that sorts by a number, then by time."""
-    return (np.asarray(number, np.int64) << _TIME_BITS) + (time + _TIME_ZERO)
-
-
-@dataclass(frozen=True)
-class Popularity:
-    """Counts interactions of train users per item before any time.
-
-    Shapes: `keys` [interactions], ascending by item, then time; `starts` [items + 1].
-    """
-
-    keys: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, log: Log, train_user: np.ndarray) -> Popularity:
-        """Index the interactions of users whose `train_user` [users] is true."""
-        keep = train_user[log.user]
-        keys = np.sort(_keys(log.item[keep], log.time[keep]))
-        starts = np.searchsorted(keys, np.arange(log.items + 1) << _TIME_BITS)
-        return cls(keys, starts)
-
-    def first(self) -> np.ndarray:
-        """Return each item's first interaction time [items], the largest int64 if it has none."""
-        first = np.full(len(self.starts) - 1, np.iinfo(np.int64).max)
-        some = self.starts[:-1] < self.starts[1:]
-        moments = self.keys[self.starts[:-1][some]] & ((1 << _TIME_BITS) - 1)
-        first[some] = moments - _TIME_ZERO
-        return first
-
-    def before(self, items: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return how many interactions each item had strictly before its time (both [n])."""
-        return np.searchsorted(self.keys, _keys(items, times)) - self.starts[items]
-
-
-def refresh_times(log: Log, train_user: np.ndarray) -> np.ndarray:
-    """Return the times, ascending, at which the collaborative filter is fitted anew.
-
-    They are quantiles of the train users' interactions, so they depend on no scene. A scene sees
-    the last filter fitted at or before its time, on interactions strictly before that.
-    """
-    times = np.sort(log.time[train_user[log.user]])
-    return np.unique(times[[int(len(times) * share) for share in _REFRESHED]])
-
-
-def histories(log: Log, users: np.ndarray, ends: np.ndarray) -> sparse.csr_matrix:
-    """Return CSR [len(users), items]: what each user had interacted with in rows before `ends`."""
-    position, lengths = ranges(log.offsets[users], ends)
-    indptr = np.concatenate(([0], np.cumsum(lengths)))
-    ones = np.ones(len(position), np.float32)
-    matrix = sparse.csr_matrix((ones, log.item[position], indptr), (len(users), log.items))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
-
-
-def ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers from each start up to its end, all in one array, and how many each has."""
-    lengths = ends - starts
-    before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths), lengths
+#: Streams of `random_numbers`: what a scene's numbers are for.
+OTHERS, HISTORY, CANDIDATES, MORE_CANDIDATES, MIXING, POSITION, PLACEBO = range(7)
 
 
 def top(scores: np.ndarray, allowed: np.ndarray, count: int = K) -> np.ndarray:
@@ -187,6 +74,12 @@ def shuffled(seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
     return np.take_along_axis(items, order, axis=1)
 
 
+def compact(items: np.ndarray) -> np.ndarray:
+    """Return each row of items [b, n] with its gaps (-1) moved behind what is there, in order."""
+    order = np.argsort(items < 0, axis=1, kind="stable")
+    return np.take_along_axis(items, order, axis=1)
+
+
 def mix(
     seeds: np.ndarray,
     lists: np.ndarray,
@@ -233,10 +126,10 @@ def mix(
         count[row] += 1
         taken[row, np.minimum(count[row], width - 1)] = title[fresh]
         active, step = active[count[active] < others[active]], step + 1
-    return *_inserted(seeds, chosen, origin, target, others), count == others
+    return *inserted(seeds, chosen, origin, target, others), count == others
 
 
-def _inserted(
+def inserted(
     seeds: np.ndarray,
     chosen: np.ndarray,
     origin: np.ndarray,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Drafts:
 
     Flat columns hold the values of all scenes one after the other: `shown` [b] says how many of
     `events` and `event_items` each scene has (its history, oldest first), `options` [b] how many of
-    `items`, `origins`, `popularity` and `similarity` (its exposure, in label order).
+    `items`, `origins` and each of `features` (its exposure, in label order).
     """
 
     scene_id: list[str]
@@ -49,10 +49,9 @@ class Drafts:
     options: np.ndarray
     items: np.ndarray
     origins: pl.Series
-    popularity: np.ndarray
-    similarity: np.ndarray
+    features: Mapping[str, np.ndarray]  # of the options, by column of `SCENE`
     answer: np.ndarray
-    real_exposure: bool
+    mode: str  # how the exposures were made
 
 
 def _blank(value: Any) -> Any:
@@ -140,10 +139,14 @@ class Texts:
             "exposure": _lists(exposure, drafts.options),
             "exposure_item_ids": _lists(items, drafts.options),
             "exposure_origin": _lists(drafts.origins, drafts.options),
-            "exposure_popularity": _lists(pl.Series(drafts.popularity), drafts.options),
-            "history_similarity": _lists(pl.Series(drafts.similarity), drafts.options),
+            **{
+                name: _lists(pl.Series(values), drafts.options)
+                for name, values in drafts.features.items()
+            },
+            "history_gap": _gaps(drafts, when),
             "answer": drafts.answer,
-            "real_exposure": [drafts.real_exposure] * size,
+            "exposure_mode": [drafts.mode] * size,
+            "real_exposure": [drafts.mode == "logged"] * size,
         }
         arrays = [_arrow(columns[field.name]).cast(field.type) for field in SCENE]
         return pa.Table.from_arrays(arrays, schema=SCENE)
@@ -221,6 +224,14 @@ def _cleaned_lines(texts: pl.Series) -> pl.Series:
         ],
         dtype=pl.String,
     )
+
+
+def _gaps(drafts: Drafts, when: pl.Series) -> pa.Array:
+    """Seconds between the last line of each history and its scene, null without history."""
+    last = np.cumsum(drafts.shown) - 1
+    some = drafts.shown > 0
+    moment = when.to_numpy()[np.maximum(last, 0)] // 1000 if len(when) else np.zeros(len(some))
+    return pa.array(drafts.time - moment, pa.int64(), mask=~some)
 
 
 def _arrow(values: Any) -> pa.Array:

@@ -45,9 +45,11 @@ def here(world: World, parts: Sequence[Part]) -> Iterator[pa.Table]:
 
 
 def _fit(world: World, before: int | None) -> Filter:
-    from usermirrorer.builders.scenes import gfcf
+    from usermirrorer.builders.scenes import gfcf, sequence
 
-    return {} if before is None else gfcf.fit(world.log, world.train_user, before)
+    if before is None or not (fitted := gfcf.fit(world.log, world.train_user, before)):
+        return {}
+    return {**fitted, **sequence.fit(world.log, world.train_user, before)}
 
 
 def over_processes(world: World, parts: Sequence[Part], workers: int) -> Iterator[pa.Table]:
@@ -176,19 +178,19 @@ def _by_part(blocks: Iterable[pa.Table], parts: int) -> Iterator[pa.Table]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from usermirrorer.builders.common.schema import SCENE
+    from usermirrorer.builders.scenes.part import SCHEMA
 
-    at, found = 0, [SCENE.empty_table()]
+    at, found = 0, [SCHEMA.empty_table()]
     for block in blocks:
         for number in pc.unique(block["part"]).to_pylist():
             while at < number:
                 yield pa.concat_tables(found).combine_chunks()
-                at, found = at + 1, [SCENE.empty_table()]
+                at, found = at + 1, [SCHEMA.empty_table()]
             rows = block.filter(pc.equal(block["part"], number))
-            found.append(rows.select(SCENE.names).cast(SCENE))
+            found.append(rows.select(SCHEMA.names).cast(SCHEMA))
     for _ in range(at, parts):
         yield pa.concat_tables(found).combine_chunks()
-        found = [SCENE.empty_table()]
+        found = [SCHEMA.empty_table()]
 
 
 def _ray_part(batch: Any, parts: Any, shared: dict[str, Any], fitted: dict[str, Any]) -> pa.Table:
@@ -219,16 +221,8 @@ def _ray_world(shared: dict[str, Any]) -> World:
 
 def _shared(world: World) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame]]:
     """Return what other processes need to put the same world together."""
-    log = world.log
-    arrays = {
-        "user": log.user,
-        "item": log.item,
-        "time": log.time,
-        "offsets": log.offsets,
-        "log_rows": world.log_rows,
-        "train_user": world.train_user,
-        "embeddings": world.embeddings,
-    }
+    from usermirrorer.builders.scenes.world import shared_arrays
+
     tables = world.tables
     frames = {
         "ids": world.user_ids.to_frame(),
@@ -236,34 +230,20 @@ def _shared(world: World) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame
         "items": tables.items,
         "interactions": tables.interactions,
     }
-    return arrays, frames | {f"extra-{name}": frame for name, frame in tables.extras.items()}
+    extras = {f"extra-{name}": frame for name, frame in tables.extras.items()}
+    return shared_arrays(world), frames | extras
 
 
 def _world(
     source: Source, config: SceneConfig, arrays: dict[str, np.ndarray], frames: dict[str, Any]
 ) -> World:
     from usermirrorer.builders.raw.source import Tables
-    from usermirrorer.builders.scenes import exposure, world
+    from usermirrorer.builders.scenes.world import world_of
 
     extras = {
         name.removeprefix("extra-"): frame
         for name, frame in frames.items()
         if name.startswith("extra-")
     }
-    log = exposure.Log(
-        user=arrays["user"],
-        item=arrays["item"],
-        time=arrays["time"],
-        offsets=arrays["offsets"],
-        items=frames["items"].height,
-    )
-    return world.world_of(
-        source,
-        config,
-        Tables(frames["users"], frames["items"], frames["interactions"], extras=extras),
-        log,
-        arrays["log_rows"],
-        arrays["train_user"],
-        arrays["embeddings"],
-        frames["ids"].to_series(),
-    )
+    tables = Tables(frames["users"], frames["items"], frames["interactions"], extras=extras)
+    return world_of(source, config, tables, arrays, frames["ids"].to_series())
