@@ -4,7 +4,9 @@ cli.py                    `usermirrorer`, a table of commands imported on use
 quickstart.py, job.py     the main job, step by step, and how steps are done once
 sft.py, dpo.py, grpo.py   TRL scripts, with <model>/<stage>/config.yaml
 data.py                   training views of a release
+arguments.py              the command line of the three
 training.py, record.py    what the scripts share; the record of a run
+trl_internals.py          all that depends on the inside of TRL
 energy.py                 meters of the machine, for the record
 attention.py              attention without masks, for training on a CPU
 rewards.py                rewards of GRPO

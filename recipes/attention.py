@@ -44,9 +44,9 @@ def _by_document(
     documents = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
     outputs = [
         scaled_dot_product_attention(
-            *document, is_causal=True, dropout_p=dropout, scale=scaling, enable_gqa=True
+            queries, keys, values, is_causal=True, dropout_p=dropout, scale=scaling, enable_gqa=True
         )
-        for document in documents
+        for queries, keys, values in documents
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from usermirrorer.recipes import data
-from usermirrorer.recipes.training import Arguments, max_tokens, parse, run, script
+from usermirrorer.recipes.arguments import Arguments, max_tokens, parse, script
+from usermirrorer.recipes.training import run
 
 
 def build(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> data.Prepared:

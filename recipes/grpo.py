@@ -22,8 +22,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes import data
+from usermirrorer.recipes.arguments import Arguments, parse, script
 from usermirrorer.recipes.rewards import rewards
-from usermirrorer.recipes.training import Arguments, parse, run, script
+from usermirrorer.recipes.training import run
 
 
 @dataclass

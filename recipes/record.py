@@ -13,12 +13,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import Field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -27,9 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from usermirrorer.builders.common.assets import asset_of
 from usermirrorer.builders.common.storage import fingerprint, read_json
 from usermirrorer.recipes import energy
-
-if TYPE_CHECKING:
-    from usermirrorer.recipes.training import Arguments
+from usermirrorer.recipes.arguments import Arguments
 
 RUN = "train_run.json"
 METRICS = "metrics.jsonl"
@@ -134,7 +132,7 @@ def start(stage: str, arguments: Arguments, data: Mapping[str, Any]) -> dict[str
         "stage": stage,
         "mode": arguments.data.stage,
         "method": _method(arguments),
-        "adapter_only": arguments.model.use_peft and not arguments.release.merge_adapter,
+        "adapter_only": arguments.adapter_only,
         "license": arguments.release.license,
         "base_model": base_model(arguments),
         "data": dict(data),
@@ -158,6 +156,7 @@ def finish(
     lines = metrics.read()
     seconds = metrics.seconds
     tokens = trainer.state.num_input_tokens_seen
+    sizes = [(_size(p), p.requires_grad) for p in parameters(trainer)]
     losses = [line["loss"] for line in lines if "loss" in line]
     results = {
         "steps": trainer.state.global_step,
@@ -169,8 +168,8 @@ def finish(
         "tokens_per_second": tokens / seconds,
         **_energy(metrics, seconds, power_watts),
         "peak_memory_bytes": peak_memory(),
-        "parameters": sum(_size(p) for p in trainer.model.parameters()),
-        "trained_parameters": sum(_size(p) for p in trainer.model.parameters() if p.requires_grad),
+        "parameters": sum(size for size, _ in sizes),
+        "trained_parameters": sum(size for size, trained in sizes if trained),
     }
     return {
         **facts,
@@ -195,6 +194,12 @@ def _row(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: line[name] for name in _CURVE if name in line}
 
 
+def parameters(trainer: Trainer) -> Iterator[torch.nn.Parameter]:
+    """Yield the weights of the model in training, the frozen ones included."""
+    assert trainer.model is not None  # a trainer without one does not get this far
+    yield from trainer.model.parameters()
+
+
 def _size(parameter: torch.nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
@@ -214,7 +219,7 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
     `taken_as` what was done to it. A model that one of these recipes trained brings its own record:
     `lineage` lists the stages before this one, and `name` is the model they started from.
     """
-    name = arguments.model.model_name_or_path
+    name = arguments.base
     folder = Path(name)
     if not folder.is_dir():
         revision = arguments.model.model_revision
@@ -222,7 +227,10 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         commit = Path(cached).parent.name if isinstance(cached, str) else None
         return {"name": name, "revision": revision, "commit": commit}
-    local = {"name": arguments.release.base_model_id, "folder": folder.resolve().name}
+    local: dict[str, Any] = {
+        "name": arguments.release.base_model_id,
+        "folder": folder.resolve().name,
+    }
     local["weights"] = _weights_hash(folder)
     if asset := asset_of(folder):
         local["name"] = local["name"] or asset.url.removeprefix("https://huggingface.co/")

@@ -1,4 +1,4 @@
-"""What the three recipes share: arguments, checks before training, resume, saving, pushing.
+"""What the three recipes share: checks before training, resume, saving, pushing.
 
 parse -> packages, tokenizer -> rows -> claim the output folder -> trainer (TRL) -> check the disk
       -> train, from the last whole checkpoint -> save model and train_run.json -> card -> push
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -29,136 +26,22 @@ from transformers import (
 )
 from transformers import Trainer as BaseTrainer
 from transformers.utils import is_flash_attn_2_available
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import get_peft_config, get_quantization_config
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, read_json, write_json
 from usermirrorer.builders.decisions.prompts import MODEL_PROMPTS
-from usermirrorer.recipes import record
+from usermirrorer.recipes import record, trl_internals
+from usermirrorer.recipes.arguments import Arguments, max_tokens
 from usermirrorer.recipes.attention import BY_DOCUMENT, suits
-from usermirrorer.recipes.data import DataArguments, Prepared, packaged, prompt_folder
+from usermirrorer.recipes.data import Prepared, prompt_folder
 
 #: There while a run goes on: which run the output folder belongs to.
 RUN_KEY = "run_key.json"
 #: Where the adapter goes when the folder itself holds the merged model.
 ADAPTER = "adapter"
 
-
-@dataclass
-class ReleaseArguments:
-    """What to do with the trained model."""
-
-    merge_adapter: bool = field(
-        default=False,
-        metadata={"help": "LoRA: write the merged model, and the adapter to adapter/ in it."},
-    )
-    hub_revision_tag: str | None = field(
-        default=None, metadata={"help": "Version to push as, e.g. v1.0.0; a git tag on the Hub."}
-    )
-    base_model_id: str | None = field(
-        default=None,
-        metadata={"help": "Hub id of the base model for the card, if it is loaded from a folder."},
-    )
-    license: str | None = field(
-        default=None,
-        metadata={
-            "help": "Licence of the trained weights, for the card: an identifier of the Hub, such "
-            "as apache-2.0, or other:<name>."
-        },
-    )
-    power_watts: float | None = field(
-        default=None,
-        metadata={"help": "Power to reckon the card's energy with, if no meter of it is found."},
-    )
-
-
-@dataclass
-class TuningArguments:
-    """Which weights are trained, beside what TRL's ModelConfig says of LoRA."""
-
-    train_last_layers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Train the last so many layers and the final norm only: without LoRA, and "
-            "cheaper, since nothing is computed backwards through the others."
-        },
-    )
-
-
-@dataclass
-class Arguments:
-    """The parsed command line of a recipe; `training` is TRL's configuration of the trainer."""
-
-    data: DataArguments
-    release: ReleaseArguments
-    tuning: TuningArguments
-    training: Any
-    model: ModelConfig
-    extra: Any = None
-
-
 Build = Callable[[Arguments, PreTrainedTokenizerBase], Prepared]
-
-
-def parse(
-    config_class: type, argv: Sequence[str] | None = None, extra: type | None = None
-) -> Arguments:
-    """Read the command line and the YAML file of `--config`; the command line wins.
-
-    A `--config` path that is not there is also looked for in the installed package, so that
-    `recipes/<model>/<stage>/config.yaml` works from any folder.
-
-    Args:
-        config_class: TRL's configuration class.
-        argv: Arguments, by default the process's own.
-        extra: A further dataclass of the recipe.
-
-    Raises:
-        UserError: if the file is missing, or a name or value is not known.
-    """
-    words = _find_config(list(sys.argv[1:] if argv is None else argv))
-    kinds = [DataArguments, ReleaseArguments, TuningArguments, config_class, ModelConfig]
-    try:
-        parsed = TrlParser([*kinds, extra] if extra else kinds).parse_args_and_config(words)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error), where="arguments") from error
-    arguments = Arguments(*parsed)
-    if not arguments.model.model_name_or_path:
-        raise UserError("no model given", where="--model_name_or_path")
-    if arguments.training.trust_remote_code:
-        raise UserError("code from model repositories is never run", where="--trust_remote_code")
-    if arguments.release.merge_adapter and not arguments.model.use_peft:
-        raise UserError(
-            "there is no adapter to merge", where="--merge_adapter", fix="Add --use_peft."
-        )
-    if arguments.tuning.train_last_layers is not None and arguments.model.use_peft:
-        raise UserError(
-            "LoRA chooses its weights itself",
-            where="--train_last_layers",
-            fix="Leave it or --use_peft out.",
-        )
-    return arguments
-
-
-def _find_config(words: list[str]) -> list[str]:
-    if "--config" not in words[:-1]:
-        return words
-    index = words.index("--config") + 1
-    path = packaged(words[index])
-    if not path.is_file():
-        raise UserError("does not exist", where=path, fix="See recipes/*/*/config.yaml.")
-    words[index] = str(path)
-    return words
-
-
-def script(main: Callable[[], object]) -> None:
-    """Run a recipe's `main`: errors that users can mend are one line on stderr, exit code 1."""
-    try:
-        main()
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def run(
@@ -182,8 +65,7 @@ def run(
     Raises:
         UserError: for whatever can be known before training starts.
     """
-    training = arguments.training
-    output = Path(training.output_dir)
+    training, output = arguments.training, arguments.output
     # The Trainer would push every checkpoint; here the finished model is pushed, once.
     push, training.push_to_hub = training.push_to_hub, False
     if push:
@@ -193,28 +75,42 @@ def run(
     prepared = build(arguments, tokenizer)
     facts = record.start(stage, arguments, prepared.facts)
     first = training.process_index == 0
-    with alone(output) if first else contextlib.nullcontext():
+    with locked(output) if first else contextlib.nullcontext():
         if not is_finished(output, facts["key"]):
             checkpoint = claim(output, facts["key"])
             metrics = record.Metrics(output / record.METRICS)
-            _score_answers_only_on_cpu()
-            trainer = _without_card(trainer_class)(
-                model=arguments.model.model_name_or_path,
-                args=_for_trainer(arguments),
+            trainer = _trainer(
+                trainer_class,
+                arguments,
                 train_dataset=prepared.rows,
                 processing_class=tokenizer,
-                quantization_config=get_quantization_config(arguments.model),
-                peft_config=get_peft_config(arguments.model),
                 callbacks=[metrics],
                 **trainer_arguments,
             )
-            if (count := arguments.tuning.train_last_layers) is not None:
-                train_last_layers(trainer.model, count)
             check_disk(trainer, arguments)
             _train(trainer, checkpoint, arguments, facts, metrics)
     if first:
         _release(output, arguments, push)
     return output
+
+
+def _trainer(
+    trainer_class: type[BaseTrainer], arguments: Arguments, **trainer_arguments: Any
+) -> BaseTrainer:
+    """Return the trainer with the model loaded, and frozen where it is not to be trained."""
+    trl_internals.score_answers_only_on_cpu()
+    # TRL's trainers know more arguments than the class they share.
+    make = cast("Callable[..., BaseTrainer]", _without_card(trainer_class))
+    trainer = make(
+        model=arguments.base,
+        args=_for_trainer(arguments),
+        quantization_config=get_quantization_config(arguments.model),
+        peft_config=get_peft_config(arguments.model),
+        **trainer_arguments,
+    )
+    if (count := arguments.tuning.train_last_layers) is not None:
+        train_last_layers(cast("PreTrainedModel", trainer.model), count)
+    return trainer
 
 
 def train_last_layers(model: PreTrainedModel, count: int) -> None:
@@ -240,7 +136,7 @@ def _train(
     metrics: record.Metrics,
 ) -> None:
     """Train to the end, save, and write the record: from then on the run is finished."""
-    output, first = Path(trainer.args.output_dir), trainer.args.process_index == 0
+    output, first = arguments.output, trainer.args.process_index == 0
     if first:
         write_json(output / RUN_KEY, {"key": facts["key"]})
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -249,10 +145,10 @@ def _train(
         watts = arguments.release.power_watts
         write_json(output / record.RUN, record.finish(facts, trainer, metrics, watts))
         (output / RUN_KEY).unlink()
-    _leave(trainer)
+    _end_process_group(trainer)
 
 
-def _leave(trainer: BaseTrainer) -> None:
+def _end_process_group(trainer: BaseTrainer) -> None:
     """End the process group, if there is one, without running into torch's deadlock.
 
     A thread of gloo drops the tensors of the last collective, for which it takes Python's lock.
@@ -265,7 +161,7 @@ def _leave(trainer: BaseTrainer) -> None:
 
 
 @contextlib.contextmanager
-def alone(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """Hold the output folder for this process, however the process ends.
 
     Raises:
@@ -319,20 +215,19 @@ def check_packages(arguments: Arguments) -> None:
 def _check_push(arguments: Arguments) -> None:
     if not (arguments.training.hub_model_id and arguments.release.hub_revision_tag):
         raise UserError("--push_to_hub needs --hub_model_id and --hub_revision_tag")
-    adapter_only = arguments.model.use_peft and not arguments.release.merge_adapter
-    if adapter_only and not _base_on_hub(arguments):
+    if arguments.adapter_only and not _base_on_hub(arguments):
         raise UserError(
             "the adapter's base model is a folder that others do not have",
-            where=arguments.model.model_name_or_path,
+            where=arguments.base,
             fix="Add --merge_adapter true, or name an equal model on the Hub by --base_model_id.",
         )
 
 
 def _base_on_hub(arguments: Arguments) -> str | None:
     """Return the Hub id of the very model that is trained, None if it is on no Hub."""
-    folder = Path(arguments.model.model_name_or_path)
+    folder = Path(arguments.base)
     if not folder.is_dir():
-        return arguments.model.model_name_or_path
+        return arguments.base
     # What an earlier stage made is not the base model that the card names.
     return None if (folder / record.RUN).exists() else arguments.release.base_model_id
 
@@ -359,7 +254,7 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         UserError: if there is no such model, it is an adapter, it has no chat template, or its
             context is shorter than `max_length`.
     """
-    name, revision = arguments.model.model_name_or_path, arguments.model.model_revision
+    name, revision = arguments.base, arguments.model.model_revision
     if (Path(name) / "adapter_config.json").is_file():
         raise UserError(
             "is a LoRA adapter, not a model", where=name, fix="Train it with --merge_adapter true."
@@ -381,27 +276,19 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def max_tokens(arguments: Arguments) -> int | None:
-    """Return the longest sequence that the trainer will see, in tokens; None if not limited."""
-    training = arguments.training
-    if hasattr(training, "max_completion_length"):
-        return arguments.extra.max_prompt_length + training.max_completion_length
-    return training.max_length
-
-
 def last_checkpoint(output: Path) -> Path | None:
     """Return the checkpoint with the most steps that was written to its end.
 
     `trainer_state.json` is the last file of a checkpoint; without it, or with half of it, the
     process was killed in the middle of saving.
     """
-    found = []
+    whole = []
     for state in Path(output).glob("checkpoint-*/trainer_state.json"):
         try:
-            found.append((json.loads(state.read_text())["global_step"], state.parent))
+            whole.append((json.loads(state.read_text())["global_step"], state.parent))
         except (ValueError, KeyError):
             continue
-    return max(found)[1] if found else None
+    return max(whole)[1] if whole else None
 
 
 def is_finished(output: Path, key: str) -> bool:
@@ -432,7 +319,7 @@ def check_disk(trainer: BaseTrainer, arguments: Arguments) -> None:
     Raises:
         UserError: if it is not enough.
     """
-    output = Path(trainer.args.output_dir).absolute()
+    output = arguments.output.absolute()
     where = next(folder for folder in (output, *output.parents) if folder.exists())
     needed, free = bytes_needed(trainer, arguments), shutil.disk_usage(where).free
     if needed > free:
@@ -447,7 +334,7 @@ def bytes_needed(trainer: BaseTrainer, arguments: Arguments) -> int:
     """Return the bytes the run will write: checkpoints with AdamW's two states, and the model."""
     sizes = [
         (getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad)
-        for p in trainer.model.parameters()
+        for p in record.parameters(trainer)
     ]
     whole = sum(count * width for count, width, _ in sizes)
     trained = sum(count * width for count, width, on in sizes if on)
@@ -467,7 +354,7 @@ def save(trainer: BaseTrainer, arguments: Arguments) -> None:
     With `--merge_adapter` the folder holds the merged model and `adapter/` the adapter. All
     processes take part, since sharded weights are gathered.
     """
-    output = Path(trainer.args.output_dir)
+    output = arguments.output
     merge = arguments.release.merge_adapter
     target = output / ADAPTER if merge else output
     trainer.save_model(str(target))
@@ -478,7 +365,7 @@ def save(trainer: BaseTrainer, arguments: Arguments) -> None:
         (target / name).unlink(missing_ok=True)
     if arguments.model.use_peft:
         _name_base(target / "adapter_config.json", arguments)
-    trainer.processing_class.save_pretrained(output)
+    cast("PreTrainedTokenizerBase", trainer.processing_class).save_pretrained(output)
     if arguments.data.prompts:
         for path in prompt_folder(arguments.data).glob("*.jinja"):
             with atomic(output / MODEL_PROMPTS / path.name) as temporary:
@@ -494,7 +381,7 @@ def _merge(adapter: Path, output: Path, arguments: Arguments) -> None:
 
     quantized = arguments.model.load_in_4bit or arguments.model.load_in_8bit
     base = AutoModelForCausalLM.from_pretrained(
-        arguments.model.model_name_or_path,
+        arguments.base,
         revision=arguments.model.model_revision,
         dtype=torch.bfloat16 if quantized else arguments.model.dtype,
     )
@@ -508,7 +395,7 @@ def _name_base(path: Path, arguments: Arguments) -> None:
     """
     name = _base_on_hub(arguments)
     if name is None and arguments.release.merge_adapter:
-        name = Path(arguments.model.model_name_or_path).resolve().name
+        name = Path(arguments.base).resolve().name
     if name is not None:
         write_json(path, read_json(path) | {"base_model_name_or_path": name})
 
@@ -531,32 +418,12 @@ def _attention(arguments: Arguments) -> str | None:
     model = arguments.model
     if model.attn_implementation or arguments.training.device.type != "cpu":
         return model.attn_implementation
-    config = AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision)
+    config = AutoConfig.from_pretrained(arguments.base, revision=model.model_revision)
     return BY_DOCUMENT if suits(config) else None
 
 
-def _score_answers_only_on_cpu() -> None:
-    """Let TRL leave out prompt positions from the language-model head on a CPU, as on a GPU.
-
-    Without Triton it scores every position and masks most of them afterwards, for the sake of
-    compilers to which a changing shape is dear. A CPU compiles nothing, and there the head over
-    49,152 words of a 600-token prompt takes most of a step. The loss is the same.
-    """
-    from trl.trainer import utils
-
-    plain = getattr(utils, "_use_triton", None)
-    if plain is not None and not getattr(plain, "answers_only", False):
-
-        def compact(device: torch.device) -> bool:
-            return device.type == "cpu" or plain(device)
-
-        compact.answers_only = True  # type: ignore[attr-defined]
-        utils._use_triton = compact
-
-
 def _without_card(trainer_class: type[BaseTrainer]) -> type[BaseTrainer]:
-    class Trainer(trainer_class):
-        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Write none: the card is made from the finished run."""
+    def create_model_card(self: BaseTrainer, *args: Any, **kwargs: Any) -> None:
+        """Write none: the card is made from the finished run."""
 
-    return Trainer
+    return type("Trainer", (trainer_class,), {"create_model_card": create_model_card})

@@ -25,6 +25,7 @@ from usermirrorer.builders.common.schema import PREFERENCE, SCENE
 from usermirrorer.builders.common.storage import write_table
 from usermirrorer.builders.decisions.prompts import answer, messages, of_model
 from usermirrorer.recipes import dpo, grpo, sft, training
+from usermirrorer.recipes.arguments import parse
 
 from recipe_rows import pair, scene  # isort: skip
 
@@ -358,7 +359,7 @@ def test_configurations_are_understood_and_keep_the_papers_values(path):
     kinds = {"sft": sft.SFTConfig, "dpo": dpo.DPOConfig, "grpo": grpo.GRPOConfig}
     extra = grpo.RewardArguments if stage == "grpo" else None
     asked = ["--config", str(path), "--bf16", "false"]
-    parsed = training.parse(kinds[stage], asked, extra).training
+    parsed = parse(kinds[stage], asked, extra).training
     assert parsed.weight_decay == {"sft": 0.01, "dpo": 0.05, "grpo": 0.01}[stage]
     assert parsed.lr_scheduler_type == "cosine" and parsed.optim.startswith("adamw")
     if "smollm2" in str(path):
@@ -373,5 +374,5 @@ def test_configurations_are_understood_and_keep_the_papers_values(path):
     if stage == "dpo":
         assert parsed.beta == 0.1 and parsed.precompute_ref_log_probs
     if stage == "sft":
-        general = training.parse(kinds[stage], asked).data
+        general = parse(kinds[stage], asked).data
         assert general.general_data == "allenai/tulu-3-sft-mixture" and general.general_ratio == 10
