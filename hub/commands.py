@@ -116,8 +116,8 @@ def list_command(repo_id: str, model: bool) -> None:
     """List the versions of a repository, newest first."""
     from usermirrorer.hub import releases
 
-    found = releases.versions(repo_id, "model" if model else "dataset")
-    _table(("version", "tag", "commit"), found)
+    rows = releases.versions(repo_id, "model" if model else "dataset")
+    _table(("version", "tag", "commit"), rows)
 
 
 @release.command("collect")

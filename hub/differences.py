@@ -22,7 +22,7 @@ def diff(old: Path, new: Path) -> list[dict[str, Any]]:
     Rows are matched by scene id (and order, where one scene has several pairs).
 
     Returns:
-        One dict for each config of a domain that either has: `config`, `split`, `added`,
+        One dict per config of a domain that either has: `config`, `split`, `added`,
         `removed`, `changed`, `same`.
     """
     before, after = layout(Path(old)), layout(Path(new))
@@ -38,16 +38,16 @@ def diff(old: Path, new: Path) -> list[dict[str, Any]]:
 
 
 def _digests(paths: list[Path]) -> dict[tuple[str, int], bytes]:
-    found: dict[tuple[str, int], bytes] = {}
-    seen: Counter[str] = Counter()
+    digests: dict[tuple[str, int], bytes] = {}
+    rows_of: Counter[str] = Counter()
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(4096):
             for row in batch.to_pylist():
                 key = row["scene_id"]
                 text = repr(sorted(row.items())).encode()
-                found[key, seen[key]] = hashlib.blake2b(text, digest_size=16).digest()
-                seen[key] += 1
-    return found
+                digests[key, rows_of[key]] = hashlib.blake2b(text, digest_size=16).digest()
+                rows_of[key] += 1
+    return digests
 
 
 def _compare(old: Mapping[Any, bytes], new: Mapping[Any, bytes]) -> dict[str, int]:

@@ -55,16 +55,16 @@ def layout(folder: Path) -> dict[str, dict[str, list[Path]]]:
 
 def splits(folder: Path, described: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return config -> split -> rows and a hash over the hashes of its files, in order."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
     for config, of_config in layout(folder).items():
         for split, paths in of_config.items():
             own = [described[path.relative_to(folder).as_posix()] for path in paths]
             hashes = "\n".join(file["sha256"] for file in own)
-            found.setdefault(config, {})[split] = {
+            tables.setdefault(config, {})[split] = {
                 "rows": sum(file["rows"] for file in own),
                 "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             }
-    return found
+    return tables
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -83,15 +83,15 @@ def check(folder: Path) -> dict[str, Any]:
         problem = "is missing" if wrong[0] in listed else "is not in the manifest"
         raise UserError(problem, where=folder / wrong[0], fix="Pull or build the release again.")
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to the others
-        found = dict(zip(present, pool.map(describe, present.values()), strict=True))
+        actual = dict(zip(present, pool.map(describe, present.values()), strict=True))
     for name, path in present.items():
-        if (digest := found[name]["sha256"]) != listed[name].get("sha256"):
+        if (digest := actual[name]["sha256"]) != listed[name].get("sha256"):
             raise UserError(
                 f"is not what the manifest says (SHA-256 {digest})",
                 where=path,
                 fix="Pull or build the release again.",
             )
-        if found[name] != listed[name]:
+        if actual[name] != listed[name]:
             raise UserError("has another size or row count than the manifest says", where=path)
     if splits(folder, listed) != manifest.get("splits"):
         raise UserError("splits are not what the manifest says", where=folder / "manifest.json")

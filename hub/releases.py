@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import logging
 import shutil
 import tempfile
 import zipfile
@@ -18,9 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import httpcore2
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -28,11 +26,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import parse_version, tag_of
-from usermirrorer.hub import differences
+from usermirrorer.hub import client_internals, differences
 from usermirrorer.hub.build import write_release
 from usermirrorer.hub.layout import check
 
@@ -59,7 +58,7 @@ def push(folder: Path, repo_id: str, *, private: bool = False, gated: bool = Fal
     """Publish a release folder as its version and return the commit's address.
 
     Args:
-        folder: A folder that `build` made; every hash in it is proved first.
+        folder: A folder that `write_release` made; every hash in it is proved first.
         repo_id: `namespace/name`; made if missing.
         private: Make a new repository private.
         gated: Ask readers to sign in and accept before they get files.
@@ -161,7 +160,7 @@ def fetched(repo_id: str, version: str) -> Iterator[Path]:
 
 def _download(repo_id: str, version: str, folder: Path, cache: Path | None = None) -> None:
     """Download; the client copies what is in `cache` (default: the user's own) from there."""
-    with _one_line_errors(repo_id), _even_reads():
+    with _one_line_errors(repo_id), client_internals.even_reads():
         HfApi().snapshot_download(
             repo_id,
             repo_type="dataset",
@@ -172,33 +171,17 @@ def _download(repo_id: str, version: str, folder: Path, cache: Path | None = Non
         )
 
 
-@contextlib.contextmanager
-def _even_reads() -> Iterator[None]:
-    """Let the client read from the network as much at a time as it writes to the disk.
-
-    By itself it gathers 10 MiB out of pieces of 64 KiB: on loopback that is half the speed, and
-    30 MB more memory for each file on its way.
-    """
-    connection = httpcore2.HTTP11Connection
-    before = constants.DOWNLOAD_CHUNK_SIZE, connection.READ_NUM_BYTES
-    constants.DOWNLOAD_CHUNK_SIZE = connection.READ_NUM_BYTES = 1 << 20
-    try:
-        yield
-    finally:
-        constants.DOWNLOAD_CHUNK_SIZE, connection.READ_NUM_BYTES = before
-
-
 def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
     """Return `version`, `tag` and `commit` of every version, newest first."""
     with _one_line_errors(repo_id):
         refs = HfApi().list_repo_refs(repo_id, repo_type=kind)
-    found = []
+    tagged = []
     for tag in refs.tags:
         with contextlib.suppress(UserError):  # other tags are not versions
-            found.append((parse_version(tag.name), tag))
+            tagged.append((parse_version(tag.name), tag))
     return [
         {"version": tag.name.removeprefix("v"), "tag": tag.name, "commit": tag.target_commit}
-        for _, tag in sorted(found, key=lambda pair: pair[0], reverse=True)
+        for _, tag in sorted(tagged, key=lambda pair: pair[0], reverse=True)
     ]
 
 
@@ -227,7 +210,7 @@ def collect(
     if leaderboard:
         items.append((leaderboard, "space", "Leaderboard"))
     with _one_line_errors(repo_id):
-        found = api.create_collection(
+        collection = api.create_collection(
             title or f"{repo_id} {tag_of(version)}"[-60:],
             namespace=repo_id.partition("/")[0],
             description=f"Dataset, models and leaderboard of release {tag_of(version)}",
@@ -236,8 +219,8 @@ def collect(
         )
     for name, kind, note in items:
         with _one_line_errors(name):
-            api.add_collection_item(found.slug, name, kind, note=note, exists_ok=True)
-    return found.url
+            api.add_collection_item(collection.slug, name, kind, note=note, exists_ok=True)
+    return collection.url
 
 
 def _item(name: str, version: str, kind: Kind) -> tuple[str, _ItemKind, str]:
@@ -339,9 +322,7 @@ def _add(
     What the client has as a path it sends by the chunked Xet protocol, which spares bytes on a
     network; what it has as an open file by the plain one, which is faster on loopback.
     """
-    add = CommitOperationAdd(name, str(path))
-    if known:
-        add.upload_info.sha256 = bytes.fromhex(known)
+    add = client_internals.upload_of(name, path, known)
     if is_loopback(endpoint):
         add.path_or_fileobj = stack.enter_context(path.open("rb"))
     return add
@@ -350,13 +331,12 @@ def _add(
 @contextlib.contextmanager
 def _without_xet_warning() -> Iterator[None]:
     """Keep the client from warning of the plain protocol, which `_add` chose on purpose."""
-    logger = logging.getLogger("huggingface_hub._commit_api")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.set_verbosity(before)
 
 
 def sent_files(folder: Path) -> dict[str, Path]:
