@@ -8,6 +8,7 @@
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release
     access.py    who may read and write, and the errors that the clients understand
+    addresses.py decodes addresses, of which an encoded slash is part
     routing.py   from an address to a repository and its commit; times, pages of rows
     cards.py     the YAML header of cards, and other YAML that users commit
     api_*.py     the HTTP surface, app.py puts it together, pages.py the web pages
