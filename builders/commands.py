@@ -5,18 +5,23 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.models import load_tokenizer
 from usermirrorer.builders.common.progress import bar
-from usermirrorer.builders.decisions.engines.base import CONTEXT, KINDS
-from usermirrorer.builders.decisions.engines.registry import EngineSpec
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS
+from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.builders.scenes import presets
 
+if TYPE_CHECKING:
+    from usermirrorer.builders.decisions.cost import DecisionMeter
+    from usermirrorer.builders.decisions.engines.base import Sampling
+    from usermirrorer.builders.distil.candidates import Candidates
+
 _FILE = click.Path(path_type=Path)
+_ENGINES = click.Choice(registry.kinds())
 _SETTINGS = {"show_default": True}
 
 
@@ -108,8 +113,8 @@ def scenes(
 @click.option("--model", required=True, help="Model that decides: part, folder or Hub id.")
 @click.option("--judge", help="Model that scores the options (the weak one). Default: --model.")
 @click.option("--out", type=_FILE, required=True, help="Parquet file to make.")
-@click.option("--engine", type=click.Choice(KINDS), default=KINDS[0], help="Runs --model.")
-@click.option("--judge-engine", type=click.Choice(KINDS), help="Runs --judge. Default: --engine.")
+@click.option("--engine", type=_ENGINES, default=registry.DEFAULT, help="Runs --model.")
+@click.option("--judge-engine", type=_ENGINES, help="Runs --judge. Default: --engine.")
 @click.option("--workers", default=0, help="Spread over so many Ray actors (0: this process).")
 @click.option("--tensor-parallel", default=1, help="vllm: GPUs that one engine spreads over.")
 @click.option("--base-url", default="", help="openai: the server's. The key is OPENAI_API_KEY.")
@@ -117,7 +122,7 @@ def scenes(
 @click.option("--concurrency", default=32, help="openai: most requests in flight.")
 @click.option("--price", nargs=2, type=float, default=(0, 0), help="Of 1M tokens in, and out.")
 @click.option("--limit", default=0, help="Only the first so many scenes (0: all).")
-@click.option("--samples", default=10, help="Decisions a scene (the paper: 10).")
+@click.option("--samples", default=10, help="Decisions per scene (the paper: 10).")
 @click.option("--temperature", default=1.0)
 @click.option("--top-p", default=0.9)
 @click.option(
@@ -137,11 +142,8 @@ def decide(
     out: Path,
     engine: str,
     judge_engine: str | None,
-    workers: int,
-    price: tuple[float, float],
     limit: int,
-    prompts: Path | None,
-    seed: int,
+    samples: int,
     **options: Any,
 ) -> None:
     """Sample decision processes for scenes and score the options after each.
@@ -150,54 +152,24 @@ def decide(
     """
     from usermirrorer.builders.common import storage
     from usermirrorer.builders.decisions import stage
-    from usermirrorer.builders.decisions.cost import Meter
+    from usermirrorer.builders.decisions.cost import DecisionMeter
     from usermirrorer.builders.decisions.engines.base import Sampling
-    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
 
     rows = storage.read_table(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
-    sampling = Sampling(
-        options.pop("samples"),
-        *(options.pop(name) for name in ("temperature", "top_p", "max_tokens", "guided")),
-    )
-    decider = EngineSpec(engine, model, **options)
-    scorer = EngineSpec(judge_engine or engine, judge or model, **options)
-    _check_used({decider.kind, scorer.kind}, options)
+    names = ("temperature", "top_p", "max_tokens", "guided")
+    sampling = Sampling(samples, *(options.pop(name) for name in names))
+    run = {name: options.pop(name) for name in ("workers", "prompts", "seed")}
+    meter = DecisionMeter(out, options.pop("price"))
+    decider = registry.EngineSpec(engine, model, **options)
+    scorer = registry.EngineSpec(judge_engine or engine, judge or model, **options)
+    registry.check_options([decider, scorer])
     # A server shares no prompt with the scoring, and what it wrote stays if it cannot score.
-    apart = scorer != decider or engine == "openai"
+    apart = scorer != decider or decider.engine.remote
     sampled = out.with_name(f"{out.stem}.sampled.parquet") if apart else out
-    meter = Meter(out, price)
-    folder = prompts or DEFAULT_PROMPTS
-    with bar("deciding", len(rows)) as advance:
-        resumed = stage.run(
-            rows,
-            decider.load,
-            sampled,
-            model=model,
-            sampling=sampling,
-            seed=seed,
-            judge=not apart,
-            prompts=folder,
-            identity=decider.identity(),
-            part_scenes=decider.part_scenes,
-            spread=decider.spread(workers),
-            meter=meter,
-            progress=lambda count, old: advance(count, old, meter.told()),
-        )
+    resumed = _sample(rows, decider, sampled, sampling, meter, judge=not apart, **run)
     if apart:
-        with bar("judging", len(rows)) as advance:
-            stage.judged(
-                rows,
-                sampled,
-                scorer.load,
-                out,
-                prompts=folder,
-                max_tokens=sampling.max_tokens,
-                identity=scorer.identity(),
-                part_scenes=scorer.part_scenes,
-                spread=scorer.spread(workers if scorer.kind != "openai" else 0),
-                progress=advance,
-            )
+        _judge(rows, sampled, scorer, out, sampling.max_tokens, run["workers"], run["prompts"])
     if resumed:
         click.echo(f"{resumed:,} scenes were done by an earlier run", err=True)
     for name, value in stage.summary(storage.read_table(out)).items():
@@ -205,22 +177,70 @@ def decide(
     click.echo(f"{meter.summary()} ({meter.path})")
 
 
-def _check_used(kinds: set[str], options: dict[str, Any]) -> None:
-    """Refuse options of engines that are not asked for, rather than ignore them."""
-    for name, kind in (
-        ("tensor_parallel", "vllm"),
-        ("base_url", "openai"),
-        ("tokenizer", "openai"),
-    ):
-        default = EngineSpec.__dataclass_fields__[name].default
-        if options[name] != default and kind not in kinds:
-            raise UserError(
-                f"is of --engine {kind}", where=f"--{name.replace('_', '-')}", fix="Leave it out."
-            )
+def _sample(
+    rows: list[dict[str, Any]],
+    decider: registry.EngineSpec,
+    output: Path,
+    sampling: Sampling,
+    meter: DecisionMeter,
+    *,
+    judge: bool,
+    workers: int,
+    prompts: Path | None,
+    seed: int,
+) -> int:
+    """Sample with a progress bar; return the number of scenes that an earlier run had done."""
+    from usermirrorer.builders.decisions import stage
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
+
+    with bar("deciding", len(rows)) as advance:
+        return stage.run(
+            rows,
+            decider.load,
+            output,
+            model=decider.model,
+            sampling=sampling,
+            seed=seed,
+            judge=judge,
+            prompts=prompts or DEFAULT_PROMPTS,
+            identity=decider.identity(),
+            part_scenes=decider.part_scenes,
+            spread=decider.spread(workers),
+            meter=meter,
+            progress=lambda count, old: advance(count, old, meter.progress()),
+        )
 
 
-def _list_strategies(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    if asked:
+def _judge(
+    rows: list[dict[str, Any]],
+    sampled: Path,
+    scorer: registry.EngineSpec,
+    output: Path,
+    max_tokens: int,
+    workers: int,
+    prompts: Path | None,
+) -> None:
+    """Score with a progress bar."""
+    from usermirrorer.builders.decisions import stage
+    from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
+
+    with bar("judging", len(rows)) as advance:
+        stage.judged(
+            rows,
+            sampled,
+            scorer.load,
+            output,
+            prompts=prompts or DEFAULT_PROMPTS,
+            max_tokens=max_tokens,
+            identity=scorer.identity(),
+            part_scenes=scorer.part_scenes,
+            spread=None if scorer.engine.remote else scorer.spread(workers),
+            progress=advance,
+        )
+
+
+def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
         from usermirrorer.builders.distil.strategies import STRATEGIES
 
         for name, strategy in STRATEGIES.items():
@@ -279,39 +299,50 @@ def distil(
 
     Strategy ifd keeps its scores beside OUT; a killed run goes on with the first missing part.
     """
-    from dataclasses import replace
-
     from usermirrorer.builders.common import assets, storage
     from usermirrorer.builders.decisions.chat import count_tokens
     from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
-    from usermirrorer.builders.distil import candidates, ifd, strategies
+    from usermirrorer.builders.distil import candidates, strategies
     from usermirrorer.builders.distil.pairs import VIEWS, assert_enough, make_pairs, view
 
     strategies.get_strategy(strategy)  # before any work
     folder = prompts or DEFAULT_PROMPTS
-    found = candidates.candidates(scene_file, weak, strong)
-    assert_enough(found, pairs)
+    judged = candidates.candidates(scene_file, weak, strong)
+    assert_enough(judged, pairs)
     if strategy == "ifd" and model:
-        with bar("perplexities", len(found.usable)) as advance:
-            scores = ifd.scores(
-                found,
-                assets.resolve_model(model),
-                out.with_name(f"{out.stem}.ifd.parquet"),
-                dtype=dtype,
-                prompts=folder,
-                progress=advance,
-            )
-        found = replace(found, ifd=scores)
+        judged = _with_perplexities(judged, model, dtype, folder, out)
     fitting: dict[str, Any] = {}
     if tokenizer:
         text = load_tokenizer(assets.resolve_model(tokenizer))
-        fitting = {"count": functools.partial(count_tokens, text), "room": CONTEXT - max_tokens}
-    table, fate = make_pairs(found, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
+        fitting["count"] = functools.partial(count_tokens, text)
+        fitting["room"] = CONTEXT_TOKENS - max_tokens
+    table, fate = make_pairs(judged, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
     storage.write_table(out, table)
     for name in VIEWS if views else ():
         storage.write_table(Path(str(views)) / f"{name}.parquet", view(table, name))
     for name, count in fate.items():
         click.echo(f"{name}: {count:,}")
+
+
+def _with_perplexities(
+    judged: Candidates, model: str, dtype: str, prompts: Path, out: Path
+) -> Candidates:
+    """Score the chosen decisions for strategy ifd, with a progress bar."""
+    from dataclasses import replace
+
+    from usermirrorer.builders.common import assets
+    from usermirrorer.builders.distil import ifd
+
+    with bar("perplexities", len(judged.usable)) as advance:
+        scores = ifd.scores(
+            judged,
+            assets.resolve_model(model),
+            out.with_name(f"{out.stem}.ifd.parquet"),
+            dtype=dtype,
+            prompts=prompts,
+            progress=advance,
+        )
+    return replace(judged, ifd=scores)
 
 
 @click.command(epilog="Example:  usermirrorer validate usermirrorer/mixed --revision v1.0.0")

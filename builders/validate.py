@@ -16,16 +16,22 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
+from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS, ORIGINS, PREFERENCE, SCENE, assert_schema
+from usermirrorer.builders.common.schema import (
+    CONTEXT_TOKENS,
+    LABELS,
+    ORIGINS,
+    PREFERENCE,
+    SCENE,
+    assert_schema,
+)
 from usermirrorer.builders.common.storage import read_table
 from usermirrorer.builders.common.text import clean
 from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, Mode, messages, parse
 
 #: A uniform position fails this test once in a thousand datasets.
 _SIGNIFICANCE = 1e-3
-#: Most tokens of a prompt, the context cap of the training recipes.
-LONGEST_PROMPT = 6144
 Row = dict[str, Any]
 
 
@@ -105,15 +111,15 @@ def _lengths(split: str, rows: list[Row], tokens: Callable[[str], int] | None) -
 
     The bounds hold for tokenizers that split at spaces and fall back on bytes.
     """
-    promise = f"{split}: prompts have at most {LONGEST_PROMPT:,} tokens"
+    promise = f"{split}: prompts have at most {CONTEXT_TOKENS:,} tokens"
     texts = ["\n".join(m["content"] for m in messages(row)) for row in rows if _promptable(row)]
     if tokens:
         longest = max(map(tokens, texts), default=0)
-        return Finding(promise, longest <= LONGEST_PROMPT, f"the longest has {longest:,}")
+        return Finding(promise, longest <= CONTEXT_TOKENS, f"the longest has {longest:,}")
     words = max((len(text.split()) for text in texts), default=0)
     size = max((len(text.encode()) for text in texts), default=0)
-    if words > LONGEST_PROMPT or size <= LONGEST_PROMPT:
-        return Finding(promise, size <= LONGEST_PROMPT, f"{words:,} words, {size:,} bytes at most")
+    if words > CONTEXT_TOKENS or size <= CONTEXT_TOKENS:
+        return Finding(promise, size <= CONTEXT_TOKENS, f"{words:,} words, {size:,} bytes at most")
     detail = f"between {words:,} and {size:,}: name a --tokenizer to know"
     return Finding(promise, None, detail)
 
@@ -234,16 +240,11 @@ def _cues(rows: list[Row]) -> list[Finding]:
     }
     findings = []
     for name, cue in cues.items():
-        hits = [_hit(cue(row), row["answer"]) for row in rows]
+        hits = [top_choice(cue(row), row["answer"], len(row["exposure"])) for row in rows]
         error = 1.96 * float(np.std(hits)) / len(hits) ** 0.5
         detail = f"{100 * np.mean(hits):.1f} % ± {100 * error:.1f} (chance {100 * chance:.1f} %)"
         findings.append(Finding(f"cue: {name}", None, detail))
     return findings
-
-
-def _hit(scores: Sequence[float], answer: int) -> float:
-    best = [i for i, score in enumerate(scores) if score == max(scores)]
-    return (answer in best) / len(best)
 
 
 def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding]:
@@ -290,16 +291,10 @@ def token_count(model: str) -> Callable[[str], int]:
     Raises:
         UserError: if there is no such tokenizer.
     """
-    from transformers import AutoTokenizer
-
     from usermirrorer.builders.common import assets
+    from usermirrorer.builders.common.models import load_tokenizer
 
-    folder = assets.resolve_model(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"has no tokenizer: {reason}", where=model) from error
+    tokenizer = load_tokenizer(assets.resolve_model(model), chat=False)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -49,8 +49,13 @@ def load_causal_lm(model: str, dtype: str = "auto") -> tuple[Any, Any]:
     return network.to("cuda" if cuda else "cpu").eval(), tokenizer
 
 
-def load_tokenizer(model: str) -> Any:
-    """Return a tokenizer with a chat template.
+def load_tokenizer(model: str, revision: str | None = None, *, chat: bool = True) -> Any:
+    """Return a tokenizer.
+
+    Args:
+        model: Local folder or Hub id.
+        revision: Tag, branch or commit of a Hub id.
+        chat: It must have a chat template.
 
     Raises:
         UserError: if it cannot be loaded or has no chat template.
@@ -58,8 +63,8 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     with explained(model):
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    if not tokenizer.chat_template:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    if chat and not tokenizer.chat_template:
         raise UserError(
             "has no chat template", where=model, fix="Use an instruct model, or add a template."
         )

@@ -14,10 +14,10 @@ from usermirrorer.builders.common import storage
 Prices = tuple[float, float]  # of a million tokens in, of a million tokens out
 
 
-class Meter:
+class DecisionMeter:
     """Counts the parts of one run as they are finished, and keeps the counts beside the output.
 
-    `<output>.stats.json` holds one entry a run, rewritten with each part, so that a killed run is
+    `<output>.stats.json` holds one entry per run, rewritten with each part, so that a killed run is
     counted as well. The seconds include loading the model.
 
     Args:
@@ -75,7 +75,7 @@ class Meter:
             facts["cost_of_all"] = round(cost / max(1, total["scenes"]) * self.scenes, 4)
         return facts
 
-    def told(self) -> str:
+    def progress(self) -> str:
         """Return the speed so far and, with prices, the cost so far and in the end."""
         facts = self.stored()
         text = f"{facts['runs'][-1]['tokens_out_per_second']:,.0f} tokens/s out"

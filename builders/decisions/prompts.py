@@ -148,20 +148,35 @@ _HEADING = re.compile(
     r"\**\s*:\**\s*(.*)$",
     re.I,
 )
+_BEHAVIOR_LINE = re.compile(r"^[\s\-*]*behavior\**\s*:", re.I | re.M)
 _BEHAVIOR = re.compile(r"^\**\[?\s*([A-Za-z])\s*\]?\**[.\s]*$")
 
 
-def parse(text: str, options: int, mode: Mode = "decision") -> Decision:
+def thought_of(text: str) -> str:
+    """Return what a generation says before its first Behavior line; all of it if it has none.
+
+    This is what evaluation scores the labels after, for well-formed and malformed generations
+    alike.
+    """
+    line = _BEHAVIOR_LINE.search(text)
+    return (text[: line.start()] if line else text).strip()
+
+
+def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = False) -> Decision:
     """Read one generation; tolerant of layout, never guessing a behavior.
 
-    Leading dashes, bold marks and letter case are tolerated; a description may run over several
-    lines. Malformed are: `no behavior`, `several behaviors`, `label outside the list`,
-    `behavior is not a label`, `text after behavior`, `missing <field>`, `empty <field>`.
+    Leading dashes, bold marks, missing brackets and letter case are tolerated; a description may
+    run over several lines. Malformed are: `no behavior`, `several behaviors`,
+    `label outside the list`, `behavior is not a label`, `text after behavior`, `missing <field>`,
+    `empty <field>`.
 
     Args:
         text: The generation.
         options: Number of options k of the scene.
         mode: In `direct` mode only the Behavior line is asked for.
+        strict: The last line must be `Behavior: [X]` to the letter, since that is where options
+            are scored; otherwise the generation is malformed, `inexact behavior line`. For those
+            who teach the format.
     """
     found: dict[str, str] = {}
     current, behaviors, after = "", [], ""
@@ -180,7 +195,12 @@ def parse(text: str, options: int, mode: Mode = "decision") -> Decision:
                 after = line
             elif current:
                 found[current] = f"{found[current]} {line.strip()}".strip()
-    return _judge(found, behaviors, after, options, mode)
+    decision = _judge(found, behaviors, after, options, mode)
+    if strict and decision.behavior is not None:
+        last = text.rstrip().rpartition("\n")[2]
+        if last != answer(LABELS[decision.behavior]):
+            return Decision(fields=found, malformed="inexact behavior line")
+    return decision
 
 
 def _judge(

@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import DECISION
-from usermirrorer.builders.decisions.cost import Meter
-from usermirrorer.builders.decisions.engines.base import CONTEXT, Engine, Generation, Sampling
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, DECISION
+from usermirrorer.builders.decisions import chat
+from usermirrorer.builders.decisions.cost import DecisionMeter
+from usermirrorer.builders.decisions.engines.base import Engine, Generation, Sampling
 from usermirrorer.builders.decisions.prompts import (
     DEFAULT_PROMPTS,
     Message,
@@ -62,7 +63,7 @@ def run(
     identity: Mapping[str, Any] | None = None,
     part_scenes: int | None = None,
     spread: storage.Spread | None = None,
-    meter: Meter | None = None,
+    meter: DecisionMeter | None = None,
     progress: Progress = lambda scenes, resumed: None,
 ) -> int:
     """Sample decisions for `scenes` into a Parquet file of schema `DECISION`.
@@ -94,6 +95,7 @@ def run(
         "seed": seed,
         "judge": judge,
         "prompts": prompts_hash(prompts),
+        "date": chat.DATE,
     }
     job = functools.partial(
         _decide, model=model, sampling=sampling, seed=seed, judge=judge, prompts=prompts
@@ -139,6 +141,7 @@ def judged(
         "scenes": scenes_hash(scenes),
         "max_tokens": max_tokens,
         "prompts": prompts_hash(prompts),
+        "date": chat.DATE,
     }
     work = _Worker(engine, functools.partial(_judge_all, max_tokens=max_tokens, prompts=prompts))
     rows = _with_decisions(scenes, decisions)
@@ -166,7 +169,7 @@ def _stage(
     config: dict[str, Any],
     part_scenes: int | None,
     spread: storage.Spread | None,
-    meter: Meter | None,
+    meter: DecisionMeter | None,
     progress: Progress,
 ) -> int:
     if meter:
@@ -183,7 +186,7 @@ def _stage(
     )[1]
 
 
-def _metered(spread: storage.Spread, meter: Meter) -> storage.Spread:
+def _metered(spread: storage.Spread, meter: DecisionMeter) -> storage.Spread:
     def counting(
         work: storage.Work, missing: Sequence[tuple[int, Sequence[Any]]]
     ) -> Iterator[tuple[int, pa.Table]]:
@@ -208,7 +211,7 @@ def _decide(
     done: list[Row] = []
     for batch in _batches(scenes, engine):
         texts = [
-            fit(scene, engine.count, _room(engine, sampling.max_tokens), prompts) for scene in batch
+            fit(scene, engine.count, room(engine, sampling.max_tokens), prompts) for scene in batch
         ]
         options = [len(scene["exposure"]) for scene in batch]
         seeds = [scene_seed(seed, scene["scene_id"]) for scene in batch]
@@ -229,7 +232,7 @@ def _judge_all(
     done: list[Row] = []
     for batch in _batches(rows, engine):
         scenes = [scene for scene, _ in batch]
-        texts = [fit(scene, engine.count, _room(engine, max_tokens), prompts) for scene in scenes]
+        texts = [fit(scene, engine.count, room(engine, max_tokens), prompts) for scene in scenes]
         done += _judge(scenes, texts, [own.to_pylist() for _, own in batch], engine)
     return pa.Table.from_pylist(done, schema=DECISION)
 
@@ -252,8 +255,9 @@ def _with_decisions(scenes: Sequence[Row], decisions: Path) -> list[tuple[Row, p
     return [(scene, table[places[scene["scene_id"]]]) for scene in scenes]
 
 
-def _room(engine: Engine, max_tokens: int) -> int:
-    return min(CONTEXT, engine.context) - max_tokens
+def room(engine: Engine, max_tokens: int) -> int:
+    """Return the most tokens that a prompt may have before `max_tokens` more."""
+    return min(CONTEXT_TOKENS, engine.context) - max_tokens
 
 
 def _batches(rows: Sequence[_T], engine: Engine, times: int = 1) -> Iterator[Sequence[_T]]:
@@ -310,13 +314,13 @@ def direct(
     progress: Callable[[int], None] = lambda scenes: None,
 ) -> list[np.ndarray]:
     """Return P(Y | X) of each scene without a decision process (section 3.1), [k] each."""
-    found: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
     for batch in _batches(scenes, engine, times=2):
-        texts = [fit(scene, engine.count, _room(engine, 0), prompts, "direct") for scene in batch]
+        texts = [fit(scene, engine.count, room(engine, 0), prompts, "direct") for scene in batch]
         options = [len(scene["exposure"]) for scene in batch]
-        found += [p[0] for p in engine.score(texts, [[""]] * len(batch), options)]
+        probabilities += [p[0] for p in engine.score(texts, [[""]] * len(batch), options)]
         progress(len(batch))
-    return found
+    return probabilities
 
 
 def summary(table: pa.Table) -> dict[str, Any]:

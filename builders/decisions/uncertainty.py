@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _BLOCK = 65_536  # decisions at a time: what is in memory beside the input does not grow with it
 
@@ -23,12 +24,20 @@ class Uncertainty(NamedTuple):
     epistemic: np.ndarray
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+def softmax(logits: ArrayLike) -> np.ndarray:
+    """Return probabilities over the last axis; log-probabilities up to a constant will do."""
+    x = np.asarray(logits, dtype=np.float64)
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def entropy(probabilities: ArrayLike) -> np.ndarray:
     """Return the entropy in bits over the last axis; NaN entries are options that are not there.
 
     Args:
         probabilities: [..., k], each row adding up to 1. A row of NaN alone gives NaN.
     """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
     there = np.isfinite(probabilities)
     positive = there & (probabilities > 0)
     logs = np.log2(probabilities, out=np.zeros_like(probabilities), where=positive)

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from usermirrorer.builders.common import storage
-from usermirrorer.builders.common.schema import LABELS
-from usermirrorer.builders.decisions import stage
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, LABELS
+from usermirrorer.builders.decisions import chat
 from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, answer, fit, prompts_hash
 from usermirrorer.builders.distil import candidates
 
@@ -70,6 +70,7 @@ def scores(
         "model": model,
         "dtype": dtype,
         "prompts": prompts_hash(prompts),
+        "date": chat.DATE,
         **{name: storage.file_hash(path) for name, path in found.files.items()},
     }
 
@@ -108,11 +109,11 @@ def _score(
     engine: Any, scenes: Sequence[candidates.Row], responses: Sequence[str], prompts: Path
 ) -> pa.Table:
     tokenizer = engine.tokenizer
-    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in responses]
+    ids = [chat.token_ids(tokenizer, text) for text in responses]
     contexts = []
     for scene, own in zip(scenes, ids, strict=True):
-        prompt = fit(scene, engine.count, stage.CONTEXT - len(own), prompts)
-        contexts.append(tokenizer(engine.text(prompt), add_special_tokens=False).input_ids)
+        prompt = fit(scene, engine.count, CONTEXT_TOKENS - len(own), prompts)
+        contexts.append(chat.token_ids(tokenizer, engine.text(prompt)))
     start = tokenizer("").input_ids  # what the model expects before any text, often nothing
     with_prompt = losses(engine.model, contexts, ids)
     alone = losses(engine.model, [start] * len(ids), ids)

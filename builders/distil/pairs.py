@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS, PREFERENCE
-from usermirrorer.builders.decisions.engines.base import CONTEXT
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, LABELS, PREFERENCE
 from usermirrorer.builders.decisions.prompts import (
     DEFAULT_PROMPTS,
     Count,
@@ -47,7 +46,7 @@ def make_pairs(
     seed: int = 0,
     prompts: Path = DEFAULT_PROMPTS,
     count: Count = lambda prompt: 0,
-    room: int = CONTEXT,
+    room: int = CONTEXT_TOKENS,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Select scenes and form preference pairs.
 

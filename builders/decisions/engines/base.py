@@ -1,12 +1,21 @@
-"""Language models behind one small interface: sample decisions, score options.
+"""The interface of engines. To add one, write one file: `engines/<kind>.py`. It holds
 
-`transformers.py` runs a model in this process (CPU or GPU), `vllm.py` by vLLM, `endpoint.py` asks
-an OpenAI-compatible server; `loading.py` makes any of them, `ray.py` puts many of them to work.
+1. a class with the members of `Engine`: `name`, `batch_scenes`, `context`, `count`, `sample` and
+   `score`. Prompts are message lists; `decisions/chat.py` turns them into text and tokens, and
+   nothing else should, so that every engine shows a model the same bytes;
+2. `ENGINE = EngineKind(load=...)`, where `load` makes that class from `EngineSettings`.
+
+The file's name is what `--engine` calls it; the registry finds it by looking into this folder.
+Heavy libraries are imported inside `load` where they may be missing; say so by a `UserError`.
+Mistakes of users (an unknown model, an address that is none) are `UserError` too, raised by `load`
+or by the first call. A failure in the middle of a call may raise anything: the parts that are
+finished stay, and the next run goes on. `tests/builders/decisions/test_registry.py` has an engine
+of twenty lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,11 +23,6 @@ if TYPE_CHECKING:  # the command line needs no more of this module than the name
     import numpy as np
 
     from usermirrorer.builders.decisions.prompts import Message
-
-#: What runs a model: this process, vLLM offline, or a server that speaks OpenAI's protocol.
-KINDS = ("transformers", "vllm", "openai")
-#: Longest prompt and generation together, in tokens (section "context cap" of the configurations).
-CONTEXT = 6144
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Sampling:
     """How decisions are sampled (appendix A.2: n 10, temperature 1.0, top-p 0.9).
 
     Args:
-        n: Samples a scene.
+        n: Samples per scene.
         temperature: 0 takes the likeliest token.
         top_p: Nucleus mass.
         max_tokens: Longest generation; with `guided`, each field may use an equal share.
@@ -80,7 +84,7 @@ class Engine(Protocol):
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[list[Generation]]:
-        """Sample `sampling.n` assistant turns for each prompt (one seed a prompt)."""
+        """Sample `sampling.n` assistant turns for each prompt (one seed per prompt)."""
         ...
 
     def score(
@@ -94,3 +98,49 @@ class Engine(Protocol):
         An empty thought scores the behavior directly after the prompt.
         """
         ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which engine runs which model: enough to make it here or on another machine.
+
+    Args:
+        kind: Name of the engine's file in this folder.
+        model: Part, folder or Hub id; for a server, what it calls the model.
+        dtype: `auto`, `float32` or `bfloat16`.
+        tensor_parallel: GPUs that one vLLM engine spreads a model over.
+        base_url: Of the server, such as `http://localhost:8000/v1`.
+        tokenizer: The served model's (part, folder or Hub id), if the server has its own names.
+        concurrency: Most requests in flight at a server.
+        name: What stored rows call the model; by default `model`.
+    """
+
+    kind: str
+    model: str
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    base_url: str = ""
+    tokenizer: str = ""
+    concurrency: int = 32
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What the registry knows of an engine.
+
+    Args:
+        load: Makes the engine; raises `UserError` if it cannot.
+        options: The fields of `EngineSettings` that it reads beside `model` and `dtype`; others
+            are refused on the command line rather than ignored.
+        part_scenes: Scenes worth working on together, and the most that a kill can cost.
+        remote: Asks a server: the weights are not here, nothing is gained by several processes,
+            and sampling and scoring share no computed prompt.
+        dtype: What `auto` means here; rows depend on it.
+    """
+
+    load: Callable[[EngineSettings], Engine]
+    options: tuple[str, ...] = ()
+    part_scenes: int = 32
+    remote: bool = False
+    dtype: Callable[[], str] = lambda: "auto"

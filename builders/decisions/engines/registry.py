@@ -1,40 +1,57 @@
-"""Which engine runs which model, here or on other machines."""
+"""Engines by name, found by looking into this folder; `base.py` tells how to add one."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.decisions.engines.base import Engine
+from usermirrorer.builders.decisions import engines
+from usermirrorer.builders.decisions.engines.base import Engine, EngineKind, EngineSettings
 
 if TYPE_CHECKING:
     from usermirrorer.builders.common.storage import Spread
-from usermirrorer.builders.common.models import fast_dtype, load_causal_lm, load_tokenizer
+
+DEFAULT = "transformers"
+_NO_ENGINES = {"attention", "base", "ray", "registry"}  # the other modules of this folder
 
 
-@dataclasses.dataclass(frozen=True)
-class EngineSpec:
-    """Which engine runs which model: enough to make it here or on another machine.
+def kinds() -> list[str]:
+    """Return the names of all engines, the default first; imports none of them."""
+    found = {module.name for module in pkgutil.iter_modules(engines.__path__)} - _NO_ENGINES
+    return [DEFAULT, *sorted(found - {DEFAULT})]
 
-    Args:
-        kind: One of `KINDS`.
-        model: Part, folder or Hub id; for a server, what it calls the model.
-        dtype: `auto`, `float32` or `bfloat16`.
-        tensor_parallel: GPUs that one vLLM engine spreads a model over.
-        base_url: Of the server, such as `http://localhost:8000/v1`.
-        tokenizer: The served model's (part, folder or Hub id), if the server has its own names.
-        concurrency: Most requests in flight at a server.
+
+@functools.cache
+def get_kind(name: str) -> EngineKind:
+    """Return an engine by its name.
+
+    Raises:
+        UserError: if there is none, or a library that its file begins with is not installed.
     """
+    if name not in kinds():
+        raise UserError(f"no engine is called {name!r}", fix=f"Choose from {', '.join(kinds())}.")
+    try:
+        return importlib.import_module(f"{engines.__name__}.{name}").ENGINE
+    except ImportError as error:
+        raise UserError(
+            f"cannot be imported ({error})",
+            where=f"--engine {name}",
+            fix="Install what it needs: see README, Engines.",
+        ) from error
 
-    kind: str
-    model: str
-    dtype: str = "auto"
-    tensor_parallel: int = 1
-    base_url: str = ""
-    tokenizer: str = ""
-    concurrency: int = 32
+
+class EngineSpec(EngineSettings):
+    """Which engine runs which model, and what can be done with it."""
+
+    @property
+    def engine(self) -> EngineKind:
+        """What the registry knows of this kind."""
+        return get_kind(self.kind)
 
     def load(self) -> Engine:
         """Return the engine.
@@ -42,24 +59,12 @@ class EngineSpec:
         Raises:
             UserError: if the model cannot be loaded, or the engine's library is not installed.
         """
-        from usermirrorer.builders.common import assets
-
-        if self.kind == "openai":
-            from usermirrorer.builders.decisions.engines.endpoint import EndpointEngine
-
-            tokenizer = load_tokenizer(assets.resolve_model(self.tokenizer or self.model))
-            return EndpointEngine(self.model, tokenizer, self.base_url, self.concurrency)
-        folder = assets.resolve_model(self.model)
-        if self.kind == "vllm":
-            from usermirrorer.builders.decisions.engines.vllm import VllmEngine
-
-            return VllmEngine(folder, self.model, self.dtype, self.tensor_parallel)
-        return load_engine(folder, self.dtype, self.model)
+        return self.engine.load(self)
 
     @property
     def part_scenes(self) -> int:
         """Scenes worth working on together, and the most that a kill can cost."""
-        return 256 if self.kind == "vllm" else 32
+        return self.engine.part_scenes
 
     def spread(self, workers: int) -> Spread | None:
         """Return how parts are spread over `workers` Ray actors; None for this process.
@@ -69,7 +74,7 @@ class EngineSpec:
         """
         if not workers:
             return None
-        if self.kind == "openai":
+        if self.engine.remote:
             raise UserError(
                 "is for engines that compute", where="--workers", fix="Raise --concurrency."
             )
@@ -81,13 +86,39 @@ class EngineSpec:
         """Return what rows depend on: engine, model, revision, dtype; not where or how fast."""
         from usermirrorer.builders.common import assets
 
-        if self.kind == "openai":
+        if self.engine.remote:
             return {"engine": self.kind, "model": self.model}
         folder = Path(assets.resolve_model(self.model))
         pinned = folder.parent.name == "snapshots"  # the Hub's cache names the commit
         revision = folder.name if pinned else assets.model_revision(str(folder))
-        dtype = fast_dtype() if (self.kind, self.dtype) == ("transformers", "auto") else self.dtype
+        dtype = self.engine.dtype() if self.dtype == "auto" else self.dtype
         return {"engine": self.kind, "model": self.model, "revision": revision, "dtype": dtype}
+
+
+def check_options(specs: list[EngineSpec]) -> None:
+    """Refuse settings that none of the engines reads, rather than ignore them.
+
+    Raises:
+        UserError: naming the first and the engines that do read it.
+    """
+    read = {name for spec in specs for name in spec.engine.options}
+    defaults = {field.name: field.default for field in dataclasses.fields(EngineSettings)}
+    for name in sorted(defaults.keys() - read - {"kind", "model", "dtype", "name"}):
+        if all(getattr(spec, name) == defaults[name] for spec in specs):
+            continue
+        others = [kind for kind in kinds() if _reads(kind, name)]
+        raise UserError(
+            f"is of --engine {', '.join(others)}",
+            where=f"--{name.replace('_', '-')}",
+            fix="Leave it out.",
+        )
+
+
+def _reads(kind: str, name: str) -> bool:
+    try:
+        return name in get_kind(kind).options
+    except UserError:
+        return False
 
 
 def load_engine(model: str, dtype: str, name: str) -> Engine:
@@ -96,6 +127,4 @@ def load_engine(model: str, dtype: str, name: str) -> Engine:
     Raises:
         UserError: see `load_causal_lm` and `TransformersEngine`.
     """
-    from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
-
-    return TransformersEngine(*load_causal_lm(model, dtype), name)
+    return EngineSpec(DEFAULT, model, dtype, name=name).load()

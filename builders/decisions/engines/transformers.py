@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
+from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.models import fast_dtype, load_causal_lm
 from usermirrorer.builders.common.schema import LABELS, labels
 from usermirrorer.builders.decisions.chat import (
     chat_text,
@@ -28,8 +30,14 @@ from usermirrorer.builders.decisions.chat import (
     token_ids,
 )
 from usermirrorer.builders.decisions.engines.attention import growing_cache, share_groups
-from usermirrorer.builders.decisions.engines.base import Generation, Sampling
+from usermirrorer.builders.decisions.engines.base import (
+    EngineKind,
+    EngineSettings,
+    Generation,
+    Sampling,
+)
 from usermirrorer.builders.decisions.prompts import FIELDS, LABEL_PREFIX, Message
+from usermirrorer.builders.decisions.uncertainty import softmax
 
 _NUCLEUS = 512  # likeliest tokens looked at before falling back to a full sort
 #: What the allocators of torch and of the system say when there is no more memory.
@@ -326,7 +334,7 @@ class TransformersEngine:
             of_labels = row[:, self.label_ids[: len(labels(k))]].double()
             if torch.isnan(of_labels).any():
                 raise UserError("gave NaN logits", where=self.name, fix="Try another dtype.")
-            results.append(torch.softmax(of_labels, dim=-1).cpu().numpy())
+            results.append(softmax(of_labels.cpu().numpy()))
         return results
 
     def _tail(self, prompt: list[int], text: str, thought: str) -> tuple[int, list[int]]:
@@ -570,3 +578,13 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
     if not stop:
         raise UserError("has no end-of-turn token", where=str(model.config._name_or_path))
     return stop
+
+
+def _load(settings: EngineSettings) -> TransformersEngine:
+    folder = assets.resolve_model(settings.model)
+    return TransformersEngine(
+        *load_causal_lm(folder, settings.dtype), settings.name or settings.model
+    )
+
+
+ENGINE = EngineKind(load=_load, dtype=fast_dtype)

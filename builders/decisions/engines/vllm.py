@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.models import explained
-from usermirrorer.builders.common.schema import labels
+from usermirrorer.builders.common.models import explained, load_tokenizer
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, labels
 from usermirrorer.builders.decisions.chat import (
     chat_text,
     count_tokens,
@@ -23,8 +24,14 @@ from usermirrorer.builders.decisions.chat import (
     scored_text,
     token_ids,
 )
-from usermirrorer.builders.decisions.engines.base import CONTEXT, Generation, Sampling
+from usermirrorer.builders.decisions.engines.base import (
+    EngineKind,
+    EngineSettings,
+    Generation,
+    Sampling,
+)
 from usermirrorer.builders.decisions.prompts import FIELDS, Message
+from usermirrorer.builders.decisions.uncertainty import softmax
 
 #: A thought may be longer in this model's tokens than in those of the model that wrote it.
 _SPARE = 1024
@@ -60,19 +67,17 @@ class VllmEngine:
                 where="--engine vllm",
                 fix="Install it in an environment of its own: see README, Engines.",
             ) from error
-        from usermirrorer.builders.common.models import load_tokenizer
-
         self.name = name or folder
         self.tokenizer = load_tokenizer(folder)
         self.label_ids = label_ids(self.tokenizer, self.name)
-        self.context = min(CONTEXT, _longest(folder))
+        self.context = min(CONTEXT_TOKENS, _longest(folder))
         with explained(folder), _started(self.name, tensor_parallel):
             self._llm = LLM(
                 folder,
                 dtype=dtype,  # type: ignore[arg-type]
                 tensor_parallel_size=tensor_parallel,
                 enable_prefix_caching=True,
-                max_model_len=min(CONTEXT + _SPARE, _longest(folder)),
+                max_model_len=min(CONTEXT_TOKENS + _SPARE, _longest(folder)),
                 load_format="safetensors",
                 trust_remote_code=False,
                 seed=0,
@@ -144,11 +149,10 @@ class VllmEngine:
 
     def _probabilities(self, output: Any, options: int) -> np.ndarray:
         given = output.outputs[0].logprobs[0]
-        found = np.array([given[token].logprob for token in self.label_ids[:options]], np.float64)
-        if not np.isfinite(found).all():
+        scores = np.array([given[token].logprob for token in self.label_ids[:options]], np.float64)
+        if not np.isfinite(scores).all():
             raise UserError("gave NaN logits", where=self.name, fix="Try another dtype.")
-        found = np.exp(found - found.max())
-        return found / found.sum()
+        return softmax(scores)
 
     def _generate(self, texts: Sequence[list[int]], settings: Sequence[Any]) -> list[Any]:
         return self._llm.generate(
@@ -193,3 +197,12 @@ def _guide(sampling: Sampling, options: int) -> Any:
     fields = "".join(rf"{name}: [A-Za-z][^\n]{{0,{most}}}\n" for name in FIELDS)
     choice = "".join(labels(options))
     return StructuredOutputsParams(regex=rf"Thought:\n{fields}Behavior: \[[{choice}]\]")
+
+
+def _load(settings: EngineSettings) -> VllmEngine:
+    folder = assets.resolve_model(settings.model)
+    name = settings.name or settings.model
+    return VllmEngine(folder, name, settings.dtype, settings.tensor_parallel)
+
+
+ENGINE = EngineKind(load=_load, options=("tensor_parallel",), part_scenes=256)

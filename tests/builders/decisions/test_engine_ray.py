@@ -12,7 +12,7 @@ import pytest
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions import stage
-from usermirrorer.builders.decisions.cost import Meter
+from usermirrorer.builders.decisions.cost import DecisionMeter
 from usermirrorer.builders.decisions.engines import ray
 from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.engines.registry import EngineSpec, load_engine
@@ -68,7 +68,7 @@ def local_ray():
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_two_actors_write_the_rows_of_one_process(local_ray, scenes, load, tmp_path, sampling):
-    meter = Meter(tmp_path / "two.parquet")
+    meter = DecisionMeter(tmp_path / "two.parquet")
     one = run(scenes, load(), tmp_path / "one.parquet", sampling)
     spread = ray.spread_over(2)
     two = run(

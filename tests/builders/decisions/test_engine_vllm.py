@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 from usermirrorer.builders.common import storage  # noqa: E402
 from usermirrorer.builders.common.models import load_tokenizer  # noqa: E402
 from usermirrorer.builders.decisions import stage  # noqa: E402
-from usermirrorer.builders.decisions.engines import endpoint  # noqa: E402
+from usermirrorer.builders.decisions.engines import openai as endpoint  # noqa: E402
 from usermirrorer.builders.decisions.engines.base import Sampling  # noqa: E402
-from usermirrorer.builders.decisions.engines.endpoint import EndpointEngine  # noqa: E402
+from usermirrorer.builders.decisions.engines.openai import EndpointEngine  # noqa: E402
 from usermirrorer.builders.decisions.engines.registry import load_engine  # noqa: E402
 from usermirrorer.builders.decisions.engines.vllm import VllmEngine  # noqa: E402
 from usermirrorer.builders.decisions.prompts import parse  # noqa: E402

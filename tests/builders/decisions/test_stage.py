@@ -20,7 +20,7 @@ from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import DECISION
 from usermirrorer.builders.decisions import prompts, stage
-from usermirrorer.builders.decisions.cost import Meter
+from usermirrorer.builders.decisions.cost import DecisionMeter
 from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.engines.registry import load_engine
 
@@ -132,7 +132,7 @@ def test_oldest_history_is_left_out_first_and_the_exposure_never(rows, engine):
 def test_every_prompt_of_the_stage_keeps_to_the_context(rows, engine, tmp_path, monkeypatch):
     """Sampling, judging and direct scoring of scenes whose whole history would not fit."""
     long = [{**row, "history": [f"old film {i}" for i in range(200)]} for row in rows[:2]]
-    monkeypatch.setattr(stage, "CONTEXT", 1300)
+    monkeypatch.setattr(stage, "CONTEXT_TOKENS", 1300)
     seen = []
     for name in ("sample", "score"):
         plain = getattr(engine, name)
@@ -231,7 +231,7 @@ FULL_DISK = """
 import subprocess, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from usermirrorer.builders import decisions
+from usermirrorer.builders.decisions import stage as decisions
 from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.engines.registry import load_engine
 from usermirrorer.builders.common.errors import UserError
@@ -293,11 +293,13 @@ def test_the_meter_adds_up_runs_and_prices(rows, engine, tmp_path):
 
     settings = {"part_scenes": 2, "judge": False}
     with pytest.raises(KeyboardInterrupt):
-        run(rows, engine, path, meter=Meter(path), progress=kill_after_two_parts, **settings)
+        run(
+            rows, engine, path, meter=DecisionMeter(path), progress=kill_after_two_parts, **settings
+        )
     killed = json.loads((tmp_path / "d.parquet.stats.json").read_text())
     seconds = killed["total"]["seconds"]
     assert killed["seconds_left"] == pytest.approx(seconds * 6 / 4, abs=0.6)
-    meter = Meter(path, (1.0, 10.0))
+    meter = DecisionMeter(path, (1.0, 10.0))
     assert run(rows, engine, path, meter=meter, **settings) == 4
     stored = json.loads((tmp_path / "d.parquet.stats.json").read_text())
     table, total = pq.read_table(path), stored["total"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from usermirrorer.builders.common.schema import DECISION, SCENE
+from usermirrorer.builders.common.schema import DECISION, OPTION_FEATURES, SCENE
 
 THOUGHT = (
     "Thought:\nStimulus: {0}\nStimulus Factors: b\nKnowledge: c\nKnowledge Factors: d\n"
@@ -31,9 +31,11 @@ def scene(name, answer=0, options=4, source="movielens"):
         "exposure": [f"film {i}" for i in range(options)],
         "exposure_item_ids": [str(i) for i in range(options)],
         "exposure_origin": ["target" if i == answer else "random" for i in range(options)],
+        **{name: [0.0] * options for name in OPTION_FEATURES},
         "exposure_popularity": list(range(options)),
-        "history_similarity": [0.0] * options,
+        "history_gap": 86_400,
         "answer": answer,
+        "exposure_mode": "exchangeable",
         "real_exposure": False,
     }
 

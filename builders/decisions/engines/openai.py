@@ -1,9 +1,11 @@
 """Any OpenAI-compatible endpoint: vLLM, SGLang, `transformers serve`, llama.cpp, hosted services.
 
 Decisions are asked for one sample a request, each with a seed of its own, so that a lost connection
-costs one sample and the rows do not depend on what else is in flight. Options are scored by the
-completions route, which goes on after a given thought; a server without its log-probabilities is
-refused, since probabilities estimated from a few samples are not what the uncertainty is made of.
+costs one sample and the rows do not depend on what else is in flight. Chats go to the chat route;
+where the model's template would print the server's date, they go to the completions route as text
+that `decisions/chat.py` has rendered. Options are scored by the completions route, which goes on
+after a given thought; a server without its log-probabilities is refused, since probabilities
+estimated from a few samples are not what the uncertainty is made of.
 """
 
 from __future__ import annotations
@@ -16,17 +18,27 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.common.models import load_tokenizer
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, LABELS
 from usermirrorer.builders.decisions.chat import (
     chat_text,
     count_tokens,
     label_ids,
+    merged,
+    prints_date,
     scored_text,
     token_ids,
 )
-from usermirrorer.builders.decisions.engines.base import CONTEXT, Generation, Sampling
+from usermirrorer.builders.decisions.engines.base import (
+    EngineKind,
+    EngineSettings,
+    Generation,
+    Sampling,
+)
 from usermirrorer.builders.decisions.prompts import Message
+from usermirrorer.builders.decisions.uncertainty import softmax
 
 KEY = "OPENAI_API_KEY"
 _RETRIES = 8  # waits of 0.5, 1, 2, 4, 8, 8, 8, 8 s, or what Retry-After asks for
@@ -55,7 +67,7 @@ class EndpointEngine:
     """
 
     batch_scenes = 32
-    context = CONTEXT
+    context = CONTEXT_TOKENS
 
     def __init__(self, model: str, tokenizer: Any, base_url: str, concurrency: int = 32) -> None:
         address = urlsplit(base_url)
@@ -91,8 +103,9 @@ class EndpointEngine:
                 where="--guided",
                 fix="Leave it out, or use --engine transformers or vllm.",
             )
+        sample = self._completion if prints_date(self.tokenizer) else self._chat
         asks = [
-            self._chat(prompt, sampling, (seed + number) % 2**31)
+            sample(prompt, sampling, (seed + number) % 2**31)
             for prompt, seed in zip(prompts, seeds, strict=True)
             for number in range(sampling.n)
         ]
@@ -116,7 +129,7 @@ class EndpointEngine:
             for thought in row
         ]
         done = iter(self._answers(asks))
-        return [np.stack([_softmax(next(done)) for _ in row]) for row in thoughts]
+        return [np.stack([_probabilities(next(done)) for _ in row]) for row in thoughts]
 
     def _answers(self, asks: Sequence[Callable[[Any], Awaitable[_T]]]) -> list[_T]:
         """Await all of `asks`, at most `concurrency` at a time; a failure stops the rest."""
@@ -144,25 +157,55 @@ class EndpointEngine:
         except ExceptionGroup as failures:
             first = failures.exceptions[0]
             if isinstance(first, OpenAIError):
-                raise self._told(first) from None  # the client's error may hold the key's end
+                raise self._explained(first) from None  # the client's error may hold the key's end
             raise first from None
 
     def _chat(self, prompt: list[Message], sampling: Sampling, seed: int) -> _Ask:
         async def ask(client: Any) -> Generation:
             answer = await client.chat.completions.create(
                 model=self.name,
-                messages=prompt,
+                messages=merged(self.tokenizer, prompt),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_completion_tokens=sampling.max_tokens,
                 seed=seed,
             )
-            text, usage = self._choice(answer).message.content or "", answer.usage
-            if usage is None:
-                return Generation(text, self.count(prompt), len(token_ids(self.tokenizer, text)))
-            return Generation(text, usage.prompt_tokens, usage.completion_tokens)
+            return self._generation(self._choice(answer).message.content, answer.usage, prompt)
 
         return ask
+
+    def _completion(self, prompt: list[Message], sampling: Sampling, seed: int) -> _Ask:
+        text = self._server_prompt(chat_text(self.tokenizer, prompt))
+
+        async def ask(client: Any) -> Generation:
+            answer = await client.completions.create(
+                model=self.name,
+                prompt=text,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+            )
+            return self._generation(self._choice(answer).text, answer.usage, prompt)
+
+        return ask
+
+    def _server_prompt(self, text: str) -> str | list[int]:
+        """Return a rendered prompt in the form from which a server makes its very tokens.
+
+        Servers put a start token before texts, as tokenizers do by themselves. Not all take tokens.
+        """
+        ids = token_ids(self.tokenizer, text)
+        for form in (text, text.removeprefix(self.tokenizer.bos_token or "")):
+            if self.tokenizer(form).input_ids == ids:
+                return form
+        return ids
+
+    def _generation(self, text: str | None, usage: Any, prompt: list[Message]) -> Generation:
+        text = text or ""
+        if usage is None:
+            return Generation(text, self.count(prompt), len(token_ids(self.tokenizer, text)))
+        return Generation(text, usage.prompt_tokens, usage.completion_tokens)
 
     def _label_logprobs(self, text: str, options: int) -> _Ask:
         """Ask for the log-probability of each label after `text`, [options].
@@ -181,14 +224,14 @@ class EndpointEngine:
                 extra_body=_vllm_fields(wanted),
             )
             given = answer.top_logprobs[0]
-            found = []
+            values = []
             for token, label in zip(wanted, LABELS, strict=False):
                 value = given.get(f"token_id:{token}", given.get(label))
                 if value is None:
                     echoed = await self._complete(client, [*ids, token], logprobs=1, echo=True)
                     value = echoed.token_logprobs[len(ids)]
-                found.append(value)
-            return np.array(found, np.float64)
+                values.append(value)
+            return np.array(values, np.float64)
 
         return ask
 
@@ -223,7 +266,7 @@ class EndpointEngine:
             fix="The samples are kept: name a judge, --judge MODEL --judge-engine transformers.",
         )
 
-    def _told(self, error: Exception) -> UserError:
+    def _explained(self, error: Exception) -> UserError:
         """Say in one line what the server or the way to it did, without the key."""
         from openai import APIConnectionError, APIStatusError
 
@@ -257,8 +300,15 @@ def _said(error: Exception) -> str:
     return text.replace(key, "***") if key else text
 
 
-def _softmax(logprobs: np.ndarray) -> np.ndarray:
+def _probabilities(logprobs: np.ndarray) -> np.ndarray:
     if not np.isfinite(logprobs).all():
         raise UserError("the server gave log-probabilities that are no numbers")
-    weights = np.exp(logprobs - logprobs.max())
-    return weights / weights.sum()
+    return softmax(logprobs)
+
+
+def _load(settings: EngineSettings) -> EndpointEngine:
+    tokenizer = load_tokenizer(assets.resolve_model(settings.tokenizer or settings.model))
+    return EndpointEngine(settings.model, tokenizer, settings.base_url, settings.concurrency)
+
+
+ENGINE = EngineKind(load=_load, options=("base_url", "tokenizer", "concurrency"), remote=True)

@@ -14,9 +14,9 @@ from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.models import load_tokenizer
 from usermirrorer.builders.decisions import stage
-from usermirrorer.builders.decisions.engines import endpoint
+from usermirrorer.builders.decisions.engines import openai as endpoint
 from usermirrorer.builders.decisions.engines.base import Sampling
-from usermirrorer.builders.decisions.engines.endpoint import EndpointEngine
+from usermirrorer.builders.decisions.engines.openai import EndpointEngine
 from usermirrorer.builders.decisions.engines.registry import load_engine
 
 from .flaky_proxy import flaky
