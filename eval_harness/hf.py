@@ -13,9 +13,10 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.decisions.prompts import LABEL_PREFIX
-from usermirrorer.eval_harness.metrics import Floats, softmax
-from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
+from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, thought_of
+from usermirrorer.builders.decisions.uncertainty import softmax
+from usermirrorer.eval_harness.metrics import Floats
+from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest
 
 _log = logging.getLogger(__name__)
 
@@ -135,22 +136,22 @@ def _difference(lm: Any, engine: Any) -> float:
 
 
 def decide(
-    lm: Any, engine: Any, prompts: Sequence[str], settings: Sequence[Sampling]
-) -> list[Outcome]:
+    lm: Any, engine: Any, prompts: Sequence[str], settings: Sequence[SceneRequest]
+) -> list[ModelOutput]:
     """Sample decisions and score the labels after each, a prompt's keys and values shared.
 
     The random numbers of a prompt come from its text and `seed`, so a scene's decisions do not
     depend on which other scenes are run.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    found: dict[int, Outcome] = {}
+    found: dict[int, ModelOutput] = {}
     for batch in tqdm(list(_batches(lm, order, settings)), desc="Deciding"):
         texts = [prompts[i] for i in batch]
         options = [settings[i].options for i in batch]
         drawn = engine.sample(
             texts,
             options,
-            _engine_sampling(settings[batch[0]]),
+            settings[batch[0]].sampling,
             [_seed(prompts[i], settings[i].seed) for i in batch],
         )
         written = [[generation.text for generation in row] for row in drawn]
@@ -161,30 +162,18 @@ def decide(
     return [found[i] for i in range(len(prompts))]
 
 
-def _batches(lm: Any, order: Sequence[int], settings: Sequence[Sampling]) -> list[list[int]]:
+def _batches(lm: Any, order: Sequence[int], settings: Sequence[SceneRequest]) -> list[list[int]]:
     """Cut `order` into batches of about `batch_size` decisions of equal settings."""
     batches: list[list[int]] = []
     for i in order:
         size = lm.batch_size if isinstance(lm.batch_size, int) else 32
         first = settings[batches[-1][0]] if batches else None
-        same = first and _engine_sampling(first) == _engine_sampling(settings[i])
-        if same and (len(batches[-1]) + 1) * settings[i].samples <= size:
+        same = first and first.sampling == settings[i].sampling
+        if same and (len(batches[-1]) + 1) * settings[i].sampling.n <= size:
             batches[-1].append(i)
         else:
             batches.append([i])
     return batches
-
-
-def _engine_sampling(settings: Sampling) -> Any:
-    from usermirrorer.builders.decisions.engines.base import Sampling as EngineSampling
-
-    return EngineSampling(
-        n=settings.samples,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_tokens=settings.max_tokens,
-        guided=settings.guided,
-    )
 
 
 def _seed(prompt: str, seed: int) -> int:

@@ -25,37 +25,39 @@ from lm_eval.api.model import LM, TemplateLM
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import labels
-from usermirrorer.builders.decisions.prompts import answer
+from usermirrorer.builders.decisions.prompts import answer, thought_of
+from usermirrorer.builders.decisions.uncertainty import softmax
 from usermirrorer.eval_harness import hf, vllm
-from usermirrorer.eval_harness.metrics import Floats, softmax
-from usermirrorer.eval_harness.outcomes import Outcome, Sampling, thought_of
+from usermirrorer.eval_harness.metrics import Floats
+from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest, read
 
 LABELS = "usermirror_labels"
 DECISIONS = "usermirror_decisions"
 
 
-def score_labels(lm: LM, requests: list[Instance]) -> list[Outcome]:
+def score_labels(lm: LM, requests: list[Instance]) -> list[ModelOutput]:
     """Answer `usermirror_labels` requests: P(label | prompt), no decision process."""
     prompts, settings = _unpack(requests)
     check_lengths(lm, prompts, 8)
-    found = _probabilities(lm, prompts, [[""]] * len(prompts), settings)
-    if found is not None:
-        return [{"texts": [], "probabilities": rows} for rows in found]
+    scored = _probabilities(lm, prompts, [[""]] * len(prompts), settings)
+    if scored is not None:
+        return [{"texts": [], "probabilities": rows} for rows in scored]
     texts = sample(lm, prompts, settings)
     return [{"texts": t, "probabilities": None} for t in texts]
 
 
-def decide_and_score(lm: LM, requests: list[Instance]) -> list[Outcome]:
+def decide_and_score(lm: LM, requests: list[Instance]) -> list[ModelOutput]:
     """Answer `usermirror_decisions` requests: n decisions, then P(label | prompt + decision)."""
     prompts, settings = _unpack(requests)
-    check_lengths(lm, prompts, max(s.max_tokens for s in settings) + 8)
+    check_lengths(lm, prompts, max(s.sampling.max_tokens for s in settings) + 8)
     if (engine := hf.engine_of(lm)) is not None:
         return hf.decide(lm, engine, prompts, settings)
     texts = sample(lm, prompts, settings)
     thoughts = [[thought_of(text) for text in row] for row in texts]
-    found = _probabilities(lm, prompts, thoughts, settings)
-    rows = found if found is not None else [None] * len(texts)
-    return [{"texts": t, "probabilities": p} for t, p in zip(texts, rows, strict=True)]
+    scored = _probabilities(lm, prompts, thoughts, settings)
+    if scored is None:
+        return [{"texts": t, "probabilities": None} for t in texts]
+    return [{"texts": t, "probabilities": p} for t, p in zip(texts, scored, strict=True)]
 
 
 def register() -> None:
@@ -67,23 +69,23 @@ def register() -> None:
 register()
 
 
-def _unpack(requests: list[Instance]) -> tuple[list[str], list[Sampling]]:
-    return [r.args[0] for r in requests], [Sampling(**r.args[1]) for r in requests]
+def _unpack(requests: list[Instance]) -> tuple[list[str], list[SceneRequest]]:
+    return [r.args[0] for r in requests], [read(r.args[1]) for r in requests]
 
 
-def sample(lm: LM, prompts: Sequence[str], settings: Sequence[Sampling]) -> list[list[str]]:
-    """Return `samples` generations a prompt, through the model's own `generate_until`.
+def sample(lm: LM, prompts: Sequence[str], settings: Sequence[SceneRequest]) -> list[list[str]]:
+    """Return `sampling.n` generations per prompt, through the model's own `generate_until`.
 
-    API servers and vLLM are given a seed a sample: lm_eval's constant one would make all samples of
-    an API equal, and vLLM's none would make those of a scene depend on the others.
+    API servers and vLLM are given a seed per sample: lm_eval's constant one would make all samples
+    of an API equal, and vLLM's none would make those of a scene depend on the others.
     """
-    if any(s.guided for s in settings):
+    if any(s.sampling.guided for s in settings):
         raise UserError(
             "guided decisions need --model hf with labels of one token", fix="Leave guided out."
         )
     requests, owners = [], []
     for owner, (prompt, s) in enumerate(zip(prompts, settings, strict=True)):
-        for number in range(s.samples):
+        for number in range(s.sampling.n):
             arguments = (prompt, _generation_arguments(lm, s, number))
             requests.append(Instance("generate_until", {}, arguments, number, ("", owner, 1)))
             owners.append(owner)
@@ -93,17 +95,18 @@ def sample(lm: LM, prompts: Sequence[str], settings: Sequence[Sampling]) -> list
     return texts
 
 
-def _generation_arguments(lm: LM, settings: Sampling, number: int) -> dict[str, Any]:
+def _generation_arguments(lm: LM, settings: SceneRequest, number: int) -> dict[str, Any]:
     from lm_eval.models.api_models import TemplateAPI
 
+    sampling = settings.sampling
     arguments: dict[str, Any] = {
-        "do_sample": settings.temperature > 0,
-        "temperature": settings.temperature,
-        "max_gen_toks": settings.max_tokens,
+        "do_sample": sampling.temperature > 0,
+        "temperature": sampling.temperature,
+        "max_gen_toks": sampling.max_tokens,
         "until": [],
     }
-    if settings.temperature > 0:
-        arguments["top_p"] = settings.top_p
+    if sampling.temperature > 0:
+        arguments["top_p"] = sampling.top_p
     if isinstance(lm, TemplateAPI) or vllm.supports(lm):
         arguments["seed"] = settings.seed + number
     return arguments
@@ -143,7 +146,7 @@ def _probabilities(
     lm: LM,
     prompts: Sequence[str],
     thoughts: Sequence[Sequence[str]],
-    settings: Sequence[Sampling],
+    settings: Sequence[SceneRequest],
 ) -> list[list[list[float]]] | None:
     """Return P(label | prompt + thought), [prompts][thoughts][k]; None where not to be had."""
     flat = [

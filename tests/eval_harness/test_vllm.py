@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
+from usermirrorer.builders.decisions.prompts import thought_of
 from usermirrorer.eval_harness import vllm
-from usermirrorer.eval_harness.outcomes import thought_of
 
 from .fixtures import brute_force, evaluate, make_scenes, tiny_model, write_scenes
 
