@@ -8,9 +8,11 @@ columns.
                                                   rejected
     decision   scenes        -                    -                  prompt, answer, options
     direct     scenes        prompt, completion   -                  prompt, answer, options
+    direct     preference    prompt, completion   prompt, chosen,    prompt, answer, options
+               (labels)                           rejected
 
 `direct` is the paper's single-stage training (appendix C.2): the loss lies on the label token
-alone.
+alone. The pairs for it are those whose responses are labels alone (strategy `random_direct`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import hashlib
 import json
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +32,11 @@ import pyarrow.compute as pc
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.decisions import chat as chats
 from usermirrorer.builders.decisions.prompts import (
     DEFAULT_PROMPTS,
     LABEL_PREFIX,
+    Message,
     answer,
     messages,
     prompts_hash,
@@ -42,16 +47,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 View = Literal["sft", "dpo", "grpo"]
-Message = dict[str, str]
+Encoded = dict[str, list[int]]
 
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_behavior", "options", "domain")
 SCENE_COLUMNS = ("scene_id", "domain", "profile", "history", "exposure", "answer")
-#: Llama's chat template prints the current date. A fixed one keeps the training text the same from
-#: day to day, so that a run resumed tomorrow goes on with the same rows.
-TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
 IGNORED = -100
 #: Begins the history of a row that gives its answer away.
-ASKED = "Asked for: "
+HINT = "Asked for: "
 
 
 @dataclass
@@ -77,14 +79,26 @@ class DataArguments:
         },
     )
     domains: list[str] | None = field(
-        default=None, metadata={"help": "Train on these domains only (appendix D.6)."}
+        default=None,
+        metadata={"help": "Train on these domains or sources only (appendix D.6, Table 14)."},
     )
     max_pairs: int | None = field(
         default=None,
         metadata={"help": "Train on this many rows; a smaller set is part of a larger (Figure 5)."},
     )
+    max_pairs_by: str = field(
+        default="random",
+        metadata={
+            "help": "Which rows --max_pairs takes: some at random, or the pairs of largest "
+            "difference in epistemic uncertainty (equation 3).",
+            "choices": ["random", "delta_eu"],
+        },
+    )
     history_limit: int | None = field(
-        default=None, metadata={"help": "Scenes only: keep the last so many lines of history."}
+        default=None,
+        metadata={
+            "help": "Scenes only: keep the newest so many lines of history (0 none, -1 all)."
+        },
     )
     prompts: str | None = field(
         default=None,
@@ -94,12 +108,15 @@ class DataArguments:
         default=1,
         metadata={"help": "Scenes only: copies of each scene, the options one label further each."},
     )
-    asked_share: float = field(
+    hint_share: float = field(
         default=0.0,
         metadata={
             "help": "Scenes only: for this share of them a further row, whose history names the "
             "option: from these a small model learns to answer by an option's label at all."
         },
+    )
+    asked_share: float | None = field(
+        default=None, metadata={"help": "Deprecated name of --hint_share."}
     )
     general_data: str | None = field(
         default=None,
@@ -112,6 +129,14 @@ class DataArguments:
         default=False,
         metadata={"help": "Leave out rows longer than max_length instead of stopping."},
     )
+
+    def __post_init__(self) -> None:
+        """Take deprecated names, and -1 for no limit as evaluation does."""
+        if self.asked_share is not None:
+            warnings.warn("asked_share is now hint_share", DeprecationWarning, stacklevel=2)
+            self.hint_share, self.asked_share = self.asked_share, None
+        if self.history_limit == -1:
+            self.history_limit = None
 
 
 @dataclass
@@ -143,14 +168,10 @@ def sft_rows(
     encoded = encode(task, tokenizer, arguments.stage)
     facts = _facts(arguments, source, task)
     rows, facts["dropped"] = _fit(encoded, lengths(encoded, tokenizer), limit, arguments)
-    general = general_rows(arguments, len(rows), seed)
+    general = general_rows(arguments, tokenizer, limit, len(rows), seed)
     if general is not None:
-        more = encode(general, tokenizer, "decision")
-        # General chats have no length we promised to keep: cut, as everywhere else.
-        more = more.map(_cut, fn_kwargs={"limit": limit})
-        facts["general"] = {"name": _public_name(arguments.general_data), "rows": len(more)}
-        facts["general"]["fingerprint"] = content_hash(general)
-        rows = concatenate_datasets([rows, more.cast(rows.features)])
+        facts["general"] = general.facts
+        rows = concatenate_datasets([rows, general.rows.cast(rows.features)])
     return Prepared(rows, facts | _token_facts(lengths(rows, tokenizer)))
 
 
@@ -178,13 +199,25 @@ def _untokenized(
     kind: View, arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> Prepared:
     source = load_source(arguments)
-    task = view(source, kind, arguments)
+    task = view(source, kind, arguments).map(
+        _for_template, fn_kwargs={"tokenizer": tokenizer, "kind": kind}
+    )
     counted = lengths(task, tokenizer)
     rows, dropped = _fit(task, counted, limit, arguments)
     kept = [count for count in counted if limit is None or count <= limit]
     return Prepared(
         rows, _facts(arguments, source, task) | {"dropped": dropped} | _token_facts(kept)
     )
+
+
+def _for_template(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, kind: View
+) -> dict[str, Any]:
+    """Say in the row what `builders/decisions/chat.py` decides, where TRL renders by itself."""
+    prompt = {"prompt": chats.merged(tokenizer, row["prompt"])}
+    if kind != "dpo":
+        return prompt
+    return prompt | {"chat_template_kwargs": chats.template_arguments(tokenizer)}
 
 
 def _fit(
@@ -195,16 +228,12 @@ def _fit(
     return fit(rows, counted, limit, drop_long=arguments.drop_long, where=arguments.dataset_name)
 
 
-def _cut(row: Mapping[str, list[int]], limit: int | None) -> dict[str, list[int]]:
-    return {name: row[name][:limit] for name in ("input_ids", "labels")}
-
-
 def _token_facts(counted: Sequence[int]) -> dict[str, Any]:
     return {"longest_tokens": max(counted), "mean_tokens": sum(counted) / len(counted)}
 
 
 def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str, Any]:
-    chosen = choose_rows(source, arguments.domains, arguments.max_pairs)
+    chosen = _chosen(source, arguments)
     local = Path(arguments.dataset_name).exists()
     facts = {
         "name": _public_name(arguments.dataset_name),
@@ -214,9 +243,11 @@ def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str
         "commit": None if local else _commit(source),
         "split": arguments.dataset_split,
         "domains": dict(sorted(Counter(chosen["domain"]).items())),
+        "sources": dict(sorted(Counter(_sources(chosen)).items())),
         "rows": len(task),
+        "rows_by": arguments.max_pairs_by if arguments.max_pairs else None,
         "rotations": arguments.rotate_options,
-        "asked": _asked_rows(chosen, arguments) or None,
+        "hints": _hint_rows(chosen, arguments) or None,
         "history_limit": arguments.history_limit,
         "prompts": prompts_hash(prompt_folder(arguments)) if arguments.prompts else None,
         "fingerprint": content_hash(task),
@@ -308,37 +339,69 @@ def prompt_folder(arguments: DataArguments) -> Path:
 
 def packaged(name: str) -> Path:
     """Return the path `name`; if it is not there, that in the installed `recipes/`, if it is."""
-    asked, inside = Path(name), Path(__file__).parent / name.removeprefix("recipes/")
-    return inside if inside.exists() and not asked.exists() else asked
+    given, inside = Path(name), Path(__file__).parent / name.removeprefix("recipes/")
+    return inside if inside.exists() and not given.exists() else given
 
 
 def choose_rows(
-    rows: Dataset, domains: Sequence[str] | None = None, max_pairs: int | None = None
+    rows: Dataset,
+    domains: Sequence[str] | None = None,
+    max_pairs: int | None = None,
+    by: str = "random",
 ) -> Dataset:
     """Keep rows of `domains` and then `max_pairs` of them, in their order in `rows`.
 
-    Which rows are kept depends on their scene ids alone: a smaller set is part of a larger one.
+    Which rows are kept depends on their contents alone: a smaller set is part of a larger one.
+
+    Args:
+        rows: Pairs or scenes.
+        domains: Names of domains or of their sources.
+        max_pairs: How many to keep.
+        by: `random`: by a hash of the scene ids. `delta_eu`: the largest `epistemic_delta`.
 
     Raises:
-        UserError: if a domain has no row, or fewer than `max_pairs` rows are there.
+        UserError: if a domain has no row, fewer than `max_pairs` rows are there, or they have no
+            `epistemic_delta`.
     """
     if domains:
-        there = Counter(rows["domain"])
-        unknown = [name for name in domains if name not in there]
-        if unknown:
-            raise UserError(
-                f"no rows of domain {', '.join(unknown)}",
-                where="--domains",
-                fix=f"There are {', '.join(sorted(there))}.",
-            )
-        kept = [i for i, name in enumerate(rows["domain"]) if name in set(domains)]
-        rows = rows.select(kept)
+        rows = _of_domains(rows, set(domains))
     if max_pairs is None:
         return rows
     if not 0 < max_pairs <= len(rows):
-        raise UserError(f"{max_pairs} rows asked for, {len(rows)} are there", where="--max_pairs")
-    ranked = sorted((_rank(name), i) for i, name in enumerate(rows["scene_id"]))
-    return rows.select(sorted(i for _, i in ranked[:max_pairs]))
+        raise UserError(f"{max_pairs} rows wanted, {len(rows)} are there", where="--max_pairs")
+    ranks: list[Any] = [_rank(name) for name in rows["scene_id"]]
+    if by == "delta_eu":
+        if "epistemic_delta" not in rows.column_names:
+            raise UserError(
+                "column epistemic_delta is missing",
+                where="--max_pairs_by delta_eu",
+                fix="Give preference pairs.",
+            )
+        ranks = [(-value, rank) for value, rank in zip(rows["epistemic_delta"], ranks, strict=True)]
+    best = sorted(range(len(rows)), key=lambda index: ranks[index])
+    return rows.select(sorted(best[:max_pairs]))
+
+
+def _of_domains(rows: Dataset, wanted: set[str]) -> Dataset:
+    names = list(zip(rows["domain"], _sources(rows), strict=True))
+    unknown = wanted - {name for both in names for name in both}
+    if unknown:
+        domains = {domain for domain, _ in names}
+        finer = sorted({source for _, source in names} - domains)
+        raise UserError(
+            f"no rows of domain {', '.join(sorted(unknown))}",
+            where="--domains",
+            fix=f"There are {', '.join([*sorted(domains), *finer])}.",
+        )
+    return rows.select([i for i, both in enumerate(names) if wanted & {*both}])
+
+
+def _sources(rows: Dataset) -> list[str]:
+    return rows["source"] if "source" in rows.column_names else rows["domain"]
+
+
+def _chosen(rows: Dataset, arguments: DataArguments) -> Dataset:
+    return choose_rows(rows, arguments.domains, arguments.max_pairs, arguments.max_pairs_by)
 
 
 def _rank(scene_id: str) -> str:
@@ -353,20 +416,20 @@ def rotate(scene: Mapping[str, Any], shift: int) -> dict[str, Any]:
     return {**scene, "exposure": turned, "answer": (scene["answer"] + shift) % len(options)}
 
 
-def asked(scene: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scene with a history that says nothing but which option is asked for."""
-    return {**scene, "history": [ASKED + scene["exposure"][scene["answer"]]]}
+def with_hint(scene: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scene with a history that says nothing but which option is the answer."""
+    return {**scene, "history": [HINT + scene["exposure"][scene["answer"]]]}
 
 
-def _is_asked(scene_id: str, share: float) -> bool:
+def _has_hint(scene_id: str, share: float) -> bool:
     drawn = int(hashlib.sha256(f"asked:{scene_id}".encode()).hexdigest()[:8], 16)
     return drawn < share * 16**8
 
 
-def _asked_rows(rows: Dataset, arguments: DataArguments) -> int:
-    if not arguments.asked_share:
+def _hint_rows(rows: Dataset, arguments: DataArguments) -> int:
+    if not arguments.hint_share:
         return 0
-    return sum(_is_asked(name, arguments.asked_share) for name in rows["scene_id"])
+    return sum(_has_hint(name, arguments.hint_share) for name in rows["scene_id"])
 
 
 def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
@@ -376,11 +439,13 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
         UserError: if this source has no such view.
     """
     source = source_kind(rows.column_names)
-    _check_view(source, kind, arguments)
-    rows = choose_rows(rows, arguments.domains, arguments.max_pairs)
+    _check_arguments(kind, arguments)
+    (_check_pairs if source == "preference" else _check_scenes)(kind, arguments)
+    rows = _chosen(rows, arguments)
     if len(rows) == 0:
         raise UserError("no rows to train on", where=arguments.dataset_name)
     if source == "preference":
+        _check_responses(rows, arguments)
         return rows.map(_pair_view, fn_kwargs={"kind": kind}, remove_columns=rows.column_names)
     return rows.map(
         _scene_views,
@@ -390,57 +455,76 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
             "stage": arguments.stage,
             "history_limit": arguments.history_limit,
             "copies": arguments.rotate_options,
-            "asked_share": arguments.asked_share,
+            "hint_share": arguments.hint_share,
             "prompts": str(prompt_folder(arguments)),
         },
         remove_columns=rows.column_names,
     )
 
 
-def _check_view(source: str, kind: View, arguments: DataArguments) -> None:
-    if source == "preference" and arguments.stage == "direct":
-        raise UserError(
-            "direct training needs scenes, not preference pairs",
-            where=arguments.dataset_name,
-            fix="Use --dataset_config scenes.",
-        )
-    if source == "preference" and (
+def _check_arguments(kind: View, arguments: DataArguments) -> None:
+    if arguments.rotate_options < 1 or (arguments.history_limit or 0) < 0:
+        raise UserError("--rotate_options is at least 1 and --history_limit at least 0")
+    if not 0 <= arguments.hint_share <= 1:
+        raise UserError("is a share, from 0 to 1", where="--hint_share")
+    if arguments.general_data and kind != "sft":
+        raise UserError("--general_data is for SFT only (appendix C.2)")
+
+
+def _check_pairs(kind: View, arguments: DataArguments) -> None:
+    if (
         arguments.history_limit is not None
         or arguments.rotate_options > 1
         or arguments.prompts
-        or arguments.asked_share
+        or arguments.hint_share
     ):
         raise UserError(
-            "--history_limit, --rotate_options, --asked_share and --prompts work on scenes; the "
+            "--history_limit, --rotate_options, --hint_share and --prompts work on scenes; the "
             "prompts of pairs are written"
         )
-    if source == "scenes" and kind == "dpo":
+
+
+def _check_scenes(kind: View, arguments: DataArguments) -> None:
+    if kind == "dpo":
         raise UserError(
             "columns chosen, rejected are missing: DPO needs preference pairs",
             where=arguments.dataset_name,
             fix="Use --dataset_config preference.",
         )
-    if source == "scenes" and kind == "sft" and arguments.stage == "decision":
+    if kind == "sft" and arguments.stage == "decision":
         raise UserError(
             "column chosen is missing: SFT on decision processes needs preference pairs",
             where=arguments.dataset_name,
             fix="Use --dataset_config preference, or --stage direct.",
         )
-    if arguments.rotate_options < 1 or (arguments.history_limit or 0) < 0:
-        raise UserError("--rotate_options is at least 1 and --history_limit at least 0")
-    if not 0 <= arguments.asked_share <= 1:
-        raise UserError("is a share, from 0 to 1", where="--asked_share")
-    if arguments.general_data and kind != "sft":
-        raise UserError("--general_data is for SFT only (appendix C.2)")
+
+
+def _check_responses(rows: Dataset, arguments: DataArguments) -> None:
+    """Refuse pairs with decision processes in direct training, and labels alone in the other."""
+    bare = sum(_is_label(row["chosen"]) for row in rows.select_columns(["chosen"]))
+    if arguments.stage == "direct" and bare < len(rows):
+        raise UserError(
+            "direct training needs scenes, or pairs whose responses are labels alone",
+            where=arguments.dataset_name,
+            fix="Use --dataset_config scenes, or distil by strategy random_direct.",
+        )
+    if arguments.stage == "decision" and bare:
+        raise UserError(
+            f"the responses of {bare} of {len(rows)} pairs are labels without decision processes",
+            where=arguments.dataset_name,
+            fix="Use --stage direct.",
+        )
+
+
+def _is_label(response: Sequence[Message]) -> bool:
+    return response[-1]["content"].startswith(LABEL_PREFIX)
 
 
 def _pair_view(row: Mapping[str, Any], kind: View) -> dict[str, Any]:
     if kind == "sft":
         return {"prompt": row["prompt"], "completion": row["chosen"]}
     if kind == "dpo":
-        return {name: row[name] for name in ("prompt", "chosen", "rejected")} | {
-            "chat_template_kwargs": TEMPLATE_ARGUMENTS
-        }
+        return {name: row[name] for name in ("prompt", "chosen", "rejected")}
     return {"prompt": row["prompt"], "answer": row["chosen_behavior"], "options": row["options"]}
 
 
@@ -450,7 +534,7 @@ def _scene_views(
     stage: str,
     history_limit: int | None,
     copies: int,
-    asked_share: float,
+    hint_share: float,
     prompts: str,
 ) -> dict[str, list[Any]]:
     views = []
@@ -460,8 +544,8 @@ def _scene_views(
             scene["history"] = scene["history"][-history_limit:] if history_limit else []
         for shift in range(min(copies, len(scene["exposure"]))):
             views.append(_scene_view(rotate(scene, shift), kind, stage, Path(prompts)))
-        if _is_asked(scene["scene_id"], asked_share):
-            views.append(_scene_view(asked(scene), kind, stage, Path(prompts)))
+        if _has_hint(scene["scene_id"], hint_share):
+            views.append(_scene_view(with_hint(scene), kind, stage, Path(prompts)))
     return {name: [one[name] for one in views] for name in views[0]}
 
 
@@ -473,85 +557,103 @@ def _scene_view(scene: Mapping[str, Any], kind: View, stage: str, prompts: Path)
     return {"prompt": prompt, "answer": label, "options": len(scene["exposure"])}
 
 
-def general_rows(arguments: DataArguments, task_rows: int, seed: int) -> Dataset | None:
-    """Return general chats, one for `general_ratio` task rows, drawn by `seed`; None if not asked.
+def general_rows(
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    task_rows: int,
+    seed: int,
+) -> Prepared | None:
+    """Return general chats, one for `general_ratio` task rows, drawn by `seed`; None without any.
+
+    Chats that the template refuses, and those in which no turn of the assistant lies within the
+    limit, are passed over and counted; others are drawn instead.
 
     Returns:
-        Rows with one column, `messages`.
+        Rows of `input_ids` and `labels`, cut at `limit`, and facts about them.
 
     Raises:
         UserError: if the ratio is not positive, the data has too few rows or no chats.
     """
+    from datasets import Dataset
+
     if not arguments.general_data:
         return None
     if arguments.general_ratio <= 0:
         raise UserError("the ratio of task to general rows is positive", where="--general_ratio")
-    rows = _load(arguments.general_data, None, "train", None)
-    if "messages" not in rows.column_names:
+    source = _load(arguments.general_data, None, "train", None)
+    if "messages" not in source.column_names:
         raise UserError(
             "column messages is missing", where=arguments.general_data, fix="Give chats."
         )
-    wanted = round(task_rows / arguments.general_ratio)
-    if wanted > len(rows):
-        raise UserError(
-            f"{wanted} rows needed for {arguments.general_ratio:g}:1, {len(rows)} are there",
-            where=arguments.general_data,
-            fix="Raise --general_ratio.",
-        )
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), wanted))
-    return rows.select(chosen).select_columns(["messages"])
+    wanted, taken, passed = round(task_rows / arguments.general_ratio), {}, 0
+    for index in random.Random(seed).sample(range(len(source)), len(source)):
+        if len(taken) == wanted:
+            break
+        encoded = _general_chat(tokenizer, source[index]["messages"], limit)
+        if encoded is None:
+            passed += 1
+        else:
+            taken[index] = encoded
+    if len(taken) < wanted:
+        raise _too_few(arguments, wanted, len(source), passed)
+    order = sorted(taken)
+    facts = {"name": _public_name(arguments.general_data), "rows": wanted, "passed_over": passed}
+    facts["fingerprint"] = content_hash(source.select(order).select_columns(["messages"]))
+    return Prepared(Dataset.from_list([taken[index] for index in order]), facts)
 
 
-def label_tokens(tokenizer: PreTrainedTokenizerBase, options: int = len(LABELS)) -> dict[str, int]:
-    """Return the token id of each option label after `Behavior: [`.
+def _too_few(arguments: DataArguments, wanted: int, there: int, passed: int) -> UserError:
+    some = f", {passed} of them no chats that this template can show" if passed else ""
+    return UserError(
+        f"{wanted} rows needed for {arguments.general_ratio:g}:1, {there} are there{some}",
+        where=arguments.general_data or "",
+        fix="Raise --general_ratio.",
+    )
 
-    Raises:
-        UserError: if a label is not one token of its own in that place.
-    """
-    before = _text_ids(tokenizer, LABEL_PREFIX)
-    ids = {}
-    for label in LABELS[:options]:
-        through = _text_ids(tokenizer, LABEL_PREFIX + label)
-        closed = _text_ids(tokenizer, answer(label))
-        if (
-            len(through) != len(before) + 1
-            or through[:-1] != before
-            or closed[: len(through)] != through
-        ):
-            raise UserError(
-                f"label {label} is not a single token after {LABEL_PREFIX!r} in this tokenizer",
-                where=tokenizer.name_or_path,
-                fix="Train another model, or use --stage decision.",
-            )
-        ids[label] = through[-1]
-    return ids
+
+def _general_chat(
+    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], limit: int | None
+) -> Encoded | None:
+    """Return a chat as tokens, cut at `limit`; None if it cannot be shown or nothing is learned."""
+    from jinja2 import TemplateError
+
+    try:
+        encoded = encode_chat(tokenizer, chat)
+    except (TemplateError, TypeError, ValueError, KeyError):  # whatever a template objects to
+        return None
+    # General chats have no length we promised to keep: cut, as everywhere else.
+    cut = {name: values[:limit] for name, values in encoded.items()}
+    return cut if any(label != IGNORED for label in cut["labels"]) else None
+
+
+def label_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the token id of each option label; see `chat.label_ids`."""
+    return dict(zip(LABELS, chats.label_ids(tokenizer), strict=True))
 
 
 def encode_label(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], label_id: int
-) -> dict[str, list[int]]:
+) -> Encoded:
     """Return `input_ids` that end in the label token, and `labels` that ignore all others."""
-    text = tokenizer.apply_chat_template(
-        prompt, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
-    )
-    before = _text_ids(tokenizer, text + LABEL_PREFIX)
+    text = chats.scored_text(chats.chat_text(tokenizer, prompt), "")
+    before = chats.token_ids(tokenizer, text)
     return {"input_ids": [*before, label_id], "labels": [IGNORED] * len(before) + [label_id]}
 
 
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]
-) -> dict[str, list[int]]:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> Encoded:
     """Return `input_ids` of a chat and `labels` that keep the assistant's turns alone.
 
     A turn's labels run through its end-of-turn token; what the template writes around turns is
     ignored. No `{% generation %}` mark is needed in the template.
     """
+    chat = chats.merged(tokenizer, chat)
     ids = chat_ids(tokenizer, chat)
     labels = [IGNORED] * len(ids)
     for index, message in enumerate(chat):
         if message["role"] != "assistant":
             continue
-        start = _shared(ids, chat_ids(tokenizer, chat[:index], prompt=True))
+        start = _turn_start(tokenizer, ids, chat[: index + 1])
         end = _shared(ids, chat_ids(tokenizer, chat[: index + 1]))
         while end > start and not tokenizer.decode(ids[end - 1]).strip():
             end -= 1
@@ -559,18 +661,26 @@ def encode_chat(
     return {"input_ids": ids, "labels": labels}
 
 
+def _turn_start(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], chat: Sequence[Message]
+) -> int:
+    """Return where the last turn of `chat`, the assistant's, begins in `ids`.
+
+    A chat may begin with the assistant, and then there is no prompt to end: the turn begins where
+    another one in its place would differ.
+    """
+    *before, turn = chat
+    if before:
+        return _shared(ids, chat_ids(tokenizer, before, prompt=True))
+    other = "B" if turn["content"].strip().startswith("A") else "A"
+    return _shared(ids, chat_ids(tokenizer, [{**turn, "content": other}]))
+
+
 def chat_ids(
     tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], prompt: bool = False
 ) -> list[int]:
     """Return the token ids of a chat, ending in the assistant's header if it is a `prompt`."""
-    text = tokenizer.apply_chat_template(
-        list(chat), tokenize=False, add_generation_prompt=prompt, **TEMPLATE_ARGUMENTS
-    )
-    return _text_ids(tokenizer, text)
-
-
-def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return chats.token_ids(tokenizer, chats.chat_text(tokenizer, chat, prompt=prompt))
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -581,7 +691,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, stage: str) -> Dataset:
-    """Tokenize an SFT view (or rows of `messages`) into `input_ids` and `labels`.
+    """Tokenize an SFT view into `input_ids` and `labels`.
 
     Raises:
         UserError: if `stage` is direct and a label is not one token.
@@ -598,8 +708,6 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, stage: str) -> Dat
 def _encode_row(
     row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, label_ids: dict[str, int] | None
 ) -> dict[str, list[int]]:
-    if "messages" in row:
-        return encode_chat(tokenizer, row["messages"])
     if label_ids is None:
         return encode_chat(tokenizer, [*row["prompt"], *row["completion"]])
     label = row["completion"][0]["content"].removeprefix(LABEL_PREFIX)[0]

@@ -1,9 +1,11 @@
 """Rewards of the GRPO recipe: TRL reward functions over parsed completions.
 
 The paper's reward is 1 where the predicted behavior is the real one, else 0 (section 4.1). A
-completion is read by the strict parser of `builders/decisions/prompts.py`, so that nothing is
+completion is read strictly by the parser of `builders/decisions/prompts.py`, so that nothing is
 earned by hedging: two Behavior lines, a label outside the list, a label inside the thought only,
-text after the Behavior line or (in decision mode) a missing field all count as malformed.
+text after the Behavior line or (in decision mode) a missing field all count as malformed. So does
+a last line that is not `Behavior: [X]` to the letter: evaluation, which scores the token after
+`Behavior: [`, would read another answer there than the one that was rewarded.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def _decisions(
     completions: Sequence[Completion], options: Sequence[int], mode: Mode
 ) -> list[Decision]:
     return [
-        parse(_text(completion), count, mode)
+        parse(_text(completion), count, mode, strict=True)
         for completion, count in zip(completions, options, strict=True)
     ]
 

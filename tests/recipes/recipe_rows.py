@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.common.schema import LABELS, OPTION_FEATURES
 from usermirrorer.builders.decisions.prompts import answer, messages
 
 TITLES = ("Alien", "Brazil", "Casablanca", "Dune", "Fargo", "Gilda", "Heat")
@@ -27,9 +27,11 @@ def scene(number: int, options: int = 5, domain: str = "movielens") -> dict:
         "exposure": exposure,
         "exposure_item_ids": [str(i) for i in range(options)],
         "exposure_origin": ["target", *["random"] * (options - 1)],
+        **{name: [0.0] * options for name in OPTION_FEATURES},
         "exposure_popularity": list(range(options)),
-        "history_similarity": [0.0] * options,
+        "history_gap": 86_400,
         "answer": number % options,
+        "exposure_mode": "exchangeable",
         "real_exposure": False,
     }
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pyarrow as pa
 import pytest
 import tiny_parts
 from recipe_rows import pair, scene
+from trl import TrlParser
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import PREFERENCE
 from usermirrorer.builders.common.storage import write_table
-from usermirrorer.builders.decisions.prompts import messages, prompts_hash
+from usermirrorer.builders.decisions.prompts import answer, messages, prompts_hash
 from usermirrorer.recipes import data
 from usermirrorer.recipes.data import IGNORED, DataArguments
 
@@ -55,18 +59,18 @@ def test_direct_loss_lies_on_the_single_label_token(scenes, tokenizer):
 
 
 def test_prompts_of_ones_own_are_trained_on_and_told_by_their_hash(scenes, tokenizer):
-    asked = arguments(
+    wanted = arguments(
         scenes, stage="direct", prompts="recipes/smollm2-135m-instruct/direct_compact/prompts"
     )
-    prepared = data.sft_rows(asked, tokenizer, None, seed=0)
+    prepared = data.sft_rows(wanted, tokenizer, None, seed=0)
     texts = [tokenizer.decode(row["input_ids"]) for row in prepared.rows]
     assert all(
         f"{scene(n, 3 + n % 5)['exposure'][0]} [A]\n" in text for n, text in enumerate(texts)
     )
-    assert prepared.facts["prompts"] == prompts_hash(data.prompt_folder(asked))
+    assert prepared.facts["prompts"] == prompts_hash(data.prompt_folder(wanted))
     with pytest.raises(UserError, match=r"nowhere.*not a folder of prompt templates"):
         data.view(
-            data.load_source(asked), "sft", arguments(scenes, stage="direct", prompts="nowhere")
+            data.load_source(wanted), "sft", arguments(scenes, stage="direct", prompts="nowhere")
         )
 
 
@@ -87,16 +91,26 @@ def test_rotating_moves_the_answer_with_its_item():
 
 def test_rows_that_name_the_option_come_beside_the_scenes_and_are_counted(scenes, tokenizer):
     plain, more = (
-        data.sft_rows(arguments(scenes, stage="direct", asked_share=share), tokenizer, None, seed=0)
+        data.sft_rows(arguments(scenes, stage="direct", hint_share=share), tokenizer, None, seed=0)
         for share in (0.0, 0.5)
     )
     texts = [tokenizer.decode(row["input_ids"]) for row in more.rows]
-    named = [text for text in texts if data.ASKED in text]
-    assert len(named) == more.facts["asked"] == len(more.rows) - len(plain.rows) > 3
-    assert "asked" not in plain.facts
+    named = [text for text in texts if data.HINT in text]
+    assert len(named) == more.facts["hints"] == len(more.rows) - len(plain.rows) > 3
+    assert "hints" not in plain.facts
     for text in named:
-        option = text.partition(data.ASKED)[2].partition("\n")[0]
+        option = text.partition(data.HINT)[2].partition("\n")[0]
         assert f"[{text[-1]}] {option}\n" in text + "\n"
+
+
+def test_the_old_name_of_the_share_of_hints_still_works(scenes, tmp_path):
+    with pytest.warns(DeprecationWarning, match="hint_share"):
+        assert arguments(scenes, asked_share=0.25).hint_share == 0.25
+    (tmp_path / "config.yaml").write_text("asked_share: 0.5\n")
+    for words in (["--asked_share", "0.5"], ["--config", str(tmp_path / "config.yaml")]):
+        with pytest.warns(DeprecationWarning):
+            (parsed,) = TrlParser(DataArguments).parse_args_and_config(words)
+        assert parsed.hint_share == 0.5
 
 
 def test_rotations_put_every_item_under_every_label_once(scenes):
@@ -115,6 +129,83 @@ def test_a_smaller_training_set_is_part_of_a_larger_one(pairs):
     assert len(small) == 5 and small < large
     shuffled = data.choose_rows(rows.shuffle(seed=1), None, 5)
     assert set(shuffled["scene_id"]) == small
+
+
+def test_the_most_uncertain_pairs_are_taken_where_asked_and_nest(pairs):
+    rows = data.load_source(arguments(pairs))
+    values = [(7 * number) % 24 / 10 for number in range(24)]
+    rows = rows.remove_columns("epistemic_delta").add_column("epistemic_delta", values)
+    small, large = (data.choose_rows(rows, None, n, "delta_eu")["epistemic_delta"] for n in (5, 12))
+    assert sorted(small) == sorted(values)[-5:] and set(small) < set(large)
+    tied = rows.remove_columns("epistemic_delta").add_column("epistemic_delta", [1.0] * 24)
+    names = [set(data.choose_rows(tied, None, n, "delta_eu")["scene_id"]) for n in (5, 12)]
+    assert names[0] < names[1]
+
+
+def test_scenes_have_no_uncertainty_to_take_the_most_of(scenes):
+    rows = data.load_source(arguments(scenes, stage="direct"))
+    with pytest.raises(UserError, match="epistemic_delta is missing"):
+        data.choose_rows(rows, None, 5, "delta_eu")
+
+
+def test_sources_of_one_domain_are_chosen_apart_and_recorded(pairs, tokenizer, tmp_path):
+    """Table 14 splits Amazon's categories."""
+    rows = [
+        pair(i, "amazon") | {"source": f"amazon_{'beauty' if i % 3 else 'office'}"}
+        for i in range(9)
+    ] + [pair(9, "steam")]
+    path = tmp_path / "amazon.parquet"
+    write_table(path, pa.Table.from_pylist(rows, schema=PREFERENCE))
+    loaded = data.load_source(arguments(path))
+    assert len(data.choose_rows(loaded, ["amazon_office"])) == 3
+    assert len(data.choose_rows(loaded, ["amazon"])) == 9
+    assert len(data.choose_rows(loaded, ["amazon_office", "steam"])) == 4
+    with pytest.raises(UserError, match="There are amazon, steam, amazon_beauty, amazon_office"):
+        data.choose_rows(loaded, ["amazon_fashion"])
+    facts = data.dpo_rows(
+        arguments(path, domains=["amazon_office", "steam"]), tokenizer, None
+    ).facts
+    assert facts["domains"] == {"amazon": 3, "steam": 1}
+    assert facts["sources"] == {"amazon_office": 3, "steam": 1}
+
+
+def label_pair(number):
+    """A pair as strategy random_direct makes them."""
+    made = pair(number)
+    return made | {
+        "prompt": messages(scene(number), "direct"),
+        **{
+            side: [{"role": "assistant", "content": answer(made[f"{side}_behavior"])}]
+            for side in ("chosen", "rejected")
+        },
+    }
+
+
+@pytest.fixture
+def label_pairs(tmp_path):
+    path = tmp_path / "direct.parquet"
+    rows = [label_pair(i) for i in range(12)]
+    write_table(path, pa.Table.from_pylist(rows, schema=PREFERENCE))
+    return path
+
+
+def test_pairs_of_labels_alone_are_trained_on_directly(label_pairs, tokenizer):
+    direct = arguments(label_pairs, stage="direct")
+    for number, row in enumerate(data.sft_rows(direct, tokenizer, None, seed=0).rows):
+        assert [t for t in row["labels"] if t != IGNORED] == [row["input_ids"][-1]]
+        label = pair(number)["chosen_behavior"]
+        assert tokenizer.decode(row["input_ids"]).endswith(f"assistant\nBehavior: [{label}")
+    assert data.dpo_rows(direct, tokenizer, None).rows["rejected"][0][0]["content"] == (
+        answer(pair(0)["rejected_behavior"])
+    )
+    assert data.grpo_rows(direct, tokenizer, None).rows["answer"][3] == pair(3)["chosen_behavior"]
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "grpo"])
+def test_pairs_of_labels_alone_are_no_decision_processes(label_pairs, kind):
+    wrong = arguments(label_pairs)
+    with pytest.raises(UserError, match="12 of 12 pairs are labels without decision processes"):
+        data.view(data.load_source(wrong), kind, wrong)
 
 
 def test_domains_are_chosen_by_name_and_unknown_ones_refused(pairs):
@@ -137,27 +228,68 @@ def chats(tmp_path):
 
 @pytest.mark.parametrize(("ratio", "general"), [(10, 2), (4, 6), (24, 1)])
 def test_general_data_is_mixed_in_at_the_ratio(pairs, tokenizer, chats, ratio, general):
-    asked = arguments(pairs, general_data=str(chats), general_ratio=ratio)
-    prepared = data.sft_rows(asked, tokenizer, None, seed=0)
+    wanted = arguments(pairs, general_data=str(chats), general_ratio=ratio)
+    prepared = data.sft_rows(wanted, tokenizer, None, seed=0)
     texts = [loss_text(tokenizer, row) for row in prepared.rows]
     assert sum(text.startswith("general") for text in texts) == general
     assert sum(text.startswith("Thought") for text in texts) == 24
-    again = data.sft_rows(asked, tokenizer, None, seed=0)
+    again = data.sft_rows(wanted, tokenizer, None, seed=0)
     assert again.rows["input_ids"] == prepared.rows["input_ids"]
     assert prepared.facts["general"]["rows"] == general
 
 
+ODD = {
+    "the assistant begins": ["assistant", "user", "assistant"],
+    "only the assistant": ["assistant"],
+    "two of the assistant": ["user", "assistant", "assistant"],
+    "two of the user": ["user", "user", "assistant"],
+    "system, then assistant": ["system", "assistant"],
+    "system last": ["user", "assistant", "system"],
+}
+
+
+@pytest.mark.parametrize("roles", ODD.values(), ids=ODD)
+def test_chats_in_any_order_bear_loss_on_the_assistant_s_turns_alone(tokenizer, roles):
+    chat = [{"role": role, "content": f"{role} says {i}"} for i, role in enumerate(roles)]
+    row = data.encode_chat(tokenizer, chat)
+    said = [f"{m['content']}<|im_end|>" for m in chat if m["role"] == "assistant"]
+    assert loss_text(tokenizer, row) == "".join(said)
+
+
+def test_chats_that_the_template_refuses_are_passed_over_counted_and_replaced(
+    pairs, tokenizer, tmp_path
+):
+    orders = [["assistant", "user"], ["user", "assistant"], ["user"], ["user", "assistant"]]
+    rows = [[{"role": r, "content": f"general{r}{i}"} for r in orders[i % 4]] for i in range(12)]
+    path = tmp_path / "odd.parquet"
+    write_table(path, pa.Table.from_pylist([{"messages": row} for row in rows]))
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = (
+        "{% if messages[0].role == 'assistant' %}{{ raise_exception('users begin') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    wanted = arguments(pairs, general_data=str(path), general_ratio=4)
+    prepared = data.sft_rows(wanted, strict, None, seed=0)
+    texts = [loss_text(strict, row) for row in prepared.rows]
+    assert sum(text.startswith("generalassistant") for text in texts) == 6
+    assert 0 < prepared.facts["general"]["passed_over"] <= 6
+    with pytest.raises(UserError, match="8 rows needed for 3:1, 12 are there, 6 of them no chats"):
+        data.sft_rows(arguments(pairs, general_data=str(path), general_ratio=3), strict, None, 0)
+
+
 def test_too_little_general_data_is_an_error(pairs, tokenizer, chats):
-    asked = arguments(pairs, general_data=str(chats), general_ratio=1)
+    wanted = arguments(pairs, general_data=str(chats), general_ratio=1)
     with pytest.raises(UserError, match="24 rows needed for 1:1, 9 are there"):
-        data.sft_rows(asked, tokenizer, None, seed=0)
+        data.sft_rows(wanted, tokenizer, None, seed=0)
 
 
-def test_history_limit_keeps_the_most_recent_lines(scenes, tokenizer):
-    asked = arguments(scenes, stage="direct", history_limit=1)
-    text = tokenizer.decode(data.sft_rows(asked, tokenizer, None, seed=0).rows[3]["input_ids"])
-    assert scene(3)["history"][-1] in text
-    assert scene(3)["history"][0] not in text
+@pytest.mark.parametrize(("limit", "shown"), [(1, 1), (0, 0), (-1, 4), (None, 4)])
+def test_history_limit_keeps_the_newest_lines(scenes, tokenizer, limit, shown):
+    wanted = arguments(scenes, stage="direct", history_limit=limit)
+    text = tokenizer.decode(data.sft_rows(wanted, tokenizer, None, seed=0).rows[3]["input_ids"])
+    lines = scene(3)["history"]
+    assert len(lines) == 4
+    assert [line for line in lines if line in text] == lines[4 - shown :]
 
 
 @pytest.mark.parametrize(
@@ -168,13 +300,13 @@ def test_history_limit_keeps_the_most_recent_lines(scenes, tokenizer):
         ("dpo", "scenes", {}, "columns chosen, rejected are missing"),
         ("dpo", "pairs", {"history_limit": 2}, "work on scenes"),
         ("dpo", "pairs", {"general_data": "x"}, "SFT only"),
-        ("sft", "pairs", {"max_pairs": 25}, "25 rows asked for, 24 are there"),
+        ("sft", "pairs", {"max_pairs": 25}, "25 rows wanted, 24 are there"),
     ],
 )
 def test_a_view_that_the_source_cannot_give_is_an_error(request, kind, source, more, message):
-    asked = arguments(request.getfixturevalue(source), **more)
+    wanted = arguments(request.getfixturevalue(source), **more)
     with pytest.raises(UserError, match=message):
-        data.view(data.load_source(asked), kind, asked)
+        data.view(data.load_source(wanted), kind, wanted)
 
 
 def test_missing_columns_are_named():

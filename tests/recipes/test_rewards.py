@@ -47,6 +47,22 @@ def test_hedged_and_malformed_completions_earn_nothing(text):
     assert earned(text) == 0.0
 
 
+@pytest.mark.parametrize("mode", ["decision", "direct"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("Behavior: B", "Behavior: [B", "Behavior: B]", "behavior: [B]", "**Behavior:** [B]"),
+        *("- Behavior: [B]", "Behavior: [b]", "Behavior: [B].", "Behavior:[B]", "Behavior: [ B ]"),
+    ],
+)
+def test_a_last_line_that_is_not_exact_earns_nothing(line, mode):
+    """Evaluation scores the token after `Behavior: [`: there it would read another answer."""
+    before = f"{thought(1)}\n" if mode == "decision" else ""
+    assert earned(f"{before}{line}", mode=mode) == 0.0
+    assert format_reward(mode)(completions=[f"{before}{line}"], options=[5]) == [0.0]
+    assert earned(f"{before}Behavior: [B]", mode=mode) == 1.0
+
+
 def test_a_label_outside_the_list_earns_nothing_even_as_the_answer():
     assert earned(answer("F", thought(1)), label="F", options=5) == 0.0
     assert earned(answer("F", thought(1)), label="F", options=6) == 1.0
