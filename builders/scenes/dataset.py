@@ -99,12 +99,12 @@ def _configs() -> list[UserMirrorerConfig]:
 
 def features() -> datasets.Features:
     """Return the columns of `schema.SCENE`, with names for all that is one of a few."""
-    found = datasets.Features.from_arrow_schema(SCENE.remove_metadata())
-    found["domain"] = datasets.ClassLabel(names=sorted(domains()))
-    found["source"] = datasets.ClassLabel(names=sorted(all_sources()))
-    found["answer"] = datasets.ClassLabel(names=list(LABELS))
-    found["exposure_origin"] = datasets.List(datasets.ClassLabel(names=list(ORIGINS)))
-    return found
+    columns = datasets.Features.from_arrow_schema(SCENE.remove_metadata())
+    columns["domain"] = datasets.ClassLabel(names=sorted(domains()))
+    columns["source"] = datasets.ClassLabel(names=sorted(all_sources()))
+    columns["answer"] = datasets.ClassLabel(names=list(LABELS))
+    columns["exposure_origin"] = datasets.List(datasets.ClassLabel(names=list(ORIGINS)))
+    return columns
 
 
 class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
@@ -119,6 +119,12 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("dataset_name", "usermirrorer")
         super().__init__(*args, **kwargs)
+        self._workers = 1
+
+    def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build and store the scenes, as the base class documents, in `num_proc` processes."""
+        self._workers = num_proc or 1
+        super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         chosen = [get_source(name) for name in self.config.sources]
@@ -133,20 +139,17 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             citation="\n".join([_CITATION, *dict.fromkeys(source.citation for source in chosen)]),
         )
 
-    def _make_split_generators_kwargs(self, prepare_split_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"workers": prepare_split_kwargs.get("num_proc") or 1}
-
     def _split_generators(
-        self, dl_manager: datasets.DownloadManager, workers: int = 1
+        self, dl_manager: datasets.DownloadManager
     ) -> list[datasets.SplitGenerator]:
-        made = [self._built(name, workers) for name in self.config.sources]
+        built = [self._scenes_of(name) for name in self.config.sources]
         return [
             datasets.SplitGenerator(
                 name=split,
                 gen_kwargs={
                     "parts": [
                         (str(folder / f"{split}.parquet"), first)
-                        for folder in made
+                        for folder in built
                         for first in range(0, _rows(folder / f"{split}.parquet"), _PART)
                     ]
                 },
@@ -154,7 +157,7 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             for split in ("train", "test")
         ]
 
-    def _built(self, name: str, workers: int) -> Path:
+    def _scenes_of(self, name: str) -> Path:
         """Build the scenes of one source, unless an earlier call did; return their folder."""
         config = self.config
         counts = presets.preset(config.preset, name)
@@ -168,17 +171,17 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
         folder = Path(self.cache_dir).parent / "built" / name
         pipeline.raw_to_scenes(
             get_source(name),
-            self._raw(name),
+            self._raw_folder(name),
             folder,
             settings,
             embedder=config.embedder,
             interactions=most,
             strict=config.strict,
-            workers=workers,
+            workers=self._workers,
         )
         return folder
 
-    def _raw(self, name: str) -> Path:
+    def _raw_folder(self, name: str) -> Path:
         if not self.config.data_dir:
             raise UserError(
                 "the raw files are not named",
@@ -202,8 +205,8 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
 
 def _domain(config: UserMirrorerConfig) -> str | None:
     """The one domain of all sources, whose files may lie in one folder (their names differ)."""
-    found = {get_source(name).domain for name in config.sources}
-    return found.pop() if len(found) == 1 else None
+    names = {get_source(name).domain for name in config.sources}
+    return names.pop() if len(names) == 1 else None
 
 
 def _rows(path: Path) -> int:
