@@ -89,12 +89,12 @@ def _print(rows: list) -> None:
 def eval_results(run: Path, dataset: str, repository: str) -> None:
     """Turn one model's lm_eval output into the Hub's .eval_results/usermirror.yaml."""
     from usermirrorer.eval_harness import hub_files
-    from usermirrorer.eval_harness.results import read_results
+    from usermirrorer.eval_harness.results import card_rows, read_results
 
-    scores = [s for s in read_results(run) if s.task.startswith("usermirror_")]
+    scores = read_results(run)
     if len({s.model for s in scores}) > 1:
         raise UserError("holds runs of several models", where=run, fix="Give one model's folder.")
-    text = hub_files.eval_results(scores, dataset)
+    text = hub_files.eval_results(card_rows(scores, scores[0].model), dataset)
     if not repository:
         click.echo(text, nl=False)
         return
@@ -104,15 +104,31 @@ def eval_results(run: Path, dataset: str, repository: str) -> None:
 
 @click.command("eval-yaml", epilog="Example:  usermirrorer eval-yaml movielens --push me/scenes")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--paper", is_flag=True, help="The dataset has the paper's exposures too.")
 @click.option("--push", "repository", metavar="REPO", help="Upload to this dataset repository.")
-def eval_yaml(sources: tuple[str, ...], repository: str) -> None:
+def eval_yaml(sources: tuple[str, ...], paper: bool, repository: str) -> None:
     """Write eval.yaml, which registers a dataset of scenes as a benchmark on the Hub."""
+    from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.eval_harness import hub_files
 
-    text = hub_files.benchmark([f"usermirror_{source}" for source in sources])
+    domains = {source: get_source(source).domain for source in sources}
+    text = hub_files.benchmark({"scenes": domains, **({"paper": domains} if paper else {})})
     if not repository:
         click.echo(text, nl=False)
         return
     message = "Register the scenes as a benchmark"
     files = {hub_files.BENCHMARK_FILE: text}
     click.echo(hub_files.push(files, repository, kind="dataset", message=message))
+
+
+@click.command(
+    "eval-tasks",
+    epilog="Example:  usermirrorer eval-tasks tasks && lm_eval --include_path tasks --tasks ...",
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+def eval_tasks(folder: Path) -> None:
+    """Write lm_eval's task files of every installed source: for a domain of your own."""
+    from usermirrorer.builders.raw.sources import all_sources
+    from usermirrorer.eval_harness import task_files
+
+    click.echo(f"wrote {len(task_files.write(folder, all_sources()))} files to {folder}")

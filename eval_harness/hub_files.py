@@ -11,24 +11,32 @@ team put it on its list of benchmarks; our local Hub shows it at once.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.eval_harness.results import Score
+from usermirrorer.eval_harness.metric_table import BASELINES
+from usermirrorer.eval_harness.task_names import FAMILIES, config_of, is_ours
 
 RESULTS_FILE = ".eval_results/usermirror.yaml"
 BENCHMARK_FILE = "eval.yaml"
+#: Digits of a number in these files.
+DIGITS = 6
 
 
-def eval_results(scores: Sequence[Score], dataset: str = "") -> str:
-    """Return `.eval_results/usermirror.yaml`: the accuracy of every task, 0 to 1.
+def eval_results(rows: Sequence[Mapping[str, Any]], dataset: str = "", commit: str = "") -> str:
+    """Return `.eval_results/usermirror.yaml`: the accuracy on every task of ours, 0 to 1.
+
+    All families are listed by one rule, with the name of the task to tell them apart. The notes
+    say the rest, accuracy minus placebo first.
 
     Args:
-        scores: Of one model, as `read_results` gives them.
+        rows: Of one model, as `results.card_rows` gives them.
         dataset: Repository id of the scenes, where they were read from a local copy.
+        commit: Its commit, where a row does not know it.
 
     Raises:
         UserError: if it is not known which dataset repository the scenes belong to.
@@ -36,52 +44,77 @@ def eval_results(scores: Sequence[Score], dataset: str = "") -> str:
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     entries = []
-    for score in sorted(scores, key=lambda s: s.task):
-        if score.metric != "acc":
-            continue
-        repository = dataset or (score.dataset if score.dataset_commit else "")
+    for row in accuracies(rows):
+        known = row.get("dataset_commit") or ""
+        repository = dataset or (row.get("dataset", "") if known else "")
         if not repository:
             raise UserError(
                 "the scenes came from a local file",
-                where=score.file,
+                where=row.get("file"),
                 fix="Say which repository holds them with --dataset.",
             )
+        day = row.get("date")
         entries.append(
             EvalResultEntry(
                 dataset_id=repository,
-                task_id=score.task,
-                value=round(score.value, 6),
-                dataset_revision=score.dataset_commit or None,
-                date=dt.datetime.fromtimestamp(score.date, dt.UTC).isoformat(timespec="seconds"),
-                notes=_notes(score, scores),
+                task_id=row["task"],
+                value=round(row["value"], DIGITS),
+                dataset_revision=known or commit or None,
+                date=dt.datetime.fromtimestamp(day, dt.UTC).isoformat(timespec="seconds")
+                if day
+                else None,
+                notes=_notes(row, rows),
             )
         )
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
 
-def _notes(score: Score, scores: Sequence[Score]) -> str:
-    of_task = {s.metric: s for s in scores if s.task == score.task}
-    parts = [f"accuracy over {score.n} scenes, standard error {score.stderr:.4f}"]
+def accuracies(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows with the accuracy on a task of ours, by name of the task."""
+    return sorted(
+        (row for row in rows if row["metric"] == "acc" and is_ours(row["task"])),
+        key=lambda row: row["task"],
+    )
+
+
+def _notes(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    of_task = {r["metric"]: r for r in rows if r["task"] == row["task"]}
+    parts = []
+    if over := of_task.get("acc_over_placebo"):
+        reference = over.get("facts", {}).get("reference", "placebo")
+        parts.append(f"accuracy minus {reference} {over['value']:+.3f}{_ends(over)}")
+    parts.append(f"accuracy {row['value']:.3f}{_ends(row)} over {row['n']} scenes")
+    if "users" in of_task:
+        parts.append(f"{of_task['users']['value']:.0f} users")
     if "entropy" in of_task:
-        parts.append(f"entropy {of_task['entropy'].value:.3f} bits")
-    baselines = [
-        f"{title} {of_task[name].value:.3f}"
-        for name, title in (("acc_chance", "chance"), ("acc_popular", "most popular"))
-        if name in of_task
-    ]
-    return "; ".join([*parts, *baselines, f"settings {score.settings}"])
+        parts.append(f"entropy {of_task['entropy']['value']:.3f} bits")
+    for name, title in (*BASELINES.items(), ("acc_placebo", "its placebo")):
+        if name in of_task:
+            parts.append(f"{title} {of_task[name]['value']:.3f}")
+    if row.get("settings"):
+        parts.append(f"settings {row['settings']}")
+    return "; ".join(parts)
 
 
-def benchmark(tasks: Sequence[str]) -> str:
-    """Return `eval.yaml` for the dataset that holds the scenes of `tasks`.
+def _ends(row: Mapping[str, Any]) -> str:
+    low, high = row.get("lower", math.nan), row.get("upper", math.nan)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f" (95 % interval {low:.3f} to {high:.3f})"
+
+
+def benchmark(tables: Mapping[str, Mapping[str, str]]) -> str:
+    """Return `eval.yaml` for a dataset of scenes: every task that can be run on it.
 
     Args:
-        tasks: Task names such as `usermirror_movielens`.
+        tables: Table of the release that has a test split (`scenes`, `paper`) -> source in it ->
+            its domain.
     """
     entries: list[dict[str, Any]] = []
-    for task in sorted(tasks):
-        domain = task.partition("_")[2].split("_")[0]
-        entries.append({"id": task, "config": f"scenes_{domain}", "split": "test"})
+    for family in FAMILIES.values():
+        for source, domain in sorted(tables.get(family.table, {}).items()):
+            task = f"{family.name}_{source}"
+            entries.append({"id": task, "config": config_of(task, domain), "split": "test"})
     return yaml.safe_dump(
         {
             "name": "UserMirrorer",

@@ -1,19 +1,22 @@
-"""Metrics of user simulation as pure numpy functions, each with a standard error or interval.
+"""Metrics of user simulation as pure numpy functions, each with a standard error and interval.
 
 Probabilities have shape [k] for one scene of k options, or [n, k] for n sampled decisions of it.
-Entropies and log-loss are in bits (log2), as the paper's Table 12. Anything that is a mean over
-scenes has the standard error of that mean; the scene is the unit, because the samples of one scene
-are not independent. Everything else has a bootstrap over scenes.
+Entropies and log-loss are in bits (log2), as the paper's Table 12. The samples of one scene are not
+independent, so that the scene is what is counted; the scenes of one user are not independent
+either, so that every standard error, interval and test is clustered by user where users are given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from usermirrorer.builders.decisions import uncertainty
+from usermirrorer.eval_harness.metric_table import Unit
 
 Floats = NDArray[np.float64]
 
@@ -21,19 +24,12 @@ Floats = NDArray[np.float64]
 RESAMPLES = 1000
 #: Equal-width confidence bins of the expected calibration error.
 BINS = 10
-
-
-def softmax(logits: ArrayLike) -> Floats:
-    """Return probabilities over the last axis; log-probabilities up to a constant will do."""
-    x = np.asarray(logits, dtype=np.float64)
-    exp = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
+_Z = 1.959964
 
 
 def entropy(probabilities: ArrayLike) -> Floats:
     """Return the Shannon entropy in bits over the last axis (0 log 0 = 0)."""
-    p = np.asarray(probabilities, dtype=np.float64)
-    return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
+    return uncertainty.entropy(np.asarray(probabilities, dtype=np.float64))
 
 
 def normalised_entropy(probabilities: ArrayLike) -> Floats:
@@ -52,18 +48,6 @@ def brier(probabilities: ArrayLike, answer: int) -> float:
     p = np.array(probabilities, dtype=np.float64)
     p[answer] -= 1.0
     return float(np.sum(p * p))
-
-
-def top_choice(scores: ArrayLike, answer: int) -> float:
-    """Return the accuracy of picking the largest score, ties broken at random (its expectation).
-
-    Scores within 1e-9 are tied: means of the same numbers in another order differ by rounding.
-    Missing scores (NaN) are never picked unless all are missing; then every option is a tie.
-    """
-    x = np.asarray(scores, dtype=np.float64)
-    x = np.where(np.isnan(x), -np.inf, x)
-    best = (x == x.max()) | (x >= x.max() - 1e-9)
-    return float(best[answer] / best.sum())
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
@@ -119,29 +103,126 @@ class Estimate:
     n: int
 
 
-def mean(values: ArrayLike) -> Estimate:
-    """Return the mean over scenes with its standard error and normal 95 % interval.
+def mean(
+    values: ArrayLike, users: Sequence[Hashable] | None = None, unit: Unit = "number"
+) -> Estimate:
+    """Return the mean over scenes with its cluster-robust standard error and 95 % interval.
 
-    The standard error of fewer than two values, or of an infinite mean, is NaN.
+    Scenes that are all alike, as 0 right of 12, do not say that all others are: see
+    `_error_of_a_constant`.
+
+    The variance is that of sums over users with the factor G / (G - 1) for G users (Cameron and
+    Miller, "A practitioner's guide to cluster-robust inference", 2015, CR1); without users, each
+    scene is a user of its own and it is the ordinary one. The standard error of fewer than two
+    users, or of an infinite mean, is NaN.
+
+    Args:
+        values: One per scene.
+        users: Whose scene each is.
+        unit: What the values are: see `interval`.
     """
     x = np.asarray(values, dtype=np.float64)
     value = float(x.mean())
-    finite = len(x) > 1 and math.isfinite(value)  # log-loss can be infinite
-    error = float(x.std(ddof=1) / math.sqrt(len(x))) if finite else math.nan
-    return Estimate(value, error, value - 1.96 * error, value + 1.96 * error, len(x))
+    number = _numbers(users, len(x))
+    groups = int(number.max()) + 1
+    error = math.nan
+    if groups > 1 and math.isfinite(value):  # log-loss can be infinite
+        sums = np.bincount(number, x - value)
+        error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(x)
+        if error < 1e-12:  # rounding of a constant
+            error = _error_of_a_constant(value, groups, unit)
+    return Estimate(value, error, *interval(value, error, groups, unit), len(x))
 
 
-def bootstrap(statistic: Callable[[NDArray], float], rows: ArrayLike, *, seed: int = 0) -> Estimate:
+def _error_of_a_constant(value: float, users: int, unit: Unit) -> float:
+    """Return the standard error where every scene has the same value.
+
+    Of a share of 0 or 1 it is that of the posterior from a uniform prior, about 1 / (users + 2); of
+    another share that of so many single scenes; of a difference so large that 1.96 of it is the
+    upper end of the exact interval for 0 of so many users.
+    """
+    if unit == "difference":
+        return 1.5 / (users + 2)
+    if unit != "share":
+        return 0.0
+    spread = value * (1 - value)
+    return math.sqrt(spread / users) if spread > 0 else 1 / (users + 2)
+
+
+def _numbers(users: Sequence[Hashable] | None, n: int) -> NDArray[np.int64]:
+    """Return the users as whole numbers from 0, one per scene."""
+    if users is None:
+        return np.arange(n)
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(user, len(known)) for user in users], dtype=np.int64)
+
+
+def interval(value: float, stderr: float, users: int, unit: Unit) -> tuple[float, float]:
+    """Return the 95 % interval of a mean: the one rule of tasks, tables, cards and pages.
+
+    The quantile is Student's with one degree of freedom less than there are users. A share has
+    Wilson's score interval for as many independent scenes as would have this standard error
+    (Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", 1998).
+
+    Args:
+        value: The mean.
+        stderr: Its standard error as `mean` gives it; without one there is no interval (NaN).
+        users: Number of users that it rests on.
+        unit: `share`, `difference`, `bits`, `number`, or `exact` (no interval).
+    """
+    if unit == "exact" or not math.isfinite(value) or not math.isfinite(stderr):
+        return math.nan, math.nan
+    z = _quantile(users)
+    if unit == "share":
+        return _wilson(min(max(value, 0.0), 1.0), stderr, z)
+    low, high = value - z * stderr, value + z * stderr
+    return (max(low, -1.0), min(high, 1.0)) if unit == "difference" else (low, high)
+
+
+def _quantile(users: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(users - 1, 0.975)) if users > 1 else _Z
+
+
+def _wilson(share: float, stderr: float, z: float) -> tuple[float, float]:
+    if stderr <= 0:
+        return share, share
+    spread = share * (1 - share)
+    n = spread / stderr**2 if spread > 1e-9 else max(1 / stderr - 2, 1.0)
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(spread / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return max(min(low, share), 0.0), min(max(high, share), 1.0)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray], float],
+    rows: ArrayLike,
+    users: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+) -> Estimate:
     """Return `statistic(rows)` with the bootstrap's standard error and percentile 95 % interval.
 
     Args:
         statistic: Maps an array of rows [n, ...] to a number.
-        rows: One row a scene.
+        rows: One row per scene.
+        users: Whose scene each is; users are drawn, with all their scenes.
         seed: Of the resampling.
     """
     data = np.asarray(rows)
+    number = _numbers(users, len(data))
+    order = np.argsort(number, kind="stable")
+    scenes = np.split(order, np.cumsum(np.bincount(number))[:-1])
     generator = np.random.default_rng(seed)
-    draws = [statistic(data[generator.integers(0, len(data), len(data))]) for _ in range(RESAMPLES)]
+    draws = []
+    for _ in range(RESAMPLES):
+        picked = generator.integers(0, len(scenes), len(scenes))
+        chosen = order[picked] if users is None else np.concatenate([scenes[i] for i in picked])
+        draws.append(statistic(data[chosen]))
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(
         float(statistic(data)), float(np.std(draws, ddof=1)), float(low), float(high), len(data)
@@ -159,28 +240,53 @@ class Comparison:
     n: int
 
 
-def paired_test(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Comparison:
+def paired_test(
+    a: ArrayLike, b: ArrayLike, users: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> Comparison:
     """Compare per-scene scores of two models on the same scenes, in the same order.
 
-    The p-value is that of a sign-flip permutation test of the mean difference (exact up to 14
-    scenes that differ, 10,000 random flips beyond); on 0/1 scores this is McNemar's exact test.
-    The interval is a paired bootstrap.
+    The p-value is that of a sign-flip permutation test of the mean difference, in which the scenes
+    of a user are flipped together (exact up to 14 users that differ, 10,000 random flips beyond);
+    on 0/1 scores of one scene per user this is McNemar's exact test. The interval is that of
+    `mean`.
+
+    Args:
+        a: Scores of one model, one per scene.
+        b: Scores of the other.
+        users: Whose scene each is; without it each scene is a user's only one.
+        seed: Of the random flips.
 
     Raises:
-        ValueError: if the two have different lengths.
+        ValueError: if they have different lengths.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if x.shape != y.shape:
+    if x.shape != y.shape or (users is not None and len(users) != len(x)):
         raise ValueError(f"{x.shape[0]} and {y.shape[0]} scenes cannot be paired")
     difference = y - x
-    interval = bootstrap(np.mean, difference, seed=seed)
-    return Comparison(
-        interval.value, interval.low, interval.high, _sign_flip(difference, seed), len(x)
-    )
+    found = mean(difference, users, "difference" if _are_shares(x, y) else "number")
+    sums = np.bincount(_numbers(users, len(x)), difference).astype(np.float64)
+    return Comparison(found.value, found.low, found.high, _sign_flip(sums, seed), len(x))
+
+
+def _are_shares(*scores: Floats) -> bool:
+    return all(bool(((s >= 0) & (s <= 1)).all()) for s in scores)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the same order.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", 1979: the chance that any
+    of the true null hypotheses is rejected stays below the level.
+    """
+    corrected, worst = list(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(corrected)), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, (len(corrected) - rank) * p_values[index]))
+        corrected[index] = worst
+    return corrected
 
 
 def _sign_flip(difference: Floats, seed: int) -> float:
-    moved = np.abs(difference[difference != 0])
+    moved = np.abs(difference[np.abs(difference) > 1e-12])
     observed = abs(difference.sum()) - 1e-9
     if len(moved) == 0:
         return 1.0

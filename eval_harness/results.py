@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import read_json
 from usermirrorer.eval_harness import metrics
+from usermirrorer.eval_harness.metric_table import Metric, lookup
+from usermirrorer.eval_harness.task_names import domain_of, is_ours, source_of
 
-FAMILIES = ("usermirror", "usermirror-direct")
+#: Metadata of a task that says what its scenes are like; see `data.load_scenes`.
+FACTS = ("domain", "reference", "exposure_modes", "gaps", "ablations", "audit")
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric of one model on one task, with all that it depends on.
 
-    `stderr` is NaN where lm_eval has none. `n` is the number of scenes scored. `settings` holds
-    the options that change a score: samples, guided, rotations, max_history, temperature, top_p,
-    tokens, chat template.
+    `stderr` is NaN where lm_eval has none. `n` is the number of scenes scored, `users` that of the
+    people behind them. `settings` holds the options that change a score: samples, guided,
+    rotations, max_history, temperature, top_p, tokens, chat template. `facts` say what the scenes
+    are like: their domain, what `acc_over_placebo` is over (`reference`), their exposure modes and
+    gaps, whether there were ablations, and what the release's audit says.
     """
 
     model: str
@@ -31,6 +36,7 @@ class Score:
     value: float
     stderr: float
     n: int
+    users: int
     dataset: str
     dataset_commit: str
     scenes_hash: str
@@ -39,11 +45,27 @@ class Score:
     settings: str
     date: float
     file: str
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def source(self) -> str:
         """The source it scores, e.g. `amazon_beauty`."""
-        return self.task.partition("_")[2]
+        return source_of(self.task)
+
+    @property
+    def domain(self) -> str:
+        """The domain of its scenes; where a run did not record it, that of its source."""
+        return str(self.facts.get("domain", "")) or domain_of(self.source) or self.source
+
+    @property
+    def of(self) -> Metric:
+        """What the metric is."""
+        return lookup(self.metric)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; NaN where there is none."""
+        return metrics.interval(self.value, self.stderr, self.users, self.of.unit)
 
 
 def result_files(path: Path) -> list[Path]:
@@ -85,32 +107,49 @@ def _scores(file: Path, run: Mapping[str, Any]) -> Iterable[Score]:
     if not isinstance(run, dict) or "results" not in run or "configs" not in run:
         raise UserError("is not an lm_eval result file", where=file)
     for task, values in run["results"].items():
-        if task.partition("_")[0] not in FAMILIES or task not in run["configs"]:
+        if not is_ours(task) or task not in run["configs"]:
             continue
-        metadata = run["configs"][task].get("metadata", {})
         for key, value in values.items():
-            metric = key.partition(",")[0]
-            if "," not in key or metric.endswith("_stderr") or not isinstance(value, int | float):
+            metric, _, kind = key.partition(",")
+            if not kind or metric.endswith("_stderr") or not _is_number(value):
                 continue
-            stderr = values.get(f"{metric}_stderr,{key.partition(',')[2]}")
-            yield Score(
-                model=str(run.get("model_name") or run["config"].get("model", "")),
-                task=task,
-                metric=metric,
-                value=float(value),
-                stderr=float(stderr) if isinstance(stderr, int | float) else math.nan,
-                n=int(values.get("sample_len", 0)),
-                dataset=str(metadata.get("dataset", "")),
-                dataset_commit=str(metadata.get("dataset_commit", "")),
-                scenes_hash=str(metadata.get("scenes_hash", "")),
-                prompt_hash=str(metadata.get("prompt_hash", "")),
-                model_revision=str(
-                    run["config"].get("model_sha") or metadata.get("model_revision", "")
-                ),
-                settings=_settings(run, task),
-                date=float(run.get("date", 0)),
-                file=str(file),
-            )
+            stderr = values.get(f"{metric}_stderr,{kind}")
+            error = float(stderr) if isinstance(stderr, int | float) else math.nan
+            yield _score(file, run, task, metric, float(value), error)
+        audited = run["configs"][task].get("metadata", {}).get("audit", {}).get("no_history")
+        if audited:
+            error = (audited["high"] - audited["low"]) / (2 * 1.96)
+            yield _score(file, run, task, "acc_no_history_learned", audited["value"], error)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
+
+
+def _score(
+    file: Path, run: Mapping[str, Any], task: str, metric: str, value: float, stderr: float
+) -> Score:
+    values, metadata = run["results"][task], run["configs"][task].get("metadata", {})
+    revision = run["config"].get("model_sha") or metadata.get("model_revision", "")
+    n = int(values.get("sample_len", 0))
+    return Score(
+        model=str(run.get("model_name") or run["config"].get("model", "")),
+        task=task,
+        metric=metric,
+        value=value,
+        stderr=stderr,
+        n=n,
+        users=int(values.get("users,none", n)),
+        dataset=str(metadata.get("dataset", "")),
+        dataset_commit=str(metadata.get("dataset_commit", "")),
+        scenes_hash=str(metadata.get("scenes_hash", "")),
+        prompt_hash=str(metadata.get("prompt_hash", "")),
+        model_revision=str(revision),
+        settings=_settings(run, task),
+        date=float(run.get("date", 0)),
+        file=str(file),
+        facts={name: metadata[name] for name in FACTS if name in metadata},
+    )
 
 
 def card_rows(scores: Iterable[Score], model: str) -> list[dict[str, Any]]:
@@ -121,19 +160,22 @@ def card_rows(scores: Iterable[Score], model: str) -> list[dict[str, Any]]:
         model: What the card calls it.
 
     Returns:
-        One row a task and metric, the newest run's: `model`, `task`, `metric`, `value`, `stderr`,
-        `n`, and the ends of the 95 % interval, `lower` and `upper`.
+        One row per task and metric, the newest run's: `model`, `task`, `metric`, `value`,
+        `stderr`, `n`, `users`, the ends of the 95 % interval, `lower` and `upper`, and what
+        `.eval_results` and headlines need: `domain`, `dataset`, `dataset_commit`, `settings`,
+        `date`, `file` and `facts`.
     """
     newest = {(s.task, s.metric): s for s in sorted(scores, key=lambda s: s.date)}
-    return [
-        {
-            "model": model,
-            **{name: getattr(s, name) for name in ("task", "metric", "value", "stderr", "n")},
-            "lower": s.value - 1.96 * s.stderr,
-            "upper": s.value + 1.96 * s.stderr,
-        }
-        for s in newest.values()
-    ]
+    copied = (
+        *("task", "metric", "value", "stderr", "n", "users", "domain"),
+        *("dataset", "dataset_commit", "settings", "date", "file"),
+    )
+    rows = []
+    for score in newest.values():
+        lower, upper = score.interval
+        row = {"model": model, **{name: getattr(score, name) for name in copied}}
+        rows.append(row | {"lower": lower, "upper": upper, "facts": dict(score.facts)})
+    return rows
 
 
 def _settings(run: Mapping[str, Any], task: str) -> str:
@@ -149,8 +191,8 @@ def _settings(run: Mapping[str, Any], task: str) -> str:
     return json.dumps(found, sort_keys=True)
 
 
-def read_samples(score: Score) -> dict[str, dict[str, float]]:
-    """Return scene_id -> the scene's values of every metric, for the run that gave `score`.
+def read_samples(score: Score) -> dict[str, dict[str, Any]]:
+    """Return scene_id -> the scene's `user_id` and its values of every metric, of that run.
 
     Raises:
         UserError: if that run logged no samples.
@@ -160,17 +202,18 @@ def read_samples(score: Score) -> dict[str, dict[str, float]]:
     samples = file.with_name(f"samples_{score.task}_{stamp}.jsonl")
     if not samples.exists():
         raise UserError("is missing", where=samples, fix="Run lm_eval with --log_samples.")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     with samples.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             values = {k: row[k] for k in row["metrics"] if isinstance(row[k], int | float)}
-            found[row["doc"]["scene_id"]] = values
+            scene = row["doc"]
+            found[scene["scene_id"]] = values | {"user_id": scene.get("user_id", len(found))}
     return found
 
 
 def compare(a: Iterable[Score], b: Iterable[Score], metric: str = "acc") -> metrics.Comparison:
-    """Test whether two models differ, paired on the scenes that both were scored on.
+    """Test whether two models differ, paired on the scenes that both were scored on, by user.
 
     Args:
         a: Scores of one model; those of `metric` are used.
@@ -182,12 +225,14 @@ def compare(a: Iterable[Score], b: Iterable[Score], metric: str = "acc") -> metr
     """
     first = {s.task: s for s in a if s.metric == metric}
     second = {s.task: s for s in b if s.metric == metric}
-    x, y = [], []
+    x, y, users = [], [], []
     for task in sorted(first.keys() & second.keys()):
         one, two = read_samples(first[task]), read_samples(second[task])
         for scene in sorted(one.keys() & two.keys()):
-            x.append(one[scene][metric])
-            y.append(two[scene][metric])
+            if metric in one[scene] and metric in two[scene]:
+                x.append(one[scene][metric])
+                y.append(two[scene][metric])
+                users.append((task, one[scene]["user_id"]))
     if not x:
         raise UserError("the two models have no scene in common")
-    return metrics.paired_test(x, y)
+    return metrics.paired_test(x, y, users)

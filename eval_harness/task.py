@@ -5,48 +5,46 @@
 task's metadata, which `lm_eval --metadata '{...}'` overrides:
 
     dataset, dataset_revision   where the scenes are (see data.py)
-    samples, sample_seed        decisions a scene (5), and the seed sent to API servers
+    samples, sample_seed        decisions per scene (5), and the seed sent to API servers
     guided                      force the headings of a decision process (small models; off)
     rotations                   also show every rotation of the options and average (off)
-    max_history                 keep only the newest so many lines of history (0: all)
+    ablations, ablation_samples run the ablations of ablations.py (on; off only for tests), and
+                                decisions per ablated scene (1)
+    placebo                     Parquet file of placebo scenes, where `dataset` is a file
+    max_history                 keep only the newest so many lines of history; 0 shows none,
+                                absent, null or -1 all
     prompt_folder               folder of other prompt templates
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import LABELS as LABEL_NAMES
 from usermirrorer.builders.common.storage import fingerprint
-from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Message, Mode, messages, parse
-from usermirrorer.eval_harness import metrics, scoring
+from usermirrorer.builders.decisions import chat
+from usermirrorer.builders.decisions.engines.base import Sampling
+from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Message, Mode, messages
+from usermirrorer.eval_harness import ablations, scoring
+from usermirrorer.eval_harness.ablations import Variant
 from usermirrorer.eval_harness.data import load_scenes, local_model_revision, package_versions
-
-#: metric -> whether higher is better (None: neither).
-MEANS: dict[str, bool | None] = {
-    "acc": True,
-    "acc_chance": None,
-    "acc_popular": None,
-    "acc_nearest": None,
-    "entropy": False,
-    "entropy_norm": False,
-    "entropy_total": False,
-    "entropy_is_estimate": None,
-    "log_loss": False,
-    "brier": False,
-    "malformed": False,
-    "decision_words": None,
-}
+from usermirrorer.eval_harness.metric_table import AT_POSITION, METRICS, lookup
+from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest
+from usermirrorer.eval_harness.scene_metrics import (
+    accuracy,
+    over_scenes,
+    reported,
+    scene_metrics,
+    taste_metrics,
+)
+from usermirrorer.eval_harness.task_names import family_of, source_of
 
 
 class DecisionTask(ConfigurableTask):
@@ -72,16 +70,21 @@ class DecisionTask(ConfigurableTask):
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Load the test scenes and record their provenance in the metadata."""
+        task = str(self.config.task)
         scenes, provenance = load_scenes(
-            str(self.config.task).split("_", maxsplit=1)[1],
+            source_of(task),
             str(self.settings.get("dataset", "")),
             str(self.settings.get("dataset_revision", "")),
+            family_of(task).table,
         )
         self.dataset = {"test": scenes}
         self._options = max(len(options) for options in scenes["exposure"])
+        self._ablations = ablations.load(scenes, source_of(task), provenance, self.settings)
+        self._absent = ablations.absent_metrics(scenes, self._ablations, provenance["gaps"])
         self.config.metadata = {
             **self.settings,
             **provenance,
+            **self._ablations.provenance,
             "prompt_hash": prompt_hash(self.mode, self._prompts),
             "model_revision": local_model_revision(str(self.settings.get("pretrained", ""))),
             "packages": package_versions(),
@@ -100,14 +103,19 @@ class DecisionTask(ConfigurableTask):
         return LABEL_NAMES[doc["answer"]]
 
     def _messages(self, doc: Mapping[str, Any], rotation: int) -> list[Message]:
-        newest = int(self.settings.get("max_history", 0))
         exposure = list(doc["exposure"])
         scene = {
             "profile": doc["profile"],
-            "history": list(doc["history"])[-newest:] if newest else doc["history"],
+            "history": newest_lines(doc["history"], self.settings.get("max_history")),
             "exposure": exposure[rotation:] + exposure[:rotation],
         }
         return messages(scene, self.mode, self._prompts)
+
+    def _variants(self, doc: Mapping[str, Any]) -> list[Variant]:
+        """Return the scene, in every rotation if `rotations` is set, then its ablations."""
+        rotations = len(doc["exposure"]) if self.settings.get("rotations") else 1
+        own = [Variant("", doc, rotation) for rotation in range(rotations)]
+        return [*own, *self._ablations.variants(doc)]
 
     def fewshot_context(
         self,
@@ -118,11 +126,10 @@ class DecisionTask(ConfigurableTask):
         chat_template: Callable[[list[Message]], str] | None = None,
         **_: Any,
     ) -> list[str]:
-        """Return the prompt of each rotation of the options (one, unless `rotations` is set)."""
-        rotations = len(doc["exposure"]) if self.settings.get("rotations") else 1
+        """Return the prompt of each variant of the scene, in the order of `_variants`."""
         prompts = []
-        for rotation in range(rotations):
-            turns = self._messages(doc, rotation)
+        for variant in self._variants(doc):
+            turns = self._messages(variant.scene, variant.rotation)
             if system_instruction:
                 turns[0]["content"] = f"{system_instruction}\n\n{turns[0]['content']}"
             prompts.append(render(turns, chat_template if apply_chat_template else None))
@@ -131,47 +138,60 @@ class DecisionTask(ConfigurableTask):
     def construct_requests(
         self, doc: Mapping[str, Any], ctx: Sequence[str], **kwargs: Any
     ) -> list[Instance]:
-        """Return one request a rotation."""
+        """Return one request per variant of the scene."""
         generation = self.config.generation_kwargs or {}
         temperature = float(generation.get("temperature", 1.0))
-        sampling = scoring.Sampling(
-            options=len(doc["exposure"]),
-            samples=int(self.settings.get("samples", 5)),
-            temperature=temperature if generation.get("do_sample", True) else 0.0,
-            top_p=float(generation.get("top_p", 1.0)),
-            max_tokens=int(generation.get("max_gen_toks", 512)),
-            guided=bool(self.settings.get("guided", False)),
-            seed=int(self.settings.get("sample_seed", 0)),
-        )
-        return [
-            Instance(self.request, doc, (prompt, sampling.request()), index, kwargs["metadata"])
-            for index, prompt in enumerate(ctx)
-        ]
+        seed = int(self.settings.get("sample_seed", 0))
+        requests = []
+        for index, (variant, prompt) in enumerate(zip(self._variants(doc), ctx, strict=True)):
+            count = ("ablation_samples", 1) if variant.name else ("samples", 5)
+            sampling = Sampling(
+                n=int(self.settings.get(*count)),
+                temperature=temperature if generation.get("do_sample", True) else 0.0,
+                top_p=float(generation.get("top_p", 1.0)),
+                max_tokens=int(generation.get("max_gen_toks", 512)),
+                guided=bool(self.settings.get("guided", False)),
+            )
+            request = SceneRequest(len(variant.scene["exposure"]), sampling, seed).stored()
+            requests.append(
+                Instance(self.request, doc, (prompt, request), index, kwargs["metadata"])
+            )
+        return requests
 
     def process_results(
-        self, doc: Mapping[str, Any], results: Sequence[scoring.Outcome]
+        self, doc: Mapping[str, Any], results: Sequence[ModelOutput]
     ) -> dict[str, Any]:
         """Return the metrics of one scene."""
         if "bypass" in self._metric_fn_list:  # --predict_only
             return {"bypass": None}
-        return scene_metrics(doc, results, mode=self.mode, positions=self._options)
+        variants = self._variants(doc)
+        own = [output for v, output in zip(variants, results, strict=True) if not v.name]
+        found = scene_metrics(doc, own, mode=self.mode, positions=self._options)
+        ablated = {
+            variant.name: accuracy(variant.scene, output, self.mode)
+            for variant, output in zip(variants, results, strict=True)
+            if variant.name
+        }
+        taste = taste_metrics(found, ablated, self._ablations.reference == "placebo")
+        return reported(taste | found, doc["user_id"], self._absent)
 
     def aggregation(self) -> dict[str, Callable[[list], Any]]:
-        """Return how each metric's values over the scenes become one number."""
+        """Return how each metric's values over the scenes become one number, and its error."""
         if "bypass" in self._metric_fn_list:
             return self._aggregation_list
-        found: dict[str, Callable[[list], Any]] = dict.fromkeys(MEANS, mean)
-        found["ece"] = partial(_calibration, field="value")
-        found["ece_stderr"] = partial(_calibration, field="stderr")
-        for label in LABEL_NAMES[: self._options]:
-            found[f"acc_at_{label}"] = partial(_mean_present, field="value")
-            found[f"acc_at_{label}_stderr"] = partial(_mean_present, field="stderr")
+        found: dict[str, Callable[[list], Any]] = {}
+        for name in self._names():
+            found[name] = partial(over_scenes, name=name, field="value")
+            found[f"{name}_stderr"] = partial(over_scenes, name=name, field="stderr")
         return found
 
     def higher_is_better(self) -> dict[str, bool | None]:
         """Return each metric's direction."""
-        names = [name for name in self.aggregation() if not name.endswith("_stderr")]
-        return {name: MEANS.get(name, name.startswith("acc")) for name in names}
+        return {name: lookup(name).higher_is_better for name in self._names()}
+
+    def _names(self) -> list[str]:
+        positions = [f"{AT_POSITION}{label}" for label in LABEL_NAMES[: self._options]]
+        return [*METRICS, *positions]
 
 
 class DirectTask(DecisionTask):
@@ -181,13 +201,23 @@ class DirectTask(DecisionTask):
     request: ClassVar[str] = scoring.LABELS
 
 
+def newest_lines(history: Sequence[str], most: int | None) -> list[str]:
+    """Return the newest `most` lines of a history; all of it for None or -1, nothing for 0."""
+    if most is None or int(most) == -1:
+        return list(history)
+    if int(most) < 0:
+        raise UserError("is -1 (all lines) or more", where=f"max_history {most}")
+    return list(history)[max(0, len(history) - int(most)) :]
+
+
 def prompt_hash(mode: Mode, folder: Path) -> str:
-    """Return a hash of the templates that a mode's prompts are made from."""
+    """Return a hash of what a mode's prompts are made from: its templates and the chat's date."""
     names = (f"{mode}_system.jinja", "scene.jinja")
     try:
-        return fingerprint({name: (folder / name).read_text(encoding="utf-8") for name in names})
+        texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     except FileNotFoundError as error:
         raise UserError("prompt template is missing", where=error.filename) from error
+    return fingerprint({**texts, "date": chat.DATE})
 
 
 def plain_text(turns: Sequence[Message]) -> str:
@@ -195,135 +225,44 @@ def plain_text(turns: Sequence[Message]) -> str:
     return "\n\n".join(turn["content"] for turn in turns) + "\n\n"
 
 
-def render(turns: list[Message], chat_template: Callable[[list[Message]], str] | None) -> str:
+def render(turns: list[Message], chat_template: Callable[[list[Message]], Any] | None) -> Any:
     """Return the prompt under a model's chat template, or as plain text.
 
-    Some templates refuse the system role, and lm_eval then leaves that message out in silence; it
-    is put in front of the user's message instead.
+    A model whose tokenizer is here is shown what training and sampling show it, by
+    `decisions/chat.py`. Chat servers render messages by themselves; they get them as lm_eval packs
+    them.
+
+    Args:
+        turns: System and user message.
+        chat_template: `apply_chat_template` of an lm_eval model; None for plain text.
 
     Raises:
         UserError: if the model has no chat template.
     """
     if chat_template is None:
         return plain_text(turns)
-    system = turns[0]["content"]
+    lm = getattr(chat_template, "__self__", None)
     try:
-        text = chat_template(turns)
-        if _holds(text, system):
-            return text
-        merged = {"role": "user", "content": f"{system}\n\n{turns[1]['content']}"}
-        text = chat_template([merged])
+        if not renders_here(lm):
+            return chat_template(turns)
+        settings = dict(getattr(lm, "chat_template_args", {}))
+        if getattr(lm, "enable_thinking", None) is not None:
+            settings["enable_thinking"] = lm.enable_thinking
+        return chat.chat_text(lm.tokenizer, turns, **settings)
     except ValueError as error:
         raise UserError(
             f"the chat template cannot be applied: {error}",
             fix="Run without --apply_chat_template to use plain text.",
         ) from error
-    if not _holds(text, system):
-        raise UserError("the model's chat template drops part of the prompt")
-    return text
 
 
-def _holds(text: Any, part: str) -> bool:
-    # Chat APIs get JSON, and templates may strip line ends: compare letters and digits only.
-    def bare(value: str) -> str:
-        return "".join(c for c in value.replace("\\n", " ") if c.isalnum())
+def renders_here(lm: Any) -> bool:
+    """Say whether an lm_eval model is sent text made from its own tokenizer's chat template."""
+    from lm_eval.models.api_models import TemplateAPI
+    from transformers import PreTrainedTokenizerBase
 
-    return bare(part) in bare(text if isinstance(text, str) else text.prompt)
-
-
-def scene_metrics(
-    scene: Mapping[str, Any],
-    outcomes: Sequence[scoring.Outcome],
-    *,
-    mode: Mode,
-    positions: int = 0,
-) -> dict[str, Any]:
-    """Return the metrics of one scene from its outcomes, one a rotation of its options.
-
-    With sampled decisions, accuracy is that of the generated behaviors (malformed ones are wrong);
-    without, that of the most likely label. `entropy` is E over decisions of H(P(Y | X + D))
-    (Table 12); `entropy_total`, log-loss, Brier and calibration are of the mean distribution
-    (definition 3.1). Without log-probabilities these use the sampled frequencies, both entropies
-    are estimates of that of P(Y | X), and `entropy_is_estimate` is 1.
-
-    Args:
-        scene: A row of the SCENE schema.
-        outcomes: Model outputs; outcome r belongs to the options rotated left by r.
-        mode: Of the prompts.
-        positions: Report accuracy at the first so many positions of the target.
-    """
-    k, truth = len(scene["exposure"]), int(scene["answer"])
-    behaviors = _behaviors(outcomes, k, mode)
-    rows = _distributions(outcomes)
-    probabilities = np.array(rows) if rows else metrics.frequencies(behaviors, k)[None]
-    expected = probabilities.mean(axis=0)
-    best = metrics.top_choice(expected, truth)
-    accuracy = float(np.mean([b == truth for b in behaviors])) if behaviors else best
-    if rows:
-        entropy = float(metrics.entropy(probabilities).mean())
-        total = float(metrics.entropy(expected))
-    else:
-        entropy = total = metrics.sampled_entropy(behaviors, k)
-    found: dict[str, Any] = {
-        "acc": accuracy,
-        "acc_chance": 1 / k,
-        "acc_popular": _baseline(scene.get("exposure_popularity"), k, truth),
-        "acc_nearest": _baseline(scene.get("history_similarity"), k, truth),
-        "entropy": entropy,
-        "entropy_norm": entropy / math.log2(k),
-        "entropy_total": total,
-        "entropy_is_estimate": float(not rows),
-        "log_loss": metrics.log_loss(expected, truth),
-        "brier": metrics.brier(expected, truth),
-        "ece": [float(expected.max()), best],
-        "ece_stderr": [float(expected.max()), best],
-    }
-    if behaviors:
-        texts = [text for outcome in outcomes for text in outcome["texts"]]
-        found["malformed"] = float(np.mean([b is None for b in behaviors]))
-        found["decision_words"] = float(np.mean([len(text.split()) for text in texts]))
-    for position, label in enumerate(LABEL_NAMES[:positions]):
-        value = accuracy if position == truth else None
-        found[f"acc_at_{label}"] = found[f"acc_at_{label}_stderr"] = value
-    return found
-
-
-def _behaviors(outcomes: Sequence[scoring.Outcome], options: int, mode: Mode) -> list[int | None]:
-    """Parsed behaviors as indices of the scene's own order; None where malformed."""
-    return [
-        None
-        if (index := parse(text, options, mode).behavior) is None
-        else (index + rotation) % options
-        for rotation, outcome in enumerate(outcomes)
-        for text in outcome["texts"]
-    ]
-
-
-def _distributions(outcomes: Sequence[scoring.Outcome]) -> list[np.ndarray]:
-    """Probabilities in the scene's own order, one row a decision; [] if the model gives none."""
-    return [
-        np.roll(row, rotation)
-        for rotation, outcome in enumerate(outcomes)
-        for row in outcome["probabilities"] or []
-    ]
-
-
-def _baseline(scores: Sequence[float] | None, options: int, truth: int) -> float:
-    """Accuracy of a baseline; chance where a scene has no such scores (a user without history)."""
-    if scores is None or len(scores) != options:
-        return 1 / options
-    return metrics.top_choice([math.nan if s is None else s for s in scores], truth)
-
-
-def _calibration(items: list, field: str) -> float:
-    rows = np.array(items, dtype=np.float64)
-    if field == "value":
-        return metrics.calibration_error(rows[:, 0], rows[:, 1])
-    return metrics.bootstrap(lambda x: metrics.calibration_error(x[:, 0], x[:, 1]), rows).stderr
-
-
-def _mean_present(items: list, field: str) -> float | str:
-    present = [item for item in items if item is not None]
-    if len(present) < (1 if field == "value" else 2):
-        return "N/A"
-    return getattr(metrics.mean(present), field)
+    if isinstance(lm, TemplateAPI) and not (
+        lm.tokenizer_backend == "huggingface" and lm.tokenized_requests
+    ):
+        return False
+    return isinstance(getattr(lm, "tokenizer", None), PreTrainedTokenizerBase)

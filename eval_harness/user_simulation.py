@@ -14,6 +14,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.eval_harness import metrics
 
 _DESCRIPTION = "Accuracy, entropy, log-loss, Brier score and calibration of P(option) over scenes."
@@ -45,10 +46,10 @@ class UserSimulation(evaluate.Metric):
 
     def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         pairs = [(np.asarray(p), int(a)) for p, a in zip(predictions, references, strict=True)]
-        hits = [metrics.top_choice(p, a) for p, a in pairs]
+        hits = [top_choice(p, a) for p, a in pairs]
         confidence = np.array([[p.max(), hit] for (p, _), hit in zip(pairs, hits, strict=True)])
         estimates = {
-            "accuracy": metrics.mean(hits),
+            "accuracy": metrics.mean(hits, unit="share"),
             "entropy": metrics.mean([metrics.entropy(p) for p, _ in pairs]),
             "normalised_entropy": metrics.mean([metrics.normalised_entropy(p) for p, _ in pairs]),
             "log_loss": metrics.mean([metrics.log_loss(p, a) for p, a in pairs]),

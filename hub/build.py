@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from usermirrorer.builders.common import schema, storage
+from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import tag_of
 from usermirrorer.eval_harness.hub_files import benchmark
+from usermirrorer.eval_harness.metric_table import gap_counts
 from usermirrorer.hub.differences import changelog
 from usermirrorer.hub.layout import describe, files, layout, splits
 from usermirrorer.model_cards import dataset_card
@@ -28,11 +30,19 @@ SHARD_ROWS = 50_000
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
+#: Baseline of the card -> column with one score per option, of which it picks the highest.
+_BASELINES = {
+    "most_popular": "exposure_popularity",
+    "collaborative": "exposure_collaborative",
+    "nearest_to_history": "history_similarity",
+}
 #: Columns that `statistics` reads besides the entropies of pairs: no long texts.
-_COUNTED = ("domain", "answer", "exposure_popularity", "history_similarity", "real_exposure")
+_COUNTED = ("domain", "answer", "exposure_mode", "history_gap", "real_exposure")
 
 
-_EXPECTED = {"preference": schema.PREFERENCE, "scenes": schema.SCENE}
+#: Tables of scenes: the default ones, placebos with the same ids, and the paper's exposures.
+_SCENES = ("scenes", "placebo", "paper")
+_EXPECTED = {"preference": schema.PREFERENCE, **dict.fromkeys(_SCENES, schema.SCENE)}
 
 
 def write_release(
@@ -46,6 +56,8 @@ def write_release(
     assets: Mapping[str, Path] | None = None,
     redistributable: bool,
     changelog_from: Path | None = None,
+    placebo: Mapping[str, Path] | None = None,
+    paper: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write a release folder; it appears whole or not at all.
 
@@ -60,15 +72,19 @@ def write_release(
         assets: File name -> plot for the card.
         redistributable: Whether the sources allow derived texts in a public repository.
         changelog_from: Folder of the release before, for the changelog.
+        placebo: The same of placebo scenes, each with the id of its scene.
+        paper: The same of scenes with the exposures of the paper's Algorithm 1.
 
     Raises:
-        UserError: if a table breaks its contract, a user is in train and test, or the version does
-            not fit the one before.
+        UserError: if a table breaks its contract, a user is in train and test, a placebo belongs to
+            no scene, or the version does not fit the one before.
     """
     tag = tag_of(version)
     tables = {("preference", "train"): _read(preference, "preference")}
-    tables |= {("scenes", split): _read(path, "scenes") for split, path in sorted(scenes.items())}
+    for name, parts in zip(_SCENES, (scenes, placebo or {}, paper or {}), strict=True):
+        tables |= {(name, split): _read(path, name) for split, path in sorted(parts.items())}
     _check_users(tables)
+    _check_placebos(tables)
     with storage.atomic(Path(folder)) as out:
         out.mkdir()
         for (table, split), rows in tables.items():
@@ -88,10 +104,7 @@ def write_release(
         }
         if changelog_from is not None:
             full["changelog"] = changelog(Path(changelog_from), out, full)
-        tested = _values(tables["scenes", "test"], "source") if "test" in scenes else []
-        (out / "eval.yaml").write_text(
-            benchmark([f"usermirror_{source}" for source in tested]), encoding="utf-8"
-        )
+        (out / "eval.yaml").write_text(benchmark(_tested(tables)), encoding="utf-8")
         (out / "README.md").write_text(card(out, full), encoding="utf-8")
         full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in files(out)}
         full["splits"] = splits(out, full["files"])
@@ -119,17 +132,41 @@ def _read(path: Path, table: str) -> pa.Table:
 
 
 def _check_users(tables: Mapping[tuple[str, str], pa.Table]) -> None:
-    users = {
-        split: set(zip(rows["source"].to_pylist(), rows["user_id"].to_pylist(), strict=True))
-        for (table, split), rows in tables.items()
-        if table == "scenes"
-    }
+    users: dict[str, set[tuple[str, str]]] = {}
+    for (table, split), rows in tables.items():
+        if table in _SCENES:
+            own = zip(rows["source"].to_pylist(), rows["user_id"].to_pylist(), strict=True)
+            users.setdefault(split, set()).update(own)
     if both := users.get("train", set()) & users.get("test", set()):
         source, user = sorted(both)[0]
         raise UserError(
             f"{len(both)} user(s) are in train and in test, e.g. {user} of {source}",
             fix="Split by user before building scenes.",
         )
+
+
+def _check_placebos(tables: Mapping[tuple[str, str], pa.Table]) -> None:
+    for (table, split), rows in tables.items():
+        if table != "placebo":
+            continue
+        scenes = tables.get(("scenes", split))
+        known = set(scenes["scene_id"].to_pylist()) if scenes is not None else set()
+        if alone := sorted(set(rows["scene_id"].to_pylist()) - known):
+            raise UserError(
+                f"{len(alone)} {split} placebo(s) belong to no scene, e.g. {alone[0]}",
+                fix="Release the scenes and placebos of one build.",
+            )
+
+
+def _tested(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, dict[str, str]]:
+    """Return table -> source -> domain of the scenes that tasks score."""
+    found = {}
+    for table in ("scenes", "paper"):
+        if rows := tables.get((table, "test")):
+            pairs = rows.select(["source", "domain"]).group_by(["source", "domain"]).aggregate([])
+            named = zip(pairs["source"].to_pylist(), pairs["domain"].to_pylist(), strict=True)
+            found[table] = dict(named)
+    return found
 
 
 def _values(rows: pa.Table, column: str) -> list[str]:
@@ -155,24 +192,40 @@ def statistics(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, Any]:
     """Return what the card tells of the rows, by domain.
 
     Entropies are means in bits. `baselines` are accuracies on the test scenes of a guess, of the
-    most popular option, and of the option nearest to the history (ties count in parts).
+    most popular option, of the one that a collaborative filter scores highest for the history, and
+    of the one nearest to the history (ties count in parts). `gaps` counts test scenes by the time
+    since the last line of their history. `exposure_modes` says of each table how its exposures were
+    made.
     """
     pairs = tables["preference", "train"]
     domains: dict[str, dict[str, Any]] = {}
+    counted = (*_COUNTED, *_BASELINES.values())
     small = {
-        key: t.select([c for c in _COUNTED if c in t.schema.names]) for key, t in tables.items()
+        key: t.select([c for c in counted if c in t.schema.names]) for key, t in tables.items()
     }
     for domain in sorted(set().union(*(_values(t, "domain") for t in small.values()))):
         of_domain = {key: t.filter(pc.equal(t["domain"], domain)) for key, t in small.items()}
         row: dict[str, Any] = {"pairs": len(of_domain.pop(("preference", "train")))}
-        row |= {f"{split}_scenes": len(t) for (_, split), t in of_domain.items()}
+        for (table, split), rows in of_domain.items():
+            kind = "scenes" if table == "scenes" else f"{table}_scenes"
+            row[f"{split}_{kind}"] = len(rows)
         row["real_exposure"] = any(pc.any(t["real_exposure"]).as_py() for t in of_domain.values())
+        row["exposure_modes"] = _modes(of_domain)
         if test := of_domain.get(("scenes", "test")):
             row["baselines"] = baselines(test)
+            row["gaps"] = gap_counts(test["history_gap"].to_pylist())
         domains[domain] = row
     columns = ("chosen_entropy", "rejected_entropy", "epistemic_weak", "epistemic_strong")
     means = {c: _mean(pairs, c) for c in (*columns, "epistemic_delta")} if len(pairs) else {}
     return {"domains": domains, "pair_means_bits": means}
+
+
+def _modes(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for (table, _), rows in tables.items():
+        if len(rows):
+            found.setdefault(table, set()).update(_values(rows, "exposure_mode"))
+    return {table: sorted(modes) for table, modes in found.items()}
 
 
 def _mean(rows: pa.Table, column: str) -> float:
@@ -180,17 +233,14 @@ def _mean(rows: pa.Table, column: str) -> float:
 
 
 def baselines(scenes: pa.Table) -> dict[str, float]:
-    """Return the accuracy of three guesses that read nothing: see `statistics`."""
-    hits = {"chance": 0.0, "most_popular": 0.0, "nearest_to_history": 0.0}
-    columns = ("answer", "exposure_popularity", "history_similarity")
-    for answer, popularity, similarity in zip(
-        *(scenes[column].to_pylist() for column in columns), strict=True
-    ):
-        hits["chance"] += 1 / len(popularity)
-        for name, scores in (("most_popular", popularity), ("nearest_to_history", similarity)):
-            best = [index for index, score in enumerate(scores) if score == max(scores)]
-            hits[name] += (answer in best) / len(best) if best else 0.0
-    return {name: round(value / len(scenes), 6) for name, value in hits.items()}
+    """Return the accuracy of guesses that use no language model: see `statistics`."""
+    answers = scenes["answer"].to_pylist()
+    options = [len(scores) for scores in scenes["exposure_popularity"].to_pylist()]
+    hits = {"chance": [1 / k for k in options]}
+    for name, column in _BASELINES.items():
+        rows = zip(scenes[column].to_pylist(), answers, options, strict=True)
+        hits[name] = [top_choice(scores, answer, k) for scores, answer, k in rows]
+    return {name: round(sum(values) / len(scenes), 6) for name, values in hits.items()}
 
 
 def card(folder: Path, manifest: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,40 @@ _ALT_TEXTS = {
 }
 
 
+#: Exposure mode -> how it is made (`scenes/world.py`).
+MODES = {
+    "exchangeable": "target and distractors are drawn by one rule from what people took at the "
+    "time, so that nothing but the person tells them apart",
+    "retrieved": "candidates are retrieved from the history alone, and the target is among them",
+    "paper": "Algorithm 1 of the paper, for reproduction: its candidates are neighbours of the "
+    "target, which gives the target away",
+    "logged": "what the source logged as shown on the screen",
+}
+#: Guess of the audit -> what it is called.
+GUESSES = {
+    "chance": "chance",
+    "most_popular": "most popular",
+    "collaborative": "collaborative",
+    "sequential": "taken after the last items",
+    "no_history": "learned, no history",
+    "all_features": "learned, all features",
+}
+_COUNTS = (
+    ("Train scenes", "train_scenes"),
+    ("Test scenes", "test_scenes"),
+    ("Placebos", "train_placebo_scenes"),
+    ("Test placebos", "test_placebo_scenes"),
+    ("Paper's train scenes", "train_paper_scenes"),
+    ("Paper's test scenes", "test_paper_scenes"),
+)
+
+
 def render(manifest: Mapping[str, Any]) -> str:
     """Return the Markdown below the YAML header of a dataset card.
 
     Args:
-        manifest: As `hub.folder.build` writes it; sections whose part is missing are left out.
+        manifest: As `hub.build.write_release` writes it; a section whose part is missing is left
+            out.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -28,10 +57,24 @@ def render(manifest: Mapping[str, Any]) -> str:
     environment.filters |= {"cell": cell, "alt": alt_text, "percent": percent}
     source = Path(__file__).with_name("dataset_card.md.jinja").read_text(encoding="utf-8")
     statistics = manifest["statistics"]
+    domains = statistics["domains"]
+    audit = manifest.get("audit") or {}
+    shown = ("train_scenes", "test_scenes")
+    counts = [(t, k) for t, k in _COUNTS if k in shown or any(k in row for row in domains.values())]
     return environment.from_string(source).render(
         repo_id=manifest["repo_id"],
         version=manifest["version"],
-        domains=statistics["domains"],
+        domains=domains,
+        counts=counts,
+        modes=_modes(domains),
+        mode_texts=MODES,
+        gaps=_gaps(domains),
+        has_tells=audit.get("verdict") == "tells" or bool(audit.get("allowed_tells")),
+        audit=list(_audit_rows(audit)),
+        verdicts=[
+            (name, found.get("verdict", ""), "; ".join(found.get("why", ())))
+            for name, found in audit.get("sources", {}).items()
+        ],
         means=statistics["pair_means_bits"],
         example_domain=next(iter(statistics["domains"]), ""),
         models=manifest.get("models", []),
@@ -44,6 +87,46 @@ def render(manifest: Mapping[str, Any]) -> str:
         changelog=manifest.get("changelog", []),
         redistributable=manifest["redistributable"],
     )
+
+
+def _modes(domains: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return table -> the exposure modes in it, over all domains."""
+    found: dict[str, set[str]] = {}
+    for row in domains.values():
+        for table, modes in row.get("exposure_modes", {}).items():
+            found.setdefault(table, set()).update(modes)
+    return {table: sorted(modes) for table, modes in found.items()}
+
+
+def _gaps(domains: Mapping[str, Any]) -> str:
+    from usermirrorer.eval_harness.metric_table import GAPS, tell_gaps
+
+    whole = {
+        name: sum(row.get("gaps", {}).get(name, 0) for row in domains.values())
+        for name in (*GAPS, "unknown")
+    }
+    counts = {name: number for name, number in whole.items() if number}
+    return tell_gaps(counts) if counts else ""
+
+
+def _audit_rows(audit: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for source, found in audit.get("sources", {}).items():
+        for guess, real in found.get("baselines", {}).items():
+            placebo = found.get("placebo", {}).get(guess)
+            yield {
+                "source": source,
+                "guess": GUESSES.get(guess, guess),
+                "real": _estimate(real),
+                "placebo": _estimate(placebo) if placebo else "none",
+                "difference": f"{100 * (real['value'] - placebo['value']):+.1f}" if placebo else "",
+            }
+
+
+def _estimate(found: Mapping[str, float]) -> str:
+    text = percent(found["value"])
+    if found.get("low") is None or found.get("high") is None or found["low"] == found["high"]:
+        return text
+    return f"{text} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def _source(name: str) -> dict[str, str]:

@@ -73,6 +73,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.eval_harness.commands:eval_yaml",
         "Write or push eval.yaml of a dataset of scenes.",
     ),
+    "eval-tasks": (
+        "usermirrorer.eval_harness.commands:eval_tasks",
+        "Write lm_eval's task files of every source, your own included.",
+    ),
 }
 
 

@@ -58,6 +58,7 @@ class Source:
             the first download is trusted and its hash recorded.
         limits: What its raw files state as of their making alone, so that a scene shows it as it
             was later. Everything else is as of the scene's time.
+        logged: Whether its publisher logged what was on the screen (`Tables.impressions`).
         columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
             its type and meaning. What is stored has exactly these.
 
@@ -94,3 +95,4 @@ class Source:
     user_as_of: AsOf | None = None
     item_as_of: AsOf | None = None
     known_from: Mapping[str, str] = field(default_factory=dict)
+    logged: bool = False

@@ -9,16 +9,24 @@ from pathlib import Path
 import pyarrow as pa
 
 from tests import tiny_parts
-from usermirrorer.builders.common.schema import SCENE
+from usermirrorer.builders.common.schema import OPTION_FEATURES, SCENE
 from usermirrorer.builders.common.storage import write_table
+from usermirrorer.builders.raw.sources import get_source
 
+FEATURES = [name for name in OPTION_FEATURES if name != "exposure_popularity"]
 GENRES = ("drama", "comedy", "thriller", "war", "romance", "western", "horror", "musical")
 
 
 def make_scenes(
-    n: int, *, source: str = "movielens", options: int = 5, seed: int = 0, history: int = 3
+    n: int,
+    *,
+    source: str = "movielens",
+    options: int = 5,
+    seed: int = 0,
+    history: int = 3,
+    per_user: int = 1,
 ) -> list[dict]:
-    """n scenes whose answers are uniform and independent of their texts."""
+    """n scenes whose answers are uniform and independent of their texts; gaps go up from 30 s."""
     draw = random.Random(f"{seed}/{source}")
     rows = []
     for number in range(n):
@@ -29,9 +37,9 @@ def make_scenes(
         rows.append(
             {
                 "scene_id": f"{source}-{seed}-{number}",
-                "domain": source.split("_", maxsplit=1)[0],
+                "domain": get_source(source).domain,
                 "source": source,
-                "user_id": f"u{number}",
+                "user_id": f"u{number // per_user}",
                 "item_id": f"i{answer}",
                 "timestamp": dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
                 "profile": f"Age: {draw.randrange(18, 70)}",
@@ -42,8 +50,10 @@ def make_scenes(
                 "exposure_item_ids": [f"i{j}" for j in range(options)],
                 "exposure_origin": origins,
                 "exposure_popularity": [draw.randrange(100) for _ in range(options)],
-                "history_similarity": [draw.random() for _ in range(options)],
+                **{column: [draw.random() for _ in range(options)] for column in FEATURES},
+                "history_gap": 30 * 60 ** (number % 4) if history else None,
                 "answer": answer,
+                "exposure_mode": "logged" if source == "mind" else "exchangeable",
                 "real_exposure": source == "mind",
             }
         )

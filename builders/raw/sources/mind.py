@@ -223,5 +223,6 @@ SOURCES = (
         },
         columns=_COLUMNS,
         read=read,
+        logged=True,
     ),
 )
