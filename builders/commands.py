@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from usermirrorer.builders.decisions.cost import DecisionMeter
     from usermirrorer.builders.decisions.engines.base import Sampling
     from usermirrorer.builders.distil.candidates import Candidates
+    from usermirrorer.builders.validate import Finding
 
 _FILE = click.Path(path_type=Path)
 _ENGINES = click.Choice(registry.kinds())
@@ -43,6 +45,20 @@ _SETTINGS = {"show_default": True}
 @click.option("--test", type=int, help="Most test scenes, instead of the preset's.")
 @click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown.")
 @click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder or Hub id.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["own", "mean", "cls", "last"]),
+    default="own",
+    help="Which token vectors make up a text's; own: what the encoder's folder says.",
+)
+@click.option("--prompt", help="Put in front of item texts, or the name of an encoder's prompt.")
+@click.option(
+    "--embed-with",
+    "library",
+    type=click.Choice(["transformers", "sentence-transformers"]),
+    default="transformers",
+    help="Library that embeds item texts.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
 @click.option("--workers", default=1, help="Processes; the scenes do not depend on it.")
 @click.option("--ray", is_flag=True, help="Make the scenes on Ray Data (pip install ray) instead.")
@@ -61,6 +77,7 @@ def scenes(
     workers: int,
     ray: bool,
     seed: int,
+    **encoding: Any,
 ) -> None:
     """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).
 
@@ -75,6 +92,7 @@ def scenes(
     """
     from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.builders.scenes import pipeline
+    from usermirrorer.builders.scenes.embed import Encoding
     from usermirrorer.builders.scenes.world import SceneConfig
 
     chosen, counts = get_source(source), presets.preset(preset, source)
@@ -89,6 +107,7 @@ def scenes(
             history=history,
         ),
         embedder=embedder,
+        encoding=Encoding(**encoding),
         interactions=counts.interactions if interactions is None else interactions,
         strict=strict,
         workers=workers,
@@ -345,28 +364,61 @@ def _with_perplexities(
     return replace(judged, ifd=scores)
 
 
-@click.command(epilog="Example:  usermirrorer validate usermirrorer/mixed --revision v1.0.0")
+@click.command(
+    epilog="Example:  usermirrorer validate usermirrorer/mixed --revision v1.0.0 --audit"
+)
 @click.argument("target")
 @click.option("--revision", help="Tag or commit, for a Hub repository.")
 @click.option("--tokenizer", help="Model whose tokens count: part, folder or Hub id.")
-def validate(target: str, revision: str | None, tokenizer: str | None) -> None:
-    """Prove the guarantees on a Parquet file, a release folder or a Hub repository.
+@click.option(
+    "--audit", "audit_too", is_flag=True, help="Whether anything but the person tells the targets."
+)
+@click.option("--json", "as_json", is_flag=True, help="Everything found, as JSON.")
+def validate(
+    target: str, revision: str | None, tokenizer: str | None, audit_too: bool, as_json: bool
+) -> None:
+    """Prove the guarantees on a file or folder of scenes, a release or a Hub repository.
 
-    Exits with 1 if one of them is broken.
+    Exits with 1 if one of them is broken. --audit compares what shallow cues and learned baselines
+    find in the scenes and in their placebo, whose targets another user took. It needs no raw files.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from usermirrorer.builders import validate as checks
+    from usermirrorer.builders.audit.report import audit
 
     count = checks.token_count(tokenizer) if tokenizer else None
-    findings = checks.validate(*checks.load(target, revision), count)
-    table = Table("", "promise", "found")
-    signs = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "[dim]told[/]"}
-    for finding in findings:
-        table.add_row(signs[finding.ok], finding.promise, finding.detail)
-    Console().print(table)
+    scenes, pairs = checks.load(target, revision)
+    findings = checks.validate(scenes, pairs, count)
+    told: dict[str, Any] = {}
+    if audit_too:
+        real, placebo = checks.apart(scenes)
+        with bar("audit", len(checks.sources(real))) as advance:
+            told = audit(real, placebo, progress=advance)
+        findings += checks.audited(told)
+    if as_json:
+        found = [finding._asdict() for finding in findings]
+        click.echo(json.dumps({"findings": found, **({"audit": told} if told else {})}, indent=2))
+    else:
+        _tell(findings)
     broken = sum(finding.ok is False for finding in findings)
     if broken:
         click.echo(f"error: {target}: {broken} of {len(findings)} promises are broken", err=True)
         sys.exit(1)
+
+
+def _tell(findings: list[Finding]) -> None:
+    """Print a table on a terminal, and one whole line per finding elsewhere."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        signs = {True: "holds", False: "BROKEN", None: "told"}
+        for finding in findings:
+            click.echo(f"{signs[finding.ok]:<7} {finding.promise}: {finding.detail}")
+        return
+    table = Table("", "promise", "found")
+    coloured = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "[dim]told[/]"}
+    for finding in findings:
+        table.add_row(coloured[finding.ok], escape(finding.promise), escape(finding.detail))
+    console.print(table)

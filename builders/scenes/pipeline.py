@@ -24,6 +24,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw import tables
 from usermirrorer.builders.raw.source import Source, Tables
 from usermirrorer.builders.scenes.build import make_scenes, summary
+from usermirrorer.builders.scenes.embed import Encoding
 from usermirrorer.builders.scenes.world import SceneConfig
 
 #: (text, total) -> a progress bar, as `progress.bar`.
@@ -37,6 +38,7 @@ def raw_to_scenes(
     config: SceneConfig,
     *,
     embedder: str,
+    encoding: Encoding | None = None,
     interactions: int = 0,
     strict: bool = False,
     workers: int = 1,
@@ -54,6 +56,7 @@ def raw_to_scenes(
         out: Folder for everything that is made.
         config: Counts, seed, lengths.
         embedder: Encoder: a known part, a folder or a Hub id.
+        encoding: Pooling and prompt of the encoder; by default its own.
         interactions: Most interactions to keep, see `limited`; 0 keeps all.
         strict: Bad rows are an error.
         workers: Processes that make scenes; the rows do not depend on it.
@@ -71,7 +74,7 @@ def raw_to_scenes(
     dropped: Counter[str] = Counter()
     kept = limited(canonical, interactions) if interactions else canonical
     kept = answerable(kept, config, dropped)
-    vectors = embeddings(kept.items["text"], embedder, folder, bar)
+    vectors = embeddings(kept.items["text"], embedder, folder, bar, encoding)
     with bar("building scenes", config.train + config.test) as advance:
         parts = Path(out) / "scenes.parts"
         made, more = make_scenes(
@@ -110,7 +113,9 @@ def _tables_folder(source: Source, raw: Path, out: Path, strict: bool) -> Path:
     return raw
 
 
-def embeddings(texts: pl.Series, embedder: str, folder: Path, bar: Bar) -> np.ndarray:
+def embeddings(
+    texts: pl.Series, embedder: str, folder: Path, bar: Bar, encoding: Encoding | None = None
+) -> np.ndarray:
     """Return float32 [n, d] for n texts, from `folder` if they were embedded there before.
 
     Raises:
@@ -120,11 +125,13 @@ def embeddings(texts: pl.Series, embedder: str, folder: Path, bar: Bar) -> np.nd
     from usermirrorer.builders.scenes import embed
 
     encoder = assets.resolve_model(embedder)
+    encoding = embed.resolved(encoder, encoding)
     files = sorted(path for path in Path(encoder).iterdir() if path.is_file())
     unique = texts.unique().sort()
     key = storage.fingerprint(
         {
             "encoder": {path.name: storage.file_hash(path) for path in files},
+            "encoding": asdict(encoding),
             "code": storage.file_hash(Path(embed.__file__)),
             "texts": hashlib.sha256("\0".join(unique).encode()).hexdigest(),
         }
@@ -132,7 +139,7 @@ def embeddings(texts: pl.Series, embedder: str, folder: Path, bar: Bar) -> np.nd
     stored = folder / f"embeddings-{key}.npy"
     if not stored.exists():
         with bar("embedding items", len(unique)) as advance:
-            vectors = embed.embed(unique.to_list(), encoder, advance)
+            vectors = embed.embed(unique.to_list(), encoder, advance, encoding)
         with storage.atomic(stored) as temporary:
             np.save(temporary, vectors, allow_pickle=False)
     return np.load(stored, allow_pickle=False)[unique.search_sorted(texts).to_numpy()]
