@@ -31,9 +31,11 @@ def scene(number: int, domain: str, split: str) -> dict:
         "exposure": ["Solaris", "Fargo <b>", "日本 | pipe"],
         "exposure_item_ids": ["i0", "i1", "i2"],
         "exposure_origin": ["content", "target", "random"],
+        **{name: [0.5, 0.25, 0.1] for name in schema.OPTION_FEATURES},
         "exposure_popularity": [5, 9, 9],
-        "history_similarity": [0.5, 0.25, 0.1],
+        "history_gap": 86_400,
         "answer": 1,
+        "exposure_mode": "logged" if domain == "steam" else "exchangeable",
         "real_exposure": domain == "steam",
     }
 
