@@ -28,7 +28,7 @@ from usermirrorer.builders.scenes import (
     random_numbers,
     render,
 )
-from usermirrorer.builders.scenes.contemporaries import DAY, PassedOver
+from usermirrorer.builders.scenes.contemporaries import DAY
 from usermirrorer.builders.scenes.plan import Part
 from usermirrorer.builders.scenes.targets import Targets
 from usermirrorer.builders.scenes.world import World
@@ -36,8 +36,6 @@ from usermirrorer.builders.scenes.world import World
 #: Scenes and their placebos in one table.
 SCHEMA = SCENE.append(pa.field("placebo", pa.bool_(), nullable=False))
 _BATCH_CELLS = 2**22  # scenes x items scored at once: 16 MB a float32 matrix
-_PLACEBO_DRAWS = 64  # interactions around a scene that its placebo's target is looked for in
-_FOREVER = 36_500  # days
 
 
 def make_part(world: World, fitted: gfcf.Filter, part: Part) -> pa.Table:
@@ -57,8 +55,8 @@ def make_part(world: World, fitted: gfcf.Filter, part: Part) -> pa.Table:
         batch = part.targets.take(np.arange(start, min(start + size, len(part.targets))))
         ids = _scene_ids(world, batch)
         tables.append(_scenes(world, fitted, batch, ids, part.split, placebo=False))
-        if world.pool is not None and len(world.pool.item):
-            other, rows = _placebo_targets(world, batch, ids, part.split)
+        if len(rows := np.flatnonzero(batch.placebo >= 0)):
+            other = replace(batch.take(rows), item=batch.placebo[rows])
             theirs = [ids[row] for row in rows]
             tables.append(_scenes(world, fitted, other, theirs, part.split, placebo=True))
     return pa.concat_tables(tables).combine_chunks()
@@ -132,19 +130,12 @@ def _exposures(
             batch.item,
             batch.time,
             others,
-            _passed_over(world, batch, world.config.later_days),
+            world.passed_over(batch, world.config.later_days),
         )
         return *drawn, ("contemporary",)
     if world.mode == "retrieved":
         return _retrieved(world, fitted, batch, past, seeds, others)
     return _as_printed(world, fitted, batch, past, seeds, others)
-
-
-def _passed_over(world: World, batch: Targets, days: float) -> PassedOver:
-    later = round(days * DAY)
-    return PassedOver(
-        world.firsts, batch.user, batch.time, later, world.visible_from, world.title_of
-    )
 
 
 def _retrieved(
@@ -155,7 +146,7 @@ def _retrieved(
     seeds: np.ndarray,
     others: np.ndarray,
 ) -> _Exposures:
-    """Candidates for the history alone; the target must be one of them, as the others are."""
+    """Candidates for the history alone: the target is one of a list, the others are of the same."""
     later = batch.time + round(world.config.later_days * DAY) + 1
     taken = feedback.histories(world.log, batch.user, world.log.ends(batch.user, later))
     allowed = world.visible_from[None, :] < batch.time[:, None]
@@ -163,23 +154,23 @@ def _retrieved(
     allowed[np.arange(len(batch)), batch.item] = True  # a target is visible, or it were none
     near = np.asarray(past @ world.embeddings) @ world.embeddings.T
     score = gfcf.scores(fitted, past)
-    lists = np.concatenate(
+    lists = np.stack(
         [
             exposure.top(near.astype(np.float32), allowed),
             exposure.top(score, allowed & (score > 0)),
         ],
         axis=1,
     )
-    is_target = lists == batch.item[:, None]
-    found = is_target.any(axis=1)
-    origin = np.where(np.arange(lists.shape[1]) < exposure.K, 0, 1)
-    candidates = exposure.shuffled(seeds, exposure.compact(np.where(is_target, -1, lists)))
-    items, of, enough = exposure.mix(
-        seeds, candidates[:, None, :], batch.item, others, world.title_of
-    )
-    from_content = (lists[:, None, :] == items[:, :, None]) & (origin == 0)[None, None, :]
-    of = np.where(of < 0, -1, np.where(from_content.any(axis=2), 0, 1))
-    return items, of, enough & found, ("content", "collaborative")
+    is_target = lists == batch.item[:, None, None]
+    holds = is_target.any(axis=2)
+    nth = random_numbers.integers(seeds, exposure.MIXING, 1, np.maximum(holds.sum(axis=1), 1))
+    chosen = np.argmax(np.cumsum(holds, axis=1) == nth[:, None], axis=1)
+    rows = np.arange(len(batch))
+    candidates = np.where(is_target[rows, chosen], -1, lists[rows, chosen])
+    mixed = exposure.shuffled(seeds, exposure.compact(candidates))[:, None, :]
+    items, of, enough = exposure.mix(seeds, mixed, batch.item, others, world.title_of)
+    origin = np.where(of < 0, -1, chosen[:, None])
+    return items, origin, enough & holds.any(axis=1), ("content", "collaborative")
 
 
 def _as_printed(
@@ -207,41 +198,6 @@ def _as_printed(
     ]
     mixed = exposure.mix(seeds, np.stack(lists, axis=1), batch.item, others, world.title_of)
     return *mixed, ("content", "collaborative", "random")
-
-
-def _placebo_targets(
-    world: World, batch: Targets, ids: list[str], split: str
-) -> tuple[Targets, np.ndarray]:
-    """Return, for the scenes that have one, a target that somebody else took at their time.
-
-    It is looked for among train users' next interactions from the scene's time on (at the end of
-    the log, the last ones), weighted as targets are; the scene's user never takes it, and it must
-    be eligible at the scene's time as every target is.
-
-    Returns:
-        The scenes with other items, and the row of `batch` that each is of.
-    """
-    pool = world.pool
-    assert pool is not None
-    seeds = random_numbers.seeds(world.config.seed, ids)
-    last = len(pool.item)
-    start = np.minimum(np.searchsorted(pool.time, batch.time), max(last - _PLACEBO_DRAWS, 0))
-    place = np.minimum(start[:, None] + np.arange(_PLACEBO_DRAWS), last - 1)
-    rows = np.arange(len(batch))
-    item = pool.item[place].astype(np.int64)
-    good = ~_passed_over(world, batch, _FOREVER)(rows, item) & (
-        world.title_of[item] != world.title_of[batch.item][:, None]
-    )
-    if world.mode == "exchangeable":
-        times = np.repeat(batch.time, _PLACEBO_DRAWS)
-        inside, _ = contemporaries.known(pool, world.window, item.ravel(), times)
-        good &= inside.reshape(item.shape)
-    weight = np.diff(pool.mass(split))[place] * good
-    total = weight.cumsum(axis=1)
-    point = random_numbers.uniform(seeds, exposure.PLACEBO, 1) * total[:, -1:]
-    found = np.flatnonzero(total[:, -1] > 0)
-    column = (total[found] <= point[found]).sum(axis=1)
-    return replace(batch.take(found), item=item[found, column]), found
 
 
 def _scene_ids(world: World, batch: Targets) -> list[str]:

@@ -18,19 +18,27 @@ SPLITS = ("train", "test")
 class Targets:
     """Real behaviors to make scenes of.
 
-    Shapes: all [b]; `logged` [b, width] holds the other items of a logged list, -1 padded.
+    Shapes: all [b]; `logged` [b, width] holds the other items of a logged list, -1 padded;
+    `placebo` is the item that the scene's placebo is made for, -1: it has none.
     """
 
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray
     end: np.ndarray  # log row where the user's history before the scene ends
+    placebo: np.ndarray
     logged: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Targets:
         """Return those of the given rows."""
-        logged = None if self.logged is None else self.logged[rows]
-        return Targets(self.user[rows], self.item[rows], self.time[rows], self.end[rows], logged)
+        return Targets(
+            user=self.user[rows],
+            item=self.item[rows],
+            time=self.time[rows],
+            end=self.end[rows],
+            placebo=self.placebo[rows],
+            logged=None if self.logged is None else self.logged[rows],
+        )
 
     def __len__(self) -> int:
         return len(self.user)
@@ -58,7 +66,8 @@ def behaviors(log: Log, firsts: FirstTimes, fewest: int, gap: int) -> tuple[Targ
         end = np.maximum.accumulate(np.where(starts_moment, np.arange(len(log.user)), 0))[rows]
     enough = end - log.offsets[user] >= fewest
     rows, end = rows[enough], end[enough]
-    return Targets(log.user[rows], log.item[rows], log.time[rows], end), rows
+    none = np.full(len(rows), -1)
+    return Targets(log.user[rows], log.item[rows], log.time[rows], end, none), rows
 
 
 def eligible(
@@ -136,4 +145,5 @@ def logged(tables: Tables, log: Log, user_ids: pl.Series, gap: int) -> Targets:
         lists["others"].explode(empty_as_null=False).to_numpy()
     )
     item = lists["target"].to_numpy().astype(np.int64)
-    return Targets(user, item, time, log.ends(user, time - gap), others)
+    none = np.full(len(user), -1)
+    return Targets(user, item, time, log.ends(user, time - gap), none, others)

@@ -15,7 +15,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import EXPOSURE_MODES
 from usermirrorer.builders.raw.source import Source, Tables
 from usermirrorer.builders.scenes import contemporaries, feedback, render, targets
-from usermirrorer.builders.scenes.contemporaries import DAY, Contemporaries, Window
+from usermirrorer.builders.scenes.contemporaries import DAY, Contemporaries, PassedOver, Window
 from usermirrorer.builders.scenes.targets import Targets
 
 #: How the items beside a target are found; sources with logged lists show those (mode `logged`).
@@ -116,6 +116,13 @@ class World:
         """How exposures are made: a mode of `EXPOSURES`, or `logged`."""
         return "logged" if self.pool is None else self.config.exposure
 
+    def passed_over(self, batch: Targets, days: float) -> PassedOver:
+        """Return the rule of what may not be an option, with so many days after each scene."""
+        later = round(days * DAY)
+        return PassedOver(
+            self.firsts, batch.user, batch.time, later, self.visible_from, self.title_of
+        )
+
     def rows_of(self, split: str) -> np.ndarray:
         """Return the rows of `targets` that may become scenes of a split."""
         theirs = self.train_user[self.targets.user] == (split == "train")
@@ -171,10 +178,11 @@ def _numbered(tables: Tables, users: pl.Series) -> pl.DataFrame:
 
 
 def _cut(world: World) -> World:
-    share = world.config.time_cut
-    if not share or not len(world.targets):
+    theirs = np.flatnonzero(world.train_user[world.targets.user])  # test users reach nothing
+    if not world.config.time_cut or not len(theirs):
         return world
-    return replace(world, cut=targets.cut_time(world.targets, share))
+    cut = targets.cut_time(world.targets.take(theirs), world.config.time_cut)
+    return replace(world, cut=cut)
 
 
 def _with_pool(world: World, found: Targets, pool: Contemporaries) -> World:
@@ -241,7 +249,7 @@ def world_of(
         texts=render.Texts(source, tables, visible, user_ids),
         firsts=feedback.FirstTimes(log, arrays["first_keys"], arrays["first_rows"]),
         pool=Contemporaries.of_arrays(pool) if pool else None,
-        targets=Targets(none, none, none, none),
+        targets=Targets(none, none, none, none, none),
     )
 
 
