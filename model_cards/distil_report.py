@@ -17,7 +17,7 @@ import polars as pl
 from usermirrorer.builders.common.schema import PREFERENCE
 from usermirrorer.builders.common.storage import atomic
 from usermirrorer.builders.distil import candidates
-from usermirrorer.builders.distil.candidates import OUTCOMES, Candidates
+from usermirrorer.builders.distil.candidates import REASONS, Candidates
 from usermirrorer.model_cards import plots
 from usermirrorer.model_cards.dataset_card import cell, percent
 
@@ -52,7 +52,7 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
         },
         "scenes": found.scenes.num_rows,
         "uncertainty": uncertainty(found),
-        "outcomes": OUTCOMES,
+        "outcomes": REASONS,
         "fates": fates,
         "malformed": [row for rows in decided.values() for row in malformed(rows)],
         "tokens": [row for rows in decided.values() for row in tokens(rows)],
@@ -119,12 +119,12 @@ def outcomes(found: Candidates) -> list[Row]:
     """Return by source the scenes of each outcome, and how often the models were right."""
     rows = []
     for source, own in _groups(found).items():
-        counts = np.bincount(found.outcome[own], minlength=len(OUTCOMES)).tolist()
+        counts = np.bincount(found.reason[own], minlength=len(REASONS)).tolist()
         rows.append(
             {
                 "source": source,
                 "scenes": len(own),
-                **dict(zip(OUTCOMES, counts, strict=True)),
+                **dict(zip(REASONS, counts, strict=True)),
                 "weak_accuracy": _mean(found.weak_accuracy[own]),
                 "strong_accuracy": _mean(found.strong_accuracy[own]),
             }
@@ -228,11 +228,11 @@ def _plots(
 
 def _bar(fate: Row, made: pl.DataFrame | None) -> dict[str, int]:
     """Return what became of the scenes of a source; candidates split by whether they are pairs."""
-    counts = {name: fate[name] for name in OUTCOMES}
+    counts = {name: fate[name] for name in REASONS}
     if made is None:
         return counts
     taken = made.filter(pl.col("source") == fate["source"]).height
-    candidates = counts.pop(OUTCOMES[0])
+    candidates = counts.pop(REASONS[0])
     return {"pairs": taken, "other candidates": candidates - taken, **counts}
 
 

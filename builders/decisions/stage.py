@@ -97,10 +97,8 @@ def run(
         "prompts": prompts_hash(prompts),
         "date": chat.DATE,
     }
-    job = functools.partial(
-        _decide, model=model, sampling=sampling, seed=seed, judge=judge, prompts=prompts
-    )
-    work = _Worker(engine, job)
+    settings = {"model": model, "sampling": sampling, "seed": seed, "judge": judge}
+    work = _Worker(engine, functools.partial(_decide, prompts=prompts, **settings))
     return _stage(output, scenes, work, config, part_scenes, spread, meter, progress)
 
 

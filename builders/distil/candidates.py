@@ -23,27 +23,21 @@ from usermirrorer.builders.decisions.uncertainty import Uncertainty, decompose, 
 
 Row = dict[str, Any]
 
-
 BLOCK_ROWS = 4096  # rows of text in memory at a time
-
-
+#: Why a scene allows no pair.
 NO_DECISION = "without a well-formed decision of both models"
-
-
 NEVER = "never matched by the strong model (likely noise)"
-
-
 ALWAYS = "always matched: nothing to reject"
-
-
-OUTCOMES = ("candidates", NO_DECISION, NEVER, ALWAYS)
+#: What each number of `Candidates.reason` means; the first allows a pair.
+REASONS = ("candidates", NO_DECISION, NEVER, ALWAYS)
 
 
 class Decisions(NamedTuple):
     """The well-formed decisions of both models without their texts; arrays are [d].
 
     `scene` indexes the scenes, `row` counts in the model's file, `weak` tells the models apart,
-    `model` is the place of the name in `names`, which is sorted.
+    `model` is the place of the name in `names`, which is sorted. `own_probability` is what the
+    judge gives the behavior that the decision itself ends in, `entropy` that of all options.
     """
 
     scene: np.ndarray
@@ -53,6 +47,7 @@ class Decisions(NamedTuple):
     sample: np.ndarray
     behavior: np.ndarray
     entropy: np.ndarray
+    own_probability: np.ndarray
     names: list[str]
 
 
@@ -91,22 +86,22 @@ class Candidates:
         return delta(self.weak_uncertainty.epistemic, self.strong_uncertainty.epistemic)
 
     @property
-    def outcome(self) -> np.ndarray:
-        """What becomes of each scene: an index into `OUTCOMES`."""
+    def reason(self) -> np.ndarray:
+        """Why each scene allows no pair, or that it does: an index into `REASONS`."""
         lacking = np.isnan(self.weak_accuracy) | np.isnan(self.strong_accuracy)
         return np.select([lacking, self.chosen < 0, self.rejected < 0], [1, 2, 3], 0)
 
     @property
     def usable(self) -> np.ndarray:
         """Indices of the scenes that allow a pair: the candidate set of every strategy."""
-        return np.flatnonzero(self.outcome == 0)
+        return np.flatnonzero(self.reason == 0)
 
     @property
-    def fate(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Number of scenes, of those that allow no pair by the reason, and of the candidates."""
-        candidates, *others = np.bincount(self.outcome, minlength=len(OUTCOMES)).tolist()
-        told = {reason: n for reason, n in zip(OUTCOMES[1:], others, strict=True) if n}
-        return {"scenes": len(self.chosen), **told, "candidates": candidates}
+        candidates, *others = np.bincount(self.reason, minlength=len(REASONS)).tolist()
+        without = {reason: n for reason, n in zip(REASONS[1:], others, strict=True) if n}
+        return {"scenes": len(self.chosen), **without, "candidates": candidates}
 
 
 def candidates(scenes: Path, weak: Path, strong: Path) -> Candidates:
@@ -221,8 +216,8 @@ def _check_decisions(path: Path, own: Mapping[str, Any], scenes: pa.Table) -> No
     total = np.nansum(p, axis=1)
     fits = (length == options) & (np.abs(total - 1) < 1e-3) & ~(p < 0).any(axis=1)
     key = own["scene"].astype(np.int64) << 16 | own["sample"]
-    again = np.ones(len(key), dtype=bool)
-    again[np.unique(key, return_index=True)[1]] = False
+    twice = np.ones(len(key), dtype=bool)
+    twice[np.unique(key, return_index=True)[1]] = False
     faults = (
         (formed & (length == 0), "were not scored by the judge", "Run the judging step first."),
         (formed & ~fits, "have probabilities that do not fit their scene's options", ""),
@@ -231,7 +226,7 @@ def _check_decisions(path: Path, own: Mapping[str, Any], scenes: pa.Table) -> No
             "have a behavior that is not among their scene's options",
             "",
         ),
-        (again, "are there twice", "Give the file of one run."),
+        (twice, "are there twice", "Give the file of one run."),
     )
     for flags, fault, fix in faults:
         if flags.any():
@@ -250,7 +245,11 @@ def _well_formed(own: Mapping[str, Any], there: np.ndarray, number: np.ndarray) 
         name: column.filter(pa.array(keep)) if name == "model" else column[keep]
         for name, column in own.items()
     }
-    return {**kept, "scene": number[kept["scene"]]}
+    return {**kept, "scene": number[kept["scene"]], "own_probability": _own_probability(kept)}
+
+
+def _own_probability(own: Mapping[str, Any]) -> np.ndarray:
+    return own["probabilities"][np.arange(len(own["behavior"])), own["behavior"]]
 
 
 def _both(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Decisions:
@@ -259,7 +258,7 @@ def _both(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Decisions:
     places = pa.array(names, pa.string())
     joined = {
         name: np.concatenate([own[name] for own in sides])
-        for name in ("scene", "row", "sample", "behavior", "entropy")
+        for name in ("scene", "row", "sample", "behavior", "entropy", "own_probability")
     }
     return Decisions(
         **joined,
@@ -277,16 +276,18 @@ def _share(scene: np.ndarray, right: np.ndarray, of: np.ndarray, scenes: int) ->
 
 
 def _most_confident(decisions: Decisions, among: np.ndarray, scenes: int) -> np.ndarray:
-    """Return the index of each scene's decision of lowest entropy `among` those marked, or -1.
+    """Return the index of each scene's most confident decision `among` those marked, or -1.
 
-    Ties go by model and sample, so that the choice is always the same.
+    Confidence is the judge's probability of the decision's own behavior: a low entropy may as well
+    say that the judge is sure of another option. Ties go by sample, then by model, so that the
+    choice is always the same.
     """
     rows = np.flatnonzero(among)
-    keys = (decisions.sample, decisions.model, decisions.entropy, decisions.scene)
+    keys = (decisions.model, decisions.sample, -decisions.own_probability, decisions.scene)
     order = rows[np.lexsort([key[rows] for key in keys])]
-    found, first = np.unique(decisions.scene[order], return_index=True)
+    there, first = np.unique(decisions.scene[order], return_index=True)
     best = np.full(scenes, -1)
-    best[found] = order[first]
+    best[there] = order[first]
     return best
 
 

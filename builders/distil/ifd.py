@@ -64,7 +64,6 @@ def scores(
     Raises:
         UserError: if the model cannot be loaded.
     """
-    usable = found.usable
     config = {
         "stage": "ifd",
         "model": model,
@@ -73,36 +72,47 @@ def scores(
         "date": chat.DATE,
         **{name: storage.file_hash(path) for name, path in found.files.items()},
     }
-
-    @functools.cache
-    def ready() -> tuple[Any, pa.Table, pa.ChunkedArray]:
-        from usermirrorer.builders.common.models import load_causal_lm
-        from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
-
-        engine = TransformersEngine(*load_causal_lm(model, dtype), model)
-        texts = candidates.scene_texts(found, usable)
-        return engine, texts, candidates.thoughts(found, found.chosen[usable])
-
-    def work(numbers: Sequence[int]) -> pa.Table:
-        engine, scenes, thoughts = ready()
-        behaviors = found.decisions.behavior[found.chosen[usable]]
-        rows = scenes.slice(numbers[0], len(numbers)).to_pylist()
-        responses = [
-            answer(LABELS[behaviors[number]], thoughts[number].as_py()) for number in numbers
-        ]
-        return _score(engine, rows, responses, prompts)
-
     storage.in_parts(
         output,
-        range(len(usable)),
-        work,
+        range(len(found.usable)),
+        _Worker(found, model, dtype, prompts),
         config=config,
         part_rows=_PART_SCENES,
         on_progress=progress,
     )
     values = np.full(found.scenes.num_rows, np.nan)
-    values[usable] = storage.read_table(output)["ifd"].to_numpy()
+    values[found.usable] = storage.read_table(output)["ifd"].to_numpy()
     return values
+
+
+class _Worker:
+    """Scores usable scenes by their numbers; loads model and texts when first needed."""
+
+    def __init__(self, found: candidates.Candidates, model: str, dtype: str, prompts: Path) -> None:
+        self.found, self.model, self.dtype, self.prompts = found, model, dtype, prompts
+        self.chosen = found.chosen[found.usable]
+
+    @functools.cached_property
+    def engine(self) -> Any:
+        from usermirrorer.builders.decisions.engines.registry import load_engine
+
+        return load_engine(self.model, self.dtype, self.model)
+
+    @functools.cached_property
+    def scenes(self) -> pa.Table:
+        return candidates.scene_texts(self.found, self.found.usable)
+
+    @functools.cached_property
+    def thoughts(self) -> pa.ChunkedArray:
+        return candidates.thoughts(self.found, self.chosen)
+
+    def __call__(self, numbers: Sequence[int]) -> pa.Table:
+        behaviors = self.found.decisions.behavior[self.chosen]
+        rows = self.scenes.slice(numbers[0], len(numbers)).to_pylist()
+        responses = [
+            answer(LABELS[behaviors[number]], self.thoughts[number].as_py()) for number in numbers
+        ]
+        return _score(self.engine, rows, responses, self.prompts)
 
 
 def _score(

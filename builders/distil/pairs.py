@@ -1,6 +1,6 @@
 """The best-ranked candidates to preference pairs (section 3.2, appendix B.2).
 
-rank by a strategy -> the asked number, in proportion to (source, number of options)
+rank by a strategy -> so many pairs, in proportion to (source, number of options)
 -> chosen and rejected: the most confident decision on either side
 """
 
@@ -70,26 +70,26 @@ def make_pairs(
     """
     chosen = get_strategy(strategy)
     assert_enough(found, pairs if exact else 1)
-    fate, usable = found.fate, found.usable
+    counts, usable = found.counts, found.usable
     taken = _allocate(found, usable, chosen.rank(found, seed), min(pairs, len(usable)))
     show = functools.partial(fit, count=count, room=room, prompts=prompts, mode=chosen.mode)
-    return _pairs(found, taken, chosen.mode, show), {**fate, "pairs": len(taken)}
+    return _pairs(found, taken, chosen.mode, show), {**counts, "pairs": len(taken)}
 
 
 def assert_enough(found: Candidates, pairs: int) -> None:
     """Raise UserError, telling what became of the scenes, unless `pairs` of them allow a pair."""
-    fate = found.fate
+    counts = found.counts
     if len(found.usable) < pairs:
         raise UserError(
-            f"{pairs} pairs asked for, but only {len(found.usable)} of {fate['scenes']} scenes "
-            f"allow one ({_story(fate)})",
+            f"{pairs} pairs wanted, but only {len(found.usable)} of {counts['scenes']} scenes "
+            f"allow one ({_reasons(counts)})",
             fix="Ask for fewer pairs, or build more scenes or decisions.",
         )
 
 
-def _story(fate: Mapping[str, int]) -> str:
-    told = {k: v for k, v in fate.items() if k not in ("scenes", "candidates")}
-    return ", ".join(f"{count} {reason}" for reason, count in told.items()) or "no other scenes"
+def _reasons(counts: Mapping[str, int]) -> str:
+    others = {k: v for k, v in counts.items() if k not in ("scenes", "candidates")}
+    return ", ".join(f"{count} {reason}" for reason, count in others.items()) or "no other scenes"
 
 
 def _allocate(found: Candidates, usable: np.ndarray, rank: np.ndarray, pairs: int) -> np.ndarray:

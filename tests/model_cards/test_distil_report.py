@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from tests.builders.distil.distil_rows import decision, many, scene, write
 from usermirrorer.builders.common import storage
-from usermirrorer.builders.distil import candidates
+from usermirrorer.builders.distil import candidates, pairs
 from usermirrorer.model_cards import distil_report
 from usermirrorer.model_cards.commands import report
 
@@ -50,7 +50,7 @@ def test_every_scene_has_one_outcome(found):
     mind, steam, together = distil_report.outcomes(found)
     assert (steam["candidates"], steam[candidates.NEVER], steam[candidates.ALWAYS]) == (1, 1, 0)
     assert (mind["candidates"], mind[candidates.ALWAYS]) == (0, 1)
-    assert sum(together[name] for name in candidates.OUTCOMES) == together["scenes"] == 3
+    assert sum(together[name] for name in candidates.REASONS) == together["scenes"] == 3
     assert steam["weak_accuracy"] == 0 and steam["strong_accuracy"] == 0.5
 
 
@@ -70,9 +70,9 @@ def test_malformed_decisions_are_told_by_reason(found):
 @pytest.fixture
 def written(tmp_path):
     scenes, weak, strong = write(tmp_path, *many())
-    pairs = tmp_path / "pairs.parquet"
-    storage.write_table(pairs, pairs.make_pairs(candidates.candidates(scenes, weak, strong), 6)[0])
-    words = [scenes, "--weak", weak, "--strong", strong, "--pairs", pairs, "--out", tmp_path / "r"]
+    path = tmp_path / "pairs.parquet"
+    storage.write_table(path, pairs.make_pairs(candidates.candidates(scenes, weak, strong), 6)[0])
+    words = [scenes, "--weak", weak, "--strong", strong, "--pairs", path, "--out", tmp_path / "r"]
     ran = CliRunner().invoke(report, list(map(str, words)), catch_exceptions=False)
     assert ran.output.strip() == str(tmp_path / "r" / "report.md")
     return tmp_path / "r"

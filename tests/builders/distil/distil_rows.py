@@ -40,9 +40,13 @@ def scene(name, answer=0, options=4, source="movielens"):
     }
 
 
-def decision(name, model, sample, behavior, entropy, malformed="", k=4):
-    """Return a row; its probabilities are flat from 1.5 bits on and peaked below."""
-    p = [0.7, *[0.3 / (k - 1)] * (k - 1)] if entropy < 1.5 else [1 / k] * k
+def decision(name, model, sample, behavior, entropy, malformed="", k=4, own=0.7):
+    """Return a row; its probabilities are flat from 1.5 bits on, below its own behavior has `own`.
+
+    The others share the rest alike. `entropy` is what is stored, not what would come of these.
+    """
+    p = [own if i == behavior else (1 - own) / (k - 1) for i in range(k)]
+    p = p if entropy < 1.5 else [1 / k] * k
     return {
         "scene_id": name,
         "model": model,

@@ -79,7 +79,7 @@ def test_an_interrupted_scoring_goes_on_and_ends_the_same(tmp_path, tiny_chat_mo
     with pytest.raises(KeyboardInterrupt):
         ifd.scores(joined, str(tiny_chat_model), tmp_path / "ifd.parquet", progress=interrupt)
     again = ifd.scores(
-        candidates,
+        joined,
         str(tiny_chat_model),
         tmp_path / "ifd.parquet",
         progress=lambda scenes, resumed: steps.append((scenes, resumed)),

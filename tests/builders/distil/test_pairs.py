@@ -33,7 +33,7 @@ def three(found):
     weak = [decision(s, "weak", 0, 0 if s == "s2" else 1, 1.9) for s in ("s0", "s1", "s2")]
     strong = [
         decision("s0", "strong", 0, 0, 1.4),
-        decision("s0", "strong", 1, 0, 0.9),
+        decision("s0", "strong", 1, 0, 0.9, own=0.8),
         decision("s0", "strong", 2, 2, 1.1),
         decision("s1", "strong", 0, 3, 0.9),
         decision("s2", "strong", 0, 0, 0.9),
@@ -42,20 +42,43 @@ def three(found):
 
 
 def test_chosen_and_rejected_are_the_most_confident_on_their_side(three):
-    table, fate = pairs.make_pairs(three, 1)
+    table, counts = pairs.make_pairs(three, 1)
     (pair,) = table.to_pylist()
     assert table.schema.equals(PREFERENCE)
     assert pair["scene_id"] == "s0"
     assert "strong 1" in pair["chosen"][0]["content"]
     assert "strong 2" in pair["rejected"][0]["content"]
     assert pair["chosen_entropy"] == pytest.approx(0.9)
-    assert fate == {
+    assert counts == {
         "scenes": 3,
         candidates.NEVER: 1,
         candidates.ALWAYS: 1,
         "candidates": 1,
         "pairs": 1,
     }
+
+
+def test_a_judge_sure_of_another_option_makes_no_decision_confident(found):
+    """Sample 0 has the lower entropy, for the judge is sure that its behavior is not taken."""
+    strong = [
+        decision("s", "strong", 0, 0, 0.2, own=0.01),
+        decision("s", "strong", 1, 0, 1.4, own=0.6),
+        decision("s", "strong", 2, 1, 0.1, own=0.02),
+        decision("s", "strong", 3, 2, 1.3, own=0.5),
+    ]
+    weak = [decision("s", "weak", 0, 3, 0.1, own=0.01)]
+    (pair,) = pairs.make_pairs(found([scene("s")], weak, strong), 1)[0].to_pylist()
+    assert "strong 1" in pair["chosen"][0]["content"]
+    assert "strong 3" in pair["rejected"][0]["content"]
+    assert (pair["chosen_behavior"], pair["rejected_behavior"]) == ("A", "C")
+
+
+def test_equally_confident_decisions_go_by_sample(found):
+    strong = [decision("s", "strong", n, b, 1.0) for n, b in ((5, 0), (2, 0), (3, 1))]
+    weak = [decision("s", "weak", n, 2, 0.5) for n in (4, 1)]
+    (pair,) = pairs.make_pairs(found([scene("s")], weak, strong), 1)[0].to_pylist()
+    assert "strong 2" in pair["chosen"][0]["content"]
+    assert "weak 1" in pair["rejected"][0]["content"]
 
 
 def test_both_texts_end_with_their_own_behavior(three):
@@ -99,10 +122,10 @@ def test_every_cell_of_source_and_number_of_options_has_its_share(found):
 def test_every_strategy_gives_the_asked_number_from_the_same_candidates(found, strategy):
     candidates = found(*many())
     candidates = replace(candidates, ifd=np.linspace(0.5, 0.9, 12))
-    table, fate = pairs.make_pairs(candidates, 5, strategy=strategy)
+    table, counts = pairs.make_pairs(candidates, 5, strategy=strategy)
     assert table.schema.equals(PREFERENCE)
-    assert table.num_rows == 5 == len(set(table["scene_id"].to_pylist())) == fate["pairs"]
-    assert fate["candidates"] == 12
+    assert table.num_rows == 5 == len(set(table["scene_id"].to_pylist())) == counts["pairs"]
+    assert counts["candidates"] == 12
 
 
 def accuracies(found):
@@ -182,7 +205,7 @@ def test_another_seed_draws_other_scenes(found):
 
 
 def test_too_few_scenes_are_a_clear_error_and_fewer_pairs_on_request(three):
-    with pytest.raises(UserError, match=r"2 pairs asked for, but only 1 of 3 .*1 never matched"):
+    with pytest.raises(UserError, match=r"2 pairs wanted, but only 1 of 3 .*1 never matched"):
         pairs.make_pairs(three, 2)
     assert pairs.make_pairs(three, 2, exact=False)[0].num_rows == 1
 
@@ -197,7 +220,7 @@ def test_malformed_decisions_are_neither_chosen_nor_rejected(found):
 def test_scenes_that_one_model_did_not_decide_on_are_left_out(found):
     scenes, weak, strong = many()
     candidates = found(scenes, weak[1:], strong)
-    assert candidates.fate["scenes"] == 11
+    assert candidates.counts["scenes"] == 11
     assert pairs.make_pairs(candidates, 11)[1]["pairs"] == 11
 
 
@@ -257,11 +280,17 @@ def reference(answer, weak, strong):
     """Chosen and rejected of one scene, by the words of the paper."""
     right = [row for row in strong if row["behavior"] == answer and not row["malformed"]]
     wrong = [r for r in strong + weak if r["behavior"] not in (answer, None)]
-    order = ("entropy", "model", "sample")
     return [
-        min(rows, key=lambda r: [r[name] for name in order], default=None)
+        min(
+            rows,
+            key=lambda r: (-r["probabilities"][r["behavior"]], r["sample"], r["model"]),
+            default=None,
+        )
         for rows in (right, wrong)
     ]
+
+
+OWN = (0.1, 0.3, 0.7)
 
 
 def test_columns_choose_what_a_plain_loop_chooses(found):
@@ -270,9 +299,10 @@ def test_columns_choose_what_a_plain_loop_chooses(found):
     names = [f"s{i:03d}" for i in range(300)]
     rows = {
         model: [
-            decision(s, model, n, int(rng.integers(4)), float(rng.integers(1, 4)) / 2, bad)
+            decision(s, model, n, int(rng.integers(4)), bits, bad, own=float(rng.choice(OWN)))
             for s, n in itertools.product(names, range(3))
             for bad in [str(rng.choice(["", "", "", "no behavior"]))]
+            for bits in [float(rng.integers(1, 4)) / 2]
         ]
         for model in ("weak", "strong")
     }
