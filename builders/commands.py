@@ -37,8 +37,31 @@ _SETTINGS = {"show_default": True}
 @click.option(
     "--preset",
     type=click.Choice(presets.NAMES),
-    default="paper",
-    help="Most interactions kept, train and test scenes: those of the paper, or fewer.",
+    default=presets.DEFAULT,
+    help="How many interactions, train and test scenes, and how their exposures are made.",
+)
+@click.option(
+    "--exposure",
+    type=click.Choice(EXPOSURE_MODES[:3]),
+    help="How the items beside the real one are found, instead of the preset's way.",
+)
+@click.option("--window", type=int, help="exchangeable: train users' interactions drawn from.")
+@click.option("--window-days", type=float, help="exchangeable: and at most so many days old.")
+@click.option(
+    "--later-days",
+    type=float,
+    help="What a user takes so soon after a scene is not used as a wrong answer.  [default: 30]",
+)
+@click.option(
+    "--history-gap",
+    type=int,
+    help="Seconds that histories end before their scene: 3600 takes the order of a site's pages "
+    "out of what they tell.  [default: 0]",
+)
+@click.option(
+    "--time-cut",
+    type=float,
+    help="Share of time before which train scenes lie, and after which test scenes; 0: no cut.",
 )
 @click.option("--interactions", type=int, help="Most interactions kept, instead of the preset's.")
 @click.option("--train", type=int, help="Most train scenes, instead of the preset's.")
@@ -69,46 +92,48 @@ def scenes(
     out: Path,
     preset: str,
     interactions: int | None,
-    train: int | None,
-    test: int | None,
-    history: tuple[int, int],
     embedder: str,
     strict: bool,
     workers: int,
     ray: bool,
-    seed: int,
-    **encoding: Any,
+    pooling: str,
+    prompt: str | None,
+    library: str,
+    **given: Any,
 ) -> None:
     """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).
 
     RAW may also be a folder of canonical tables (`usermirrorer tables`). Tables and embeddings are
-    kept in OUT/tables and used again by the next run on the same files.
+    kept in OUT/tables and used again by the next run on the same files. Beside the scenes stand
+    their placebos, for `usermirrorer validate OUT --audit`.
 
     \b
     Presets (Tables 4 to 6 of the paper), all upper bounds:
-      paper  Table 4's interactions, 16,384 train scenes, Table 6's test scenes
-      small  100,000 interactions, 2,048 train scenes, a fifth of Table 6's test scenes
-      tiny   10,000 interactions, 256 train scenes, a twentieth of Table 6's test scenes
+      standard  Table 4's interactions, 16,384 train scenes, Table 6's test scenes, later than train
+      paper     the same counts with Algorithm 1's exposures, for reproduction only: they have tells
+      small     100,000 interactions, 2,048 train scenes, a fifth of Table 6's test scenes
+      tiny      10,000 interactions, 256 train scenes, a twentieth of Table 6's test scenes
+
+    \b
+    Exposures:
+      exchangeable  drawn as the real item became one: from what others took just before
+      retrieved     candidates for the history alone, the real item among them
+      paper         Algorithm 1 as printed
     """
     from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.builders.scenes import pipeline
     from usermirrorer.builders.scenes.embed import Encoding
-    from usermirrorer.builders.scenes.world import SceneConfig
 
-    chosen, counts = get_source(source), presets.preset(preset, source)
+    chosen = get_source(source)
+    config, most = presets.settings(preset, source, interactions=interactions, **given)
     facts = pipeline.raw_to_scenes(
         chosen,
         raw,
         out,
-        SceneConfig(
-            train=counts.train if train is None else train,
-            test=counts.test if test is None else test,
-            seed=seed,
-            history=history,
-        ),
+        config,
         embedder=embedder,
-        encoding=Encoding(**encoding),
-        interactions=counts.interactions if interactions is None else interactions,
+        encoding=Encoding(pooling=pooling, prompt=prompt, library=library),
+        interactions=most,
         strict=strict,
         workers=workers,
         ray=ray,
@@ -383,7 +408,7 @@ def validate(
     find in the scenes and in their placebo, whose targets another user took. It needs no raw files.
     """
     from usermirrorer.builders import validate as checks
-    from usermirrorer.builders.audit.report import audit
+    from usermirrorer.builders.audit.report import audit, sources
 
     count = checks.token_count(tokenizer) if tokenizer else None
     scenes, pairs = checks.load(target, revision)
@@ -391,7 +416,7 @@ def validate(
     told: dict[str, Any] = {}
     if audit_too:
         real, placebo = checks.apart(scenes)
-        with bar("audit", len(checks.sources(real))) as advance:
+        with bar("audit", len(sources(real))) as advance:
             told = audit(real, placebo, progress=advance)
         findings += checks.audited(told)
     if as_json:

@@ -2,25 +2,31 @@
 
 Each check returns a `Finding`: what is promised, whether it holds, and the number behind it. Cues
 (popularity, position, length, nearness) are reported, not judged: each is the accuracy of a guess
-that reads nothing but that cue, to be held against a model's.
+that reads nothing but that cue, to be held against a model's. What they and a learner find in
+scenes that are nobody's is judged by `audit/`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from scipy import stats
 
-from usermirrorer.builders.common.choice import top_choice
+from usermirrorer.builders.audit.cues import cues
+from usermirrorer.builders.audit.estimates import Estimate, accuracy
+from usermirrorer.builders.audit.lists import make_lists
+from usermirrorer.builders.audit.load import placebo_beside
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import (
     CONTEXT_TOKENS,
+    EXPOSURE_MODES,
     LABELS,
+    OPTION_FEATURES,
     ORIGINS,
     PREFERENCE,
     SCENE,
@@ -32,11 +38,26 @@ from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, Mode, messages
 
 #: A uniform position fails this test once in a thousand datasets.
 _SIGNIFICANCE = 1e-3
+#: Begins the name of a split of placebo scenes: `placebo_test`.
+PLACEBO = "placebo_"
+#: Cues that are told without an audit.
+_TOLD = (
+    "most popular",
+    "least popular",
+    "nearest to the history",
+    "longest text",
+    "shortest text",
+    "first option",
+    "last option",
+)
+#: Reasons and cues of an audit that are told of each source; all are in its JSON.
+_REASONS, _CUES = 3, 5
 Row = dict[str, Any]
+Tables = dict[str, pa.Table]
 
 
 class Finding(NamedTuple):
-    """One promise: `ok` is None for cues, which are told but not judged."""
+    """One promise: `ok` is None for what is told but not judged."""
 
     promise: str
     ok: bool | None
@@ -44,14 +65,15 @@ class Finding(NamedTuple):
 
 
 def validate(
-    scenes: dict[str, pa.Table],
+    scenes: Mapping[str, pa.Table],
     pairs: pa.Table | None = None,
     tokens: Callable[[str], int] | None = None,
 ) -> list[Finding]:
-    """Check scenes by split (`train`, `test`) and, if given, preference pairs.
+    """Check scenes by split and, if given, preference pairs.
 
     Args:
-        scenes: Tables of schema `SCENE`.
+        scenes: Tables of schema `SCENE`: `train`, `test`, and of placebo scenes `placebo_train`,
+            `placebo_test`.
         pairs: Table of schema `PREFERENCE`.
         tokens: Number of tokens of a text; without it the length of prompts is only bounded.
     """
@@ -60,19 +82,30 @@ def validate(
         findings.append(_schema("preference pairs", pairs, PREFERENCE))
     if not all(finding.ok for finding in findings):
         return findings
-    rows = {split: table.to_pylist() for split, table in scenes.items()}
-    findings.append(_users(rows))
-    for split, found in rows.items():
+    frames = {split: pl.DataFrame(table.select(_CHECKED)) for split, table in scenes.items()}
+    findings.append(_users(frames))
+    for split, frame in frames.items():
         findings += [
-            Finding(f"{split}: {promise}", *_told(check(found))) for promise, check in _SCENE_CHECKS
+            Finding(f"{split}: {promise}", *_told(frame, bad)) for promise, bad in _SCENE_CHECKS
         ]
-        findings += [_position(split, found), _lengths(split, found, tokens)]
-    findings.append(_splits(rows))
-    if "test" in rows:
-        findings += _cues(rows["test"])
+        findings += [_clean_texts(split, frame), _position(split, frame)]
+        if split.startswith(PLACEBO):
+            findings.append(_beside(split, frame, frames.get(split.removeprefix(PLACEBO))))
+        else:
+            findings.append(_lengths(split, scenes[split], tokens))
+    findings.append(_splits(frames))
+    if "test" in scenes:
+        findings += _cues(scenes["test"])
     if pairs is not None:
-        findings += _pair_checks(pairs.to_pylist(), rows)
+        answers = {s: frame for s, frame in frames.items() if not s.startswith(PLACEBO)}
+        findings += _pair_checks(pairs.to_pylist(), answers)
     return findings
+
+
+def apart(scenes: Mapping[str, pa.Table]) -> tuple[Tables, Tables]:
+    """Return scenes and placebo scenes, each by `train` and `test`."""
+    placebo = {s.removeprefix(PLACEBO): t for s, t in scenes.items() if s.startswith(PLACEBO)}
+    return {s: t for s, t in scenes.items() if not s.startswith(PLACEBO)}, placebo
 
 
 def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
@@ -84,136 +117,179 @@ def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
     return Finding(f"{name}: columns as documented", not empty, f"{table.num_rows:,} rows")
 
 
-def _told(bad: list[str]) -> tuple[bool, str]:
-    return not bad, f"{len(bad):,} break it, first: {bad[0]}" if bad else "all"
+def _told(frame: pl.DataFrame, bad: pl.Expr) -> tuple[bool, str]:
+    """Say whether no scene is bad; what cannot be computed is."""
+    ids = frame.filter(bad.fill_null(True))["scene_id"]
+    return not len(ids), f"{len(ids):,} break it, first: {ids[0]}" if len(ids) else "all"
 
 
-def _users(rows: dict[str, list[Row]]) -> Finding:
-    users = {split: {(r["source"], r["user_id"]) for r in found} for split, found in rows.items()}
-    both = users.get("train", set()) & users.get("test", set())
-    detail = f"{len(both)} users in both" + (f", e.g. {sorted(both)[0]}" if both else "")
-    return Finding("no user is in train and test", not both, detail)
+def _users(frames: dict[str, pl.DataFrame]) -> Finding:
+    users: dict[str, list[pl.DataFrame]] = {"train": [], "test": []}
+    for split, frame in frames.items():
+        users.setdefault(split.removeprefix(PLACEBO), []).append(frame["source", "user_id"])
+    if users["train"] and users["test"]:
+        both = pl.concat(users["train"]).join(
+            pl.concat(users["test"]), on=["source", "user_id"], how="semi"
+        )
+        names = sorted(both.unique().rows())
+    else:
+        names = []
+    detail = f"{len(names)} users in both" + (f", e.g. {names[0]}" if names else "")
+    return Finding("no user is in train and test", not names, detail)
 
 
-def _splits(rows: dict[str, list[Row]]) -> Finding:
-    counts = Counter(
-        (row["source"], row["user_id"], row["item_id"], row["timestamp"])
-        for found in rows.values()
-        for row in found
-    )
-    twice = [behavior for behavior, count in counts.items() if count > 1]
+def _splits(frames: dict[str, pl.DataFrame]) -> Finding:
+    behavior = ["source", "user_id", "item_id", "timestamp"]
+    together = pl.concat(frame.select(behavior) for frame in frames.values())
+    twice = together.filter(together.is_duplicated()).unique().sort(behavior).rows()
     detail = f"{len(twice)} behaviors in several" + (f", e.g. {twice[0][:3]}" if twice else "")
     return Finding("no behavior makes two scenes", not twice, detail)
 
 
-def _lengths(split: str, rows: list[Row], tokens: Callable[[str], int] | None) -> Finding:
+def _beside(split: str, frame: pl.DataFrame, real: pl.DataFrame | None) -> Finding:
+    """Check that placebos stand beside scenes of the same person at the same time."""
+    promise = f"{split}: each is of a scene's user and time, for another item"
+    if real is None:
+        return Finding(promise, False, "there are no scenes beside them")
+    joined = frame.join(real, on="scene_id", how="left", suffix="_real")
+    same = pl.all_horizontal(pl.col(n) == pl.col(f"{n}_real") for n in ("user_id", "timestamp"))
+    return Finding(promise, *_told(joined, ~(same & (pl.col("item_id") != pl.col("item_id_real")))))
+
+
+def _lengths(split: str, table: pa.Table, tokens: Callable[[str], int] | None) -> Finding:
     """Check the cap by a tokenizer; without one by bounds: a word is at least, a byte at most one.
 
     The bounds hold for tokenizers that split at spaces and fall back on bytes.
     """
     promise = f"{split}: prompts have at most {CONTEXT_TOKENS:,} tokens"
-    texts = ["\n".join(m["content"] for m in messages(row)) for row in rows if _promptable(row)]
+    longest = words = size = 0
+    for batch in table.select(["profile", "history", "exposure"]).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            if not 2 <= len(row["exposure"]) <= len(LABELS):
+                continue
+            text = "\n".join(message["content"] for message in messages(row))
+            longest = max(longest, tokens(text) if tokens else 0)
+            words, size = max(words, len(text.split())), max(size, len(text.encode()))
     if tokens:
-        longest = max(map(tokens, texts), default=0)
         return Finding(promise, longest <= CONTEXT_TOKENS, f"the longest has {longest:,}")
-    words = max((len(text.split()) for text in texts), default=0)
-    size = max((len(text.encode()) for text in texts), default=0)
     if words > CONTEXT_TOKENS or size <= CONTEXT_TOKENS:
         return Finding(promise, size <= CONTEXT_TOKENS, f"{words:,} words, {size:,} bytes at most")
     detail = f"between {words:,} and {size:,}: name a --tokenizer to know"
     return Finding(promise, None, detail)
 
 
-def _promptable(row: Row) -> bool:
-    return 2 <= len(row["exposure"]) <= len(LABELS)
+def _of_target(column: str) -> pl.Expr:
+    """Return what the target has in a column of lists, null outside."""
+    answer = pl.col("answer").cast(pl.Int64)
+    return pl.col(column).list.get(pl.when(answer >= 0).then(answer), null_on_oob=True)
 
 
-def _bad(rows: Sequence[Row], test: Callable[[Row], bool]) -> list[str]:
-    return [row["scene_id"] for row in rows if test(row)]
-
-
-def _duplicates(rows: list[Row]) -> list[str]:
-    counts = Counter(row["scene_id"] for row in rows)
-    return _bad(rows, lambda row: counts[row["scene_id"]] > 1)
-
-
-def _lengths_differ(row: Row) -> bool:
-    options = ("exposure_item_ids", "exposure_origin", "exposure_popularity", "history_similarity")
-    history = ("history", "history_item_ids", "history_timestamps")
-    sizes = [{len(row[name]) for name in group} for group in (("exposure", *options), history)]
-    return any(len(size) != 1 for size in sizes)
-
-
-def _target_misplaced(row: Row) -> bool:
-    if not 0 <= row["answer"] < len(row["exposure"]):
-        return True
-    target = [i for i, origin in enumerate(row["exposure_origin"]) if origin == "target"]
-    return target != [row["answer"]] or row["exposure_item_ids"][row["answer"]] != row["item_id"]
-
-
-def _unclean(row: Row) -> bool:
-    lines = [*row["history"], *row["exposure"], *row["profile"].splitlines()]
-    return any(clean(line) != line or LABEL_PREFIX in line for line in lines)
-
-
-_SCENE_CHECKS: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
-    ("scene ids are unique", _duplicates),
-    ("2 to 13 options", lambda rows: _bad(rows, lambda r: not 2 <= len(r["exposure"]) <= 13)),
+_OPTIONS = pl.col("exposure").list.len()
+_HISTORY = pl.col("history").list.len()
+_LISTS = ("exposure_item_ids", "exposure_origin", *OPTION_FEATURES)
+_MOMENTS = pl.col("history_timestamps")
+#: Promise -> the scenes that break it.
+_SCENE_CHECKS: tuple[tuple[str, pl.Expr], ...] = (
+    ("scene ids are unique", pl.col("scene_id").is_duplicated()),
+    ("2 to 13 options", ~_OPTIONS.is_between(2, len(LABELS))),
     (
         "one entry per option, and per line of history, in every list",
-        lambda rows: _bad(rows, _lengths_differ),
-    ),
-    (
-        "the answer is the label of an option",
-        lambda rows: _bad(rows, lambda r: not 0 <= r["answer"] < len(r["exposure"])),
-    ),
-    ("the answer is the target, once", lambda rows: _bad(rows, _target_misplaced)),
-    (
-        "no two options read the same",
-        lambda rows: _bad(
-            rows, lambda r: len({t.lower() for t in r["exposure"]}) < len(r["exposure"])
+        pl.any_horizontal(
+            *(pl.col(name).list.len() != _OPTIONS for name in _LISTS),
+            *(
+                pl.col(f"history_{name}").list.len() != _HISTORY
+                for name in ("item_ids", "timestamps")
+            ),
         ),
     ),
     (
-        "origins are known",
-        lambda rows: _bad(rows, lambda r: not {*r["exposure_origin"]} <= {*ORIGINS}),
+        "the answer is the label of an option",
+        (pl.col("answer") < 0) | (pl.col("answer") >= _OPTIONS),
     ),
-    ("no option is in the shown history", lambda rows: _bad(rows, _shown_before)),
-    ("history lies before the scene, oldest first", lambda rows: _bad(rows, _leaks_time)),
     (
-        "synthetic options were seen by others before the scene",
-        lambda rows: _bad(rows, _unseen_option),
+        "the answer is the target, once",
+        (pl.col("exposure_origin").list.count_matches("target") != 1)
+        | (_of_target("exposure_origin") != "target")
+        | (_of_target("exposure_item_ids") != pl.col("item_id")),
     ),
-    ("texts cannot pass for prompt structure", lambda rows: _bad(rows, _unclean)),
+    (
+        "no two options read the same",
+        pl.col("exposure").list.eval(pl.element().str.to_lowercase()).list.n_unique() < _OPTIONS,
+    ),
+    (
+        "origins are known",
+        ~pl.col("exposure_origin").list.eval(pl.element().is_in(ORIGINS)).list.all(),
+    ),
+    (
+        "exposures are logged where the source logged them, and else made in a known mode",
+        ~pl.col("exposure_mode").is_in(EXPOSURE_MODES)
+        | ((pl.col("exposure_mode") == "logged") != pl.col("real_exposure")),
+    ),
+    (
+        # Logged lists may well repeat an item.
+        "no option is in the shown history",
+        ~pl.col("real_exposure")
+        & (
+            pl.col("exposure_item_ids")
+            .list.set_intersection(pl.col("history_item_ids"))
+            .list.len()
+            .gt(0)
+        ),
+    ),
+    (
+        "history lies before the scene, oldest first",
+        (_MOMENTS.list.max() >= pl.col("timestamp")).fill_null(False)
+        | (_MOMENTS.list.sort() != _MOMENTS),
+    ),
+    (
+        "the gap is the time since the last line of history",
+        pl.col("history_gap").ne_missing(
+            (pl.col("timestamp") - _MOMENTS.list.last()).dt.total_seconds()
+        ),
+    ),
+    (
+        # The target as well: one rule for all options, or what breaks it marks the target.
+        "synthetic options were seen by others before the scene",
+        ~pl.col("real_exposure") & (pl.col("exposure_popularity").list.min() < 1),
+    ),
 )
+_CHECKED = [
+    "scene_id",
+    "source",
+    "user_id",
+    "item_id",
+    "timestamp",
+    "profile",
+    "history",
+    "history_item_ids",
+    "history_timestamps",
+    "history_gap",
+    "exposure",
+    *_LISTS,
+    "answer",
+    "exposure_mode",
+    "real_exposure",
+]
 
 
-def _shown_before(row: Row) -> bool:
-    """Whether an option was interacted with before; logged lists may well repeat an item."""
-    if row["real_exposure"]:
-        return False
-    return bool(set(row["exposure_item_ids"]) & set(row["history_item_ids"]))
+def _clean_texts(split: str, frame: pl.DataFrame) -> Finding:
+    texts = pl.col("profile").str.split("\n"), pl.col("history"), pl.col("exposure")
+    lines = frame.select("scene_id", line=pl.concat_list(*texts)).explode("line").drop_nulls()
+    unique = lines["line"].unique(maintain_order=True).to_list()
+    unclean = [line for line in unique if clean(line) != line or LABEL_PREFIX in line]
+    bad = pl.col("scene_id").is_in(
+        lines.filter(pl.col("line").is_in(unclean))["scene_id"].to_list()
+    )
+    return Finding(f"{split}: texts cannot pass for prompt structure", *_told(frame, bad))
 
 
-def _leaks_time(row: Row) -> bool:
-    times = row["history_timestamps"]
-    return any(time >= row["timestamp"] for time in times) or times != sorted(times)
-
-
-def _unseen_option(row: Row) -> bool:
-    if row["real_exposure"]:
-        return False
-    # Lists of unequal length are found by their own check.
-    options = zip(row["exposure_origin"], row["exposure_popularity"], strict=False)
-    return any(origin != "target" and count < 1 for origin, count in options)
-
-
-def _position(split: str, rows: list[Row]) -> Finding:
+def _position(split: str, frame: pl.DataFrame) -> Finding:
     """Chi-square test that the target's position is uniform, pooled over numbers of options."""
     statistic, freedom = 0.0, 0
-    rows = [row for row in rows if 0 <= row["answer"] < len(row["exposure"])]
-    sizes = np.array([len(row["exposure"]) for row in rows])
-    answers = np.array([row["answer"] for row in rows])
+    sizes = frame["exposure"].list.len().to_numpy().astype(np.int64)
+    answers = frame["answer"].to_numpy().astype(np.int64)
+    inside = (answers >= 0) & (answers < sizes)
+    sizes, answers = sizes[inside], answers[inside]
     for size in np.unique(sizes):
         counts = np.bincount(answers[sizes == size], minlength=size)[:size]
         expected = counts.sum() / size
@@ -227,29 +303,59 @@ def _position(split: str, rows: list[Row]) -> Finding:
     )
 
 
-def _cues(rows: list[Row]) -> list[Finding]:
-    chance = float(np.mean([1 / len(row["exposure"]) for row in rows]))
-    cues: dict[str, Callable[[Row], Sequence[float]]] = {
-        "most popular": lambda r: r["exposure_popularity"],
-        "least popular": lambda r: [-p for p in r["exposure_popularity"]],
-        "nearest to the history": lambda r: r["history_similarity"],
-        "longest text": lambda r: [len(t) for t in r["exposure"]],
-        "shortest text": lambda r: [-len(t) for t in r["exposure"]],
-        "first": lambda r: [-i for i in range(len(r["exposure"]))],
-        "last": lambda r: list(range(len(r["exposure"]))),
-    }
+def _cues(test: pa.Table) -> list[Finding]:
+    lists = make_lists(test)
+    if not len(lists):
+        return []
+    places = lists.position.astype(float)
+    guesses = cues(lists, [], np.empty((len(places), 0), bool))
+    guesses |= {"first option": -places, "last option": places}
+    chance = 100 * float(lists.chance.mean())
     findings = []
-    for name, cue in cues.items():
-        hits = [top_choice(cue(row), row["answer"], len(row["exposure"])) for row in rows]
-        error = 1.96 * float(np.std(hits)) / len(hits) ** 0.5
-        detail = f"{100 * np.mean(hits):.1f} % ± {100 * error:.1f} (chance {100 * chance:.1f} %)"
+    for name in _TOLD:
+        found = accuracy(lists.hits(guesses[name]), lists.user)
+        detail = f"{_percent(found)} (chance {chance:.1f} %)"
         findings.append(Finding(f"cue: {name}", None, detail))
     return findings
 
 
-def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding]:
-    answers = {r["scene_id"]: r["answer"] for r in scenes.get("train", [])}
-    test = {r["scene_id"] for r in scenes.get("test", [])}
+def audited(found: Mapping[str, Any]) -> list[Finding]:
+    """Return the verdict of an audit on each source, and what is behind it.
+
+    Args:
+        found: Of `audit.report.audit`; it has further cues than the few that are told here.
+    """
+    findings = []
+    for source, told in found["sources"].items():
+        promise = f"audit, {source}: nothing but the person tells the target"
+        ok = {"holds": True, "tells": False}.get(told["verdict"])
+        findings.append(Finding(promise, ok, "; ".join(told["why"][:_REASONS])))
+        guesses = [(name, "baselines", "placebo") for name in told["baselines"]]
+        guesses += [(name, "cues", "placebo_cues") for name in _strongest(told)]
+        for name, real, placebo in guesses:
+            kind = "cue: " if real == "cues" else ""
+            detail = f"real {_percent(Estimate(**told[real][name]))}"
+            if name in told[placebo]:
+                detail += f"; placebo {_percent(Estimate(**told[placebo][name]))}"
+            findings.append(Finding(f"audit, {source}: {kind}{name}", None, detail))
+    return findings
+
+
+def _strongest(told: Mapping[str, Any]) -> list[str]:
+    """Return the cues that find the placebo most often, or where there is none the target."""
+    values = told["placebo_cues"] or told["cues"]
+    return sorted(values, key=lambda name: -values[name]["value"])[:_CUES]
+
+
+def _percent(found: Estimate) -> str:
+    low, high = 100 * found.low, 100 * found.high
+    return f"{100 * found.value:.1f} %, {low:.1f} to {high:.1f}"
+
+
+def _pair_checks(pairs: list[Row], scenes: dict[str, pl.DataFrame]) -> list[Finding]:
+    train = scenes["train"]["scene_id", "answer"].iter_rows() if "train" in scenes else ()
+    answers = dict(train)
+    test = set(scenes["test"]["scene_id"]) if "test" in scenes else set()
 
     def wrong_label(row: Row) -> bool:
         known = answers.get(row["scene_id"])
@@ -282,7 +388,14 @@ def _pair_checks(pairs: list[Row], scenes: dict[str, list[Row]]) -> list[Finding
         "entropies lie between 0 and log2 of the options": impossible,
         "no pair comes from a test scene": lambda row: row["scene_id"] in test,
     }
-    return [Finding(f"pairs: {name}", *_told(_bad(pairs, test_))) for name, test_ in checks.items()]
+    return [
+        _of_pairs(name, [r["scene_id"] for r in pairs if bad(r)]) for name, bad in checks.items()
+    ]
+
+
+def _of_pairs(promise: str, bad: list[str]) -> Finding:
+    detail = f"{len(bad):,} break it, first: {bad[0]}" if bad else "all"
+    return Finding(f"pairs: {promise}", not bad, detail)
 
 
 def token_count(model: str) -> Callable[[str], int]:
@@ -298,21 +411,35 @@ def token_count(model: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def load(target: str, revision: str | None = None) -> tuple[dict[str, pa.Table], pa.Table | None]:
-    """Read scenes and pairs from a Parquet file, a release folder or a Hub repository.
+def load(target: str, revision: str | None = None) -> tuple[Tables, pa.Table | None]:
+    """Read scenes, their placebos and pairs from a Parquet file, a folder or a Hub repository.
+
+    Args:
+        target: File of scenes, folder of `usermirrorer scenes`, release folder or repository.
+        revision: Tag or commit, for a repository.
+
+    Returns:
+        Scenes by split (`train`, `test`, `placebo_train`, `placebo_test`: those that are there; of
+        a file its name), and pairs.
 
     Raises:
         UserError: if nothing of the kind is there.
     """
     path = Path(target)
     if path.is_file():
-        return {path.stem: read_table(path)}, None
+        files = {path.stem: path}
+        files |= {PLACEBO + split: file for split, file in placebo_beside(files).items()}
+        return {split: read_table(file) for split, file in files.items()}, None
     if path.is_dir():
         return _load_folder(path)
-    from datasets import load_dataset
+    from datasets import get_dataset_config_names, load_dataset
 
     try:
-        scenes = load_dataset(target, "scenes", revision=revision)
+        configs = get_dataset_config_names(target, revision=revision)
+        scenes = dict(load_dataset(target, "scenes", revision=revision))
+        if "placebo" in configs:
+            placebo = load_dataset(target, "placebo", revision=revision)
+            scenes |= {PLACEBO + split: rows for split, rows in placebo.items()}
         pairs = load_dataset(target, "preference", split="train", revision=revision)
     except (FileNotFoundError, ValueError, ConnectionError) as error:
         reason = str(error).splitlines()[0]
@@ -327,14 +454,15 @@ def _arrow(rows: Any, schema: pa.Schema) -> pa.Table:
     return pa.table({f.name: table[f.name].cast(f.type) for f in known})
 
 
-def _load_folder(path: Path) -> tuple[dict[str, pa.Table], pa.Table | None]:
-    scenes: dict[str, pa.Table] = {}
-    for split in ("train", "test"):
-        files = [*sorted(path.glob(f"{split}.parquet"))]
-        files += sorted(path.glob(f"data/scenes/**/{split}-*.parquet"))
-        if files:
-            scenes[split] = pa.concat_tables([read_table(file) for file in files])
+def _load_folder(path: Path) -> tuple[Tables, pa.Table | None]:
+    scenes: Tables = {}
+    for prefix, table in (("", "scenes"), (PLACEBO, "placebo")):
+        for split in ("train", "test"):
+            files = [*sorted(path.glob(f"{prefix}{split}.parquet"))]
+            files += sorted(path.glob(f"data/{table}/**/{split}-*.parquet"))
+            if files:
+                scenes[prefix + split] = pa.concat_tables([read_table(file) for file in files])
     pairs = sorted(path.glob("data/preference/**/*.parquet"))
-    if not scenes:
+    if not apart(scenes)[0]:
         raise UserError("holds no scenes", where=path, fix="Give a release folder or scene files.")
     return scenes, pa.concat_tables([read_table(file) for file in pairs]) if pairs else None

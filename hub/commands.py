@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ def release() -> None:
 @click.option("--preference", type=_FOLDER, required=True, help="Parquet file of pairs.")
 @click.option("--train", type=_FOLDER, help="Parquet file of train scenes.")
 @click.option("--test", type=_FOLDER, help="Parquet file of test scenes.")
+@click.option(
+    "--placebo-train",
+    type=_FOLDER,
+    help="Parquet file of their placebos.  [default: placebo_NAME beside NAME of --train]",
+)
+@click.option(
+    "--placebo-test",
+    type=_FOLDER,
+    help="Parquet file of their placebos.  [default: placebo_NAME beside NAME of --test]",
+)
+@click.option("--paper-train", type=_FOLDER, help="Train scenes with the paper's exposures.")
+@click.option("--paper-test", type=_FOLDER, help="Test scenes with the paper's exposures.")
 @click.option("--manifest", type=_FOLDER, required=True, help="JSON: where the rows came from.")
 @click.option("--plot", "plots", type=_FOLDER, multiple=True, help="Plot for the card.")
 @click.option("--since", type=_FOLDER, help="Folder of the release before, for the changelog.")
@@ -33,24 +46,68 @@ def release() -> None:
     show_default=True,
     help="Whether the sources allow their texts in a public repository.",
 )
-def build_command(folder: Path, train: Path | None, test: Path | None, **options: Any) -> None:
-    """Write a release FOLDER; the same inputs give the same bytes."""
+@click.option(
+    "--allow-tells",
+    is_flag=True,
+    help="Release exposures that tell their targets; the card says so in its first lines.",
+)
+def build_command(folder: Path, **options: Any) -> None:
+    """Write a release FOLDER; the same inputs give the same bytes.
+
+    The exposures are audited (`usermirrorer validate --audit`), and what is found is in the
+    manifest and the card. Where something else than the person tells the targets there is no
+    release, unless with --allow-tells.
+    """
+    from usermirrorer.builders.audit.load import placebo_beside
     from usermirrorer.builders.common.storage import read_json
     from usermirrorer.hub import releases
 
-    scenes = {split: path for split, path in (("train", train), ("test", test)) if path}
+    scenes = _splits(options, "")
+    placebo = placebo_beside(scenes) | _splits(options, "placebo_")
+    manifest = read_json(options["manifest"])
+    if scenes:
+        manifest["audit"] = _audit(scenes, placebo, options["allow_tells"])
     releases.write_release(
         folder,
         repo_id=options["repo_id"],
         version=options["version"],
         preference=options["preference"],
         scenes=scenes,
-        manifest=read_json(options["manifest"]),
+        placebo=placebo,
+        paper=_splits(options, "paper_"),
+        manifest=manifest,
         assets={path.name: path for path in options["plots"]},
         redistributable=options["redistributable"],
         changelog_from=options["since"],
     )
     click.echo(folder)
+
+
+def _splits(options: Mapping[str, Path | None], prefix: str) -> dict[str, Path]:
+    """Return split -> file of the options whose names begin so."""
+    files = ((split, options[prefix + split]) for split in ("train", "test"))
+    return {split: path for split, path in files if path}
+
+
+def _audit(
+    scenes: Mapping[str, Path], placebo: Mapping[str, Path], allow_tells: bool
+) -> dict[str, Any]:
+    """Return what the audit found.
+
+    Raises:
+        UserError: if there are tells that are not allowed.
+    """
+    from usermirrorer.builders.audit.load import read_files
+    from usermirrorer.builders.audit.report import assert_no_tells, audit, sources
+    from usermirrorer.builders.common.progress import bar
+
+    real, fake = read_files(scenes, placebo)
+    with bar("audit", len(sources(real))) as advance:
+        found = audit(real, fake, allow_tells=allow_tells, progress=advance)
+    assert_no_tells(found)
+    for name, source in found["sources"].items():
+        click.echo(f"audit, {name}: {source['verdict']}: {'; '.join(source['why'])}", err=True)
+    return found
 
 
 @release.command("push")

@@ -37,7 +37,8 @@ def scenes(
     time = 1_000_000_000 + rng.integers(0, 1000 * DAY, count)
     width = int(sizes.max())
     ranked = np.argsort(rng.exponential(size=(count, ITEMS)) / popularity, axis=1)
-    items, before = ranked[:, :width], ranked[:, width : width + 12]
+    before, rest = ranked[:, :12], ranked[:, 12:]
+    items = rest[:, width : 2 * width] if placebo else rest[:, :width]
     near = np.einsum("nkd,nd->nk", space[before], taste)
     history = np.take_along_axis(before, np.argsort(-near, axis=1)[:, :HISTORY], axis=1)
     noise = np.random.default_rng([seed, 9, placebo]).gumbel(size=(count, width))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from usermirrorer.builders.common.choice import TIE
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import OPTION_FEATURES
 
@@ -68,7 +69,8 @@ class Lists:
             scores: [options]; what has none (NaN) is guessed last.
         """
         scores = np.where(np.isnan(scores), -np.inf, scores)
-        best = scores == np.maximum.reduceat(scores, self.starts)[self.scene]
+        most = np.maximum.reduceat(scores, self.starts)[self.scene]
+        best = (scores == most) | (scores >= most - TIE)
         return best[self.target] / np.add.reduceat(best.astype(np.int64), self.starts)
 
     def standardised(self, values: np.ndarray) -> np.ndarray:

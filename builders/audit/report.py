@@ -23,7 +23,7 @@ Logged exposures have no placebo: nobody drew them. They are reported, not judge
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -67,37 +67,46 @@ def audit(
     *,
     margins: Mapping[str, float] = MARGINS,
     allow_tells: bool = False,
+    progress: Callable[[int], None] = lambda sources: None,
 ) -> dict[str, Any]:
-    """Audit scenes, each source by itself; the same tables give the same numbers.
+    """Audit scenes, each source by itself; the same tables give the same numbers everywhere.
 
     Args:
         scenes: Split (`train`, `test`) -> scenes. Learners learn from train and are scored on test;
             of a single table, on five parts of its users in turn.
         placebo: The same for targets that another user took; without it nothing is judged.
         margins: Points that are let pass, see `MARGINS`.
-        allow_tells: Only noted, for a release that is made in spite of tells.
+        allow_tells: Whether scenes may be used in spite of tells.
+        progress: Called with the number of sources just audited.
 
     Returns:
         `sources` (source -> `baselines`, `placebo`, `cues`, `taken_later`, `scenes`, `verdict`,
-        `why`), `verdict` (`holds`, `tells` or `not judged`), `margin_points`, `allowed_tells`.
+        `why`), `verdict` (`holds`, `tells` or `not judged`), `margin_points`, and `allowed_tells`:
+        whether there are tells that `allow_tells` let pass.
 
     Raises:
         UserError: if a column is missing, or there is nothing to audit.
     """
-    names = sorted({name for table in scenes.values() for name in _unique(table, "source")})
+    names = sources(scenes)
     if not names:
         raise UserError("there are no scenes to audit")
-    found = {
-        name: _audit_source(_of(scenes, name), _of(placebo or {}, name), margins) for name in names
-    }
+    found = {}
+    for name in names:
+        found[name] = _audit_source(_of(scenes, name), _of(placebo or {}, name), margins)
+        progress(1)
     verdicts = {source["verdict"] for source in found.values()}
     overall = next((v for v in ("tells", "holds") if v in verdicts), "not judged")
     return {
         "sources": found,
         "verdict": overall,
         "margin_points": dict(margins),
-        "allowed_tells": allow_tells,
+        "allowed_tells": allow_tells and overall == "tells",
     }
+
+
+def sources(scenes: _TABLES) -> list[str]:
+    """Return the names of the sources that scenes are of, in order."""
+    return sorted({name for table in scenes.values() for name in _unique(table, "source")})
 
 
 def assert_no_tells(found: Mapping[str, Any]) -> None:

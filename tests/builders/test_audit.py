@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from tests import exposures
-from usermirrorer.builders import commands
+from usermirrorer.builders import commands, validate
 from usermirrorer.builders.audit import estimates, marks
 from usermirrorer.builders.audit.lists import make_lists
-from usermirrorer.builders.audit.load import load
 from usermirrorer.builders.audit.report import assert_no_tells, audit
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import OPTION_FEATURES
+from usermirrorer.builders.common.schema import OPTION_FEATURES, PREFERENCE
+from usermirrorer.hub import commands as hub_commands
 
 SOURCE = "movielens"
 
@@ -360,10 +360,10 @@ def test_a_file_a_folder_and_a_release_are_read_with_their_placebo(folder, real,
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((folder / name).read_bytes())
     for target in (folder, tmp_path / "release"):
-        scenes, fake = load(str(target))
+        scenes, fake = validate.apart(validate.load(str(target))[0])
         assert {s: len(t) for s, t in scenes.items()} == {"train": 1000, "test": 600}
         assert {s: len(t) for s, t in fake.items()} == {"train": 1000, "test": 600}
-    scenes, fake = load(str(folder / "test.parquet"))
+    scenes, fake = validate.apart(validate.load(str(folder / "test.parquet"))[0])
     assert set(scenes) == set(fake) == {"test"}
     assert not scenes["test"]["item_id"].equals(fake["test"]["item_id"])
 
@@ -388,3 +388,54 @@ def test_the_command_tells_the_audit_in_plain_lines_and_exits_with_1_on_tells(
     told = json.loads(ran.stdout)
     assert told["audit"]["sources"][SOURCE]["verdict"] == "tells"
     assert {"promise", "ok", "detail"} == set(told["findings"][0])
+
+
+# A release
+
+
+@pytest.fixture
+def build(folder, tmp_path, clean):
+    """Build a release of `folder` by the command."""
+    pairs = tmp_path / "pairs.parquet"
+    storage.write_table(pairs, PREFERENCE.empty_table())
+    storage.write_json(tmp_path / "from.json", {"inputs": {}, "code": "0", "seeds": {}})
+
+    def call(*more: str):
+        command = ["build", str(tmp_path / "release"), "--repo", "a/b", "--version", "1.0.0"]
+        command += ["--preference", str(pairs), "--manifest", str(tmp_path / "from.json")]
+        command += [
+            "--train",
+            str(folder / "train.parquet"),
+            "--test",
+            str(folder / "test.parquet"),
+        ]
+        return CliRunner().invoke(hub_commands.release, [*command, *more])
+
+    return call
+
+
+def test_a_release_carries_its_audit_and_is_audited_without_raw_files(build, clean, tmp_path):
+    ran = build()
+    assert ran.exit_code == 0, ran.output
+    release = tmp_path / "release"
+    manifest = storage.read_json(release / "manifest.json")
+    assert manifest["audit"] == clean and not manifest["audit"]["allowed_tells"]
+    again = CliRunner().invoke(commands.validate, [str(release), "--audit", "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["audit"] == clean
+
+
+def test_a_release_with_tells_is_refused_unless_they_are_allowed(
+    build, folder, real, placebo, tmp_path
+):
+    for name, tables in (("", real), ("placebo_", placebo)):
+        for split, table in _central(tables).items():
+            storage.write_table(folder / f"{name}{split}.parquet", table)
+    refused = build()
+    assert isinstance(refused.exception, UserError) and "--allow-tells" in str(refused.exception)
+    assert not (tmp_path / "release").exists()
+    assert build("--allow-tells").exit_code == 0
+    manifest = storage.read_json(tmp_path / "release" / "manifest.json")
+    assert manifest["audit"]["allowed_tells"] and manifest["audit"]["verdict"] == "tells"
+    text = (tmp_path / "release" / "README.md").read_text().partition("\n---\n")[2]
+    assert "tell the answer" in text[:400]
