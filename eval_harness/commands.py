@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from usermirrorer.builders.common.errors import UserError
+
+if TYPE_CHECKING:
+    from usermirrorer.eval_harness.leaderboard import Board
 
 SPACE_CARD = """---
 title: UserMirrorer leaderboard
@@ -38,46 +42,55 @@ def _named(models: Sequence[str]) -> dict[str, Path]:
 @click.argument("models", nargs=-1, required=True, metavar="NAME=FOLDER...")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboard"))
 @click.option("--direct", is_flag=True, help="The direct family instead of decisions.")
+@click.option("--paper", is_flag=True, help="The family with the paper's exposures.")
 @click.option("--push-space", metavar="REPO", help="Also upload the folder to a static Space.")
-def leaderboard(models: tuple[str, ...], output: Path, direct: bool, push_space: str) -> None:
+def leaderboard(
+    models: tuple[str, ...], output: Path, direct: bool, paper: bool, push_space: str
+) -> None:
     """Rank models by lm_eval's output folders (--output_path, --log_samples).
 
     Writes index.html (opens from disk, and as a static Space), leaderboard.md, .csv and .json.
     """
     from usermirrorer.builders.common.storage import atomic
     from usermirrorer.eval_harness import hub_files
-    from usermirrorer.eval_harness import leaderboard as board
+    from usermirrorer.eval_harness import leaderboard_forms as forms
+    from usermirrorer.eval_harness.leaderboard import build
 
-    rows = board.build(_named(models), "usermirror-direct" if direct else "usermirror")
+    family = "usermirror" + ("-paper" if paper else "") + ("-direct" if direct else "")
+    board = build(_named(models), family)
     files = {
-        "index.html": board.to_html(rows),
-        "leaderboard.md": board.to_markdown(rows),
-        "leaderboard.csv": board.to_csv(rows),
-        "leaderboard.json": board.to_json(rows),
+        "index.html": forms.to_html(board),
+        "leaderboard.md": forms.to_markdown(board),
+        "leaderboard.csv": forms.to_csv(board),
+        "leaderboard.json": forms.to_json(board),
         "README.md": SPACE_CARD,
     }
     for name, text in files.items():
         with atomic(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    _print(rows)
+    _print(board)
     click.echo(f"wrote {output / 'index.html'} and {len(files) - 1} more")
     if push_space:
         address = hub_files.push(files, push_space, kind="space", message="Leaderboard")
         click.echo(f"pushed {address}")
 
 
-def _print(rows: list) -> None:
+def _print(board: Board) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from usermirrorer.eval_harness import leaderboard as board
+    from usermirrorer.eval_harness.leaderboard_forms import tables
 
-    head, body = board.table([row for row in rows if row.kind != "published"])
-    shown = [i for i, name in enumerate(head) if name not in (*board.DOMAINS, "note")]
-    table = Table(*(head[i] for i in shown))
-    for line in body:
+    headline = tables(board)[0]
+    left_out = {"taste", "note", *board.domains} - set(board.logged)
+    shown = [i for i, name in enumerate(headline.head) if name not in left_out]
+    table = Table(*(headline.head[i] for i in shown), title=headline.text, title_justify="left")
+    for line in headline.body:
         table.add_row(*(line[i] for i in shown))
     Console().print(table)
+    for row in board.rows:
+        if row.taste:
+            click.echo(f"{row.name} {row.taste}.")
 
 
 @click.command(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, thought_of
 from usermirrorer.builders.decisions.uncertainty import softmax
+from usermirrorer.eval_harness.lm_eval_internals import is_plain_transformers
 from usermirrorer.eval_harness.metrics import Floats
 from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest
 
@@ -27,14 +28,7 @@ _TOLERANCE, _TOLERANCE_HALF = 0.02, 0.15
 
 def supports(lm: LM) -> bool:
     """Say whether `lm` runs a causal model of `transformers` in the ordinary way."""
-    from lm_eval.models.huggingface import HFLM
-
-    return (
-        isinstance(lm, HFLM)
-        and lm.backend == "causal"
-        and type(lm)._loglikelihood_tokens is HFLM._loglikelihood_tokens
-        and type(lm)._model_call is HFLM._model_call
-    )
+    return is_plain_transformers(lm) and getattr(lm, "backend", "") == "causal"
 
 
 def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
@@ -90,9 +84,9 @@ def engine_of(lm: Any) -> Any | None:
     """
     if not supports(lm):
         return None
-    if not hasattr(lm, "_usermirror_engine"):
-        lm._usermirror_engine = _make_engine(lm)
-    return lm._usermirror_engine
+    if not hasattr(lm, "usermirror_engine"):
+        lm.usermirror_engine = _make_engine(lm)
+    return lm.usermirror_engine
 
 
 def _make_engine(lm: Any) -> Any | None:

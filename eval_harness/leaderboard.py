@@ -1,70 +1,103 @@
-"""Several models' results as one table: ranked, with intervals, baselines and paired tests."""
+"""Several models' results as ranked rows, with intervals, baselines, and tests against the best."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.eval_harness import published
+from usermirrorer.eval_harness import metrics, published, verdict
+from usermirrorer.eval_harness.metric_table import BASELINES, GAPS, Unit, lookup, tell_gaps
 from usermirrorer.eval_harness.results import Score, compare, read_results
 
-#: Column order; a domain is the mean over the scenes of its sources.
-DOMAINS = published.DOMAINS
-SOURCES = 11
 #: The paper's settings at evaluation (section 4.1); a row notes what its run did otherwise.
 USUAL = {"samples": 5, "temperature": 1.0, "top_p": 0.9, "max_gen_toks": 512, "chat_template": True}
-BASELINES = {"acc_chance": "chance", "acc_popular": "most popular", "acc_nearest": "nearest"}
+#: Column of the mean over all scenes, and of the plain mean over sources without logged lists.
+OVERALL, SYNTHETIC = "overall", "synthetic"
+HEADLINE = "acc_over_placebo"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A mean with its standard error (NaN: unknown) over n scenes."""
+    """A mean over n scenes of so many users; its standard error is NaN where it is not known."""
 
     value: float
     stderr: float
     n: int
+    users: int = 0
+    unit: Unit = "share"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; NaN where there is none."""
+        return metrics.interval(self.value, self.stderr, self.users, self.unit)
 
 
 @dataclass
 class Row:
     """One line of the table. `kind` is `model`, `baseline` or `published`.
 
-    `acc` and `entropy` map a domain, `overall` (all scenes) or `synthetic` (plain mean over the
-    sources with synthetic exposures) to a cell. Accuracies are in 0..1, entropies in bits.
+    `cells` maps a metric and a column (a domain, `overall`, `synthetic`) to a cell; metrics by gap
+    have the column `overall` only. Accuracies are in 0..1, entropies in bits. `p_value` is that of
+    a paired test against the first model, by user, corrected for the number of tests (Holm).
     """
 
     name: str
     kind: str
-    acc: dict[str, Cell] = field(default_factory=dict)
-    entropy: dict[str, Cell] = field(default_factory=dict)
-    malformed: Cell | None = None
+    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     estimated: bool = False
     p_value: float | None = None
+    taste: str = ""
     note: str = ""
 
+    def cell(self, metric: str, column: str = OVERALL) -> Cell | None:
+        """Return one cell; None if the row has no such."""
+        return self.cells.get(metric, {}).get(column)
 
-def pool(cells: Sequence[Cell], *, by_scenes: bool = True) -> Cell:
-    """Return the mean of independent means, weighted by their scenes or all alike."""
-    weights = [c.n if by_scenes else 1 for c in cells]
-    total = sum(weights)
+
+@dataclass(frozen=True)
+class Board:
+    """Rows (models by rank, baselines, published), and what the scenes are.
+
+    `domains` are in table order, `logged` those of them with logged lists. `scenes` says what was
+    scored, `reference` what accuracy is compared with.
+    """
+
+    rows: list[Row]
+    domains: list[str]
+    logged: list[str]
+    scenes: str
+    reference: str
+
+
+def pool(cells: Sequence[Cell], weights: Sequence[float] | None = None) -> Cell:
+    """Return the mean of independent means.
+
+    Args:
+        cells: Of one metric.
+        weights: Of each; their numbers of scenes, if not given.
+    """
+    weights = [c.n for c in cells] if weights is None else weights
+    total = sum(weights) or 1
     value = sum(w * c.value for w, c in zip(weights, cells, strict=True)) / total
     error = math.sqrt(sum((w * c.stderr) ** 2 for w, c in zip(weights, cells, strict=True)))
-    return Cell(value, error / total, sum(c.n for c in cells))
+    n, users = sum(c.n for c in cells), sum(c.users for c in cells)
+    return Cell(value, error / total, n, users, cells[0].unit)
 
 
-def build(models: Mapping[str, Path], family: str = "usermirror") -> list[Row]:
+def build(models: Mapping[str, Path], family: str = "usermirror") -> Board:
     """Return the ranked rows of several models, then baselines, then the published ones.
+
+    Models are ranked by accuracy minus placebo over all scenes. The published rows are on the
+    paper's exposures and stand only beside such.
 
     Args:
         models: Display name -> folder (or file) with lm_eval's output.
-        family: `usermirror` (decisions) or `usermirror-direct`.
+        family: Of `task_names.FAMILIES`.
 
     Raises:
         UserError: if a model has no such result, has results under several settings, or was
@@ -72,18 +105,45 @@ def build(models: Mapping[str, Path], family: str = "usermirror") -> list[Row]:
     """
     scores = {name: _of_family(name, path, family) for name, path in models.items()}
     _same_scenes(scores)
-    rows = [_row(name, "model", found, "acc") for name, found in scores.items()]
-    rows.sort(key=lambda row: -row.acc["overall"].value)
+    rows = [_model_row(name, found) for name, found in scores.items()]
+    rows.sort(key=lambda row: -_rank_key(row))
     best = scores[rows[0].name]
-    for row in rows[1:]:
+    _test_against(best, rows[1:], scores)
+    rows += _baseline_rows(best)
+    if {mode for s in best for mode in s.facts.get("exposure_modes", {})} <= {"paper", "logged"}:
+        rows += _published({s.source for s in best})
+    return Board(rows, _domains(best), _logged(best), _scenes(best), _reference(best))
+
+
+def _reference(scores: Sequence[Score]) -> str:
+    """Say what accuracy is compared with: `placebo`, or `placebo (mind: chance)`."""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        if score.metric == HEADLINE:
+            found.setdefault(str(score.facts.get("reference", "chance")), []).append(score.source)
+    if set(found) == {"placebo", "chance"}:
+        return f"placebo ({', '.join(sorted(found['chance']))}: chance)"
+    return next(iter(found), "chance")
+
+
+def _rank_key(row: Row) -> float:
+    cell = row.cell(HEADLINE) or row.cell("acc")
+    return cell.value if cell else -math.inf
+
+
+def _test_against(
+    best: Sequence[Score], rows: Sequence[Row], scores: Mapping[str, Sequence[Score]]
+) -> None:
+    found: dict[str, float] = {}
+    metric = HEADLINE if any(s.metric == HEADLINE for s in best) else "acc"
+    for row in rows:
         try:
-            row.p_value = compare(best, scores[row.name]).p_value
+            found[row.name] = compare(best, scores[row.name], metric).p_value
         except UserError as error:
             row.note = f"not tested: {error} {row.note}".strip()
-    rows += [_row(title, "baseline", best, metric) for metric, title in BASELINES.items()]
-    if family != "usermirror":
-        return rows
-    return rows + _published(whole=len({s.source for s in best}) == SOURCES)
+    corrected = dict(zip(found, metrics.holm(list(found.values())), strict=True))
+    for row in rows:
+        row.p_value = corrected.get(row.name)
 
 
 def _of_family(name: str, path: Path, family: str) -> list[Score]:
@@ -105,11 +165,13 @@ def _same_scenes(scores: Mapping[str, Sequence[Score]]) -> None:
     seen: dict[str, tuple[tuple, str]] = {}
     for name, found in scores.items():
         for score in found:
-            key = (score.scenes_hash, score.prompt_hash, score.n)
+            placebo = score.facts.get("placebo_hash", "")
+            key = (score.scenes_hash, score.prompt_hash, score.n, placebo)
             first = seen.setdefault(score.task, (key, name))
             if first[0] != key:
                 raise UserError(
-                    f"{name} and {first[1]} were not scored on the same scenes and prompts",
+                    f"{name} and {first[1]} were not scored on the same scenes, placebos and "
+                    "prompts",
                     where=score.task,
                     fix="Run both on one dataset revision, with the same --limit.",
                 )
@@ -122,15 +184,27 @@ def _same_scenes(scores: Mapping[str, Sequence[Score]]) -> None:
         )
 
 
-def _row(name: str, kind: str, scores: Sequence[Score], accuracy: str) -> Row:
-    row = Row(name, kind, acc=_columns(scores, accuracy))
-    if kind == "model":
-        row.entropy = _columns(scores, "entropy")
-        malformed = [Cell(s.value, s.stderr, s.n) for s in scores if s.metric == "malformed"]
-        row.malformed = pool(malformed) if malformed else None
-        row.estimated = any(s.metric == "entropy_is_estimate" and s.value for s in scores)
-        row.note = _unusual(scores[0].settings)
+def _model_row(name: str, scores: Sequence[Score]) -> Row:
+    row = Row(name, "model")
+    for metric in dict.fromkeys(s.metric for s in scores):
+        row.cells[metric] = _columns(scores, metric)
+    row.estimated = any(s.metric == "entropy_is_estimate" and s.value for s in scores)
+    row.note = _unusual(scores[0].settings)
+    row.taste = verdict.in_words(*(_loss(row, f"acc_loss_{n}") for n in ("no_history", "swapped")))
     return row
+
+
+def _loss(row: Row, metric: str) -> verdict.Loss | None:
+    cell = row.cell(metric)
+    return verdict.Loss(cell.value, *cell.interval) if cell else None
+
+
+def _baseline_rows(scores: Sequence[Score]) -> list[Row]:
+    rows = []
+    for metric, title in BASELINES.items():
+        if cells := _columns(scores, metric):
+            rows.append(Row(title, "baseline", {"acc": cells}))
+    return rows
 
 
 def _unusual(settings: str) -> str:
@@ -139,184 +213,80 @@ def _unusual(settings: str) -> str:
     return ", ".join(k if v is True else f"{k} {v}".lower() for k, v in sorted(found.items()))
 
 
+def _cell(score: Score) -> Cell:
+    gap = score.metric.removeprefix("acc_gap_")
+    n = score.facts.get("gaps", {}).get(gap, score.n) if gap in GAPS else score.n
+    return Cell(score.value, score.stderr, n, score.users, score.of.unit)
+
+
 def _columns(scores: Sequence[Score], metric: str) -> dict[str, Cell]:
-    sources = {s.source: Cell(s.value, s.stderr, s.n) for s in scores if s.metric == metric}
-    found = {}
-    for domain in DOMAINS:
-        cells = [cell for source, cell in sources.items() if source.split("_")[0] == domain]
-        if cells:
-            found[domain] = pool(cells)
-    found["overall"] = pool(list(sources.values()))
-    synthetic = [cell for source, cell in sources.items() if source != "mind"]
+    own = [s for s in scores if s.metric == metric]
+    if not own:
+        return {}
+    found = {OVERALL: pool([_cell(s) for s in own])}
+    if lookup(metric).group == "gap":
+        return found
+    for domain in dict.fromkeys(s.domain for s in own):
+        found[domain] = pool([_cell(s) for s in own if s.domain == domain])
+    synthetic = [_cell(s) for s in own if not _is_logged(s)]
     if synthetic:
-        found["synthetic"] = pool(synthetic, by_scenes=False)
+        found[SYNTHETIC] = pool(synthetic, [1.0] * len(synthetic))
     return found
 
 
-def _published(whole: bool) -> list[Row]:
-    """Return Table 1; its means only if the models' means are over all sources too."""
+def _is_logged(score: Score) -> bool:
+    """Say whether all exposures were logged; where a run did not record it, as its source is."""
+    from usermirrorer.builders.raw.sources import all_sources
+
+    if modes := score.facts.get("exposure_modes"):
+        return set(modes) == {"logged"}
+    known = all_sources().get(score.source)
+    return bool(known and known.logged)
+
+
+def _logged(scores: Sequence[Score]) -> list[str]:
+    return sorted({s.domain for s in scores if _is_logged(s)})
+
+
+def _domains(scores: Sequence[Score]) -> list[str]:
+    """Return the domains in table order: logged lists first, then as in Table 1, then others."""
+    logged = _logged(scores)
+    order = {domain: number for number, domain in enumerate(published.DOMAINS)}
+    found = {s.domain for s in scores}
+    return sorted(found, key=lambda d: (d not in logged, order.get(d, len(order)), d))
+
+
+def _scenes(scores: Sequence[Score]) -> str:
+    """Say what was scored: scenes, users, exposure modes, and the time since the history."""
+    first = {s.task: s for s in scores if s.metric == "acc"}.values()
+    modes: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for score in first:
+        modes.update(score.facts.get("exposure_modes", {}))
+        seconds.update(score.facts.get("gaps", {}))
+    text = f"{sum(s.n for s in first):,} scenes of {sum(s.users for s in first):,} users"
+    if modes:
+        text += f"; exposures: {', '.join(sorted(modes))}"
+    ordered = {name: seconds[name] for name in (*GAPS, "unknown") if seconds[name]}
+    return text + (f"; time since the history: {tell_gaps(ordered)}" if ordered else "") + "."
+
+
+def _published(sources: set[str]) -> list[Row]:
+    """Return Table 1; its means only if the models' means are over the same sources."""
+    from usermirrorer.builders.scenes.presets import PAPER
+
+    whole = sources == set(PAPER)
     rows = []
     for name, values in published.TABLE_1.items():
-        overall = "overall" if name in published.PROPRIETARY else "synthetic"
-        names = (*DOMAINS, overall) if whole else DOMAINS
+        mean = OVERALL if name in published.PROPRIETARY else SYNTHETIC
+        names = (*published.DOMAINS, mean) if whole else published.DOMAINS
         row = Row(name, "published", note="as published, not run here")
-        row.acc = {
+        row.cells["acc"] = {
             column: Cell(value / 100, math.nan, 0)
             for column, value in zip(names, values, strict=False)
         }
         if whole and name in published.TABLE_12:
-            row.entropy = {"overall": Cell(published.TABLE_12[name], math.nan, 0)}
+            cell = Cell(published.TABLE_12[name], math.nan, 0, unit="bits")
+            row.cells["entropy"] = {OVERALL: cell}
         rows.append(row)
     return rows
-
-
-# -- forms ------------------------------------------------------------------------------------
-
-
-def columns(rows: Sequence[Row]) -> list[str]:
-    """Return the accuracy columns that any model fills, in table order."""
-    there = {name for row in rows if row.kind == "model" for name in row.acc}
-    return [name for name in ("overall", "synthetic", *DOMAINS) if name in there]
-
-
-def percent(cell: Cell | None) -> str:
-    """Return `12.3 ± 1.9`: percent with the half-width of the 95 % interval, if known."""
-    if cell is None:
-        return ""
-    if math.isnan(cell.stderr) or cell.stderr < 1e-9:  # rounding of a constant
-        return f"{100 * cell.value:.1f}"
-    return f"{100 * cell.value:.1f} ± {196 * cell.stderr:.1f}"
-
-
-def bits(cell: Cell | None, estimated: bool = False) -> str:
-    """Return the entropy in bits with its 95 % half-width; `~` marks an estimate from samples."""
-    if cell is None:
-        return ""
-    mark = "~" if estimated else ""
-    if math.isnan(cell.stderr):
-        return f"{mark}{cell.value:.3f}"
-    return f"{mark}{cell.value:.3f} ± {1.96 * cell.stderr:.3f}"
-
-
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells as text, the form that Markdown, CSV and the page share."""
-    names = columns(rows)
-    means = [name for name in names if name not in DOMAINS]
-    domains = [name for name in names if name in DOMAINS]
-    head = ["#", "model", *means, "entropy (bits)", "malformed", "p vs. first", "note", *domains]
-    body, rank = [], 0
-    for row in rows:
-        rank += row.kind == "model"
-        body.append(
-            [
-                str(rank) if row.kind == "model" else "",
-                row.name,
-                *(percent(row.acc.get(name)) for name in means),
-                bits(row.entropy.get("overall"), row.estimated),
-                percent(row.malformed),
-                "" if row.p_value is None else f"{row.p_value:.3g}",
-                row.note or (row.kind if row.kind == "baseline" else ""),
-                *(percent(row.acc.get(name)) for name in domains),
-            ]
-        )
-    return head, body
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown."""
-    head, body = table(rows)
-    lines = [head, ["---"] * len(head), *body]
-    return "".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines
-    )
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Return one line a row and column: name, kind, metric, column, value, stderr, n."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "kind", "metric", "column", "value", "stderr", "n"])
-    for row in rows:
-        for metric, cells in (("acc", row.acc), ("entropy", row.entropy)):
-            for column, cell in cells.items():
-                error = "" if math.isnan(cell.stderr) else cell.stderr
-                writer.writerow([row.name, row.kind, metric, column, cell.value, error, cell.n])
-    return out.getvalue()
-
-
-def to_json(rows: Sequence[Row]) -> str:
-    """Return everything as JSON; unknown numbers are null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return json.dumps([plain(asdict(row)) for row in rows], indent=2, ensure_ascii=False) + "\n"
-
-
-def to_html(rows: Sequence[Row], title: str = "UserMirrorer leaderboard") -> str:
-    """Return one self-contained page: sortable table, bars by domain, accuracy against entropy."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    head, body = table(rows)
-    return environment.get_template("leaderboard.html").render(
-        title=title,
-        head=head,
-        lines=list(zip(rows, body, strict=True)),
-        bars=_bars(rows),
-        scatter=_scatter(rows),
-    )
-
-
-def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return a domain's name and bars (name, kind, hue, percent, low, high), domain by domain."""
-    found = []
-    for name in columns(rows):
-        bars = []
-        for number, row in enumerate(r for r in rows if r.kind != "published"):
-            if (cell := row.acc.get(name)) is None:
-                continue
-            half = 0 if math.isnan(cell.stderr) else 196 * cell.stderr
-            value = 100 * cell.value
-            bars.append(
-                {
-                    "name": row.name,
-                    "kind": row.kind,
-                    "hue": number % 6,
-                    "value": value,
-                    "low": max(value - half, 0),
-                    "high": min(value + half, 100),
-                }
-            )
-        found.append({"domain": name, "bars": bars})
-    return found
-
-
-def _scatter(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return places in a 760 x 380 drawing of the rows with an accuracy and an entropy.
-
-    `label` is the height of the name, moved down where it would lie on a neighbour's.
-    """
-    found = []
-    for row in rows:
-        accuracy = row.acc.get("overall") or row.acc.get("synthetic")
-        entropy = row.entropy.get("overall")
-        if accuracy and entropy:
-            found.append((row, entropy.value, accuracy.value))
-    top = max((x for _, x, _ in found), default=1) * 1.15 or 1
-    points: list[dict[str, Any]] = []
-    for row, x, y in sorted(found, key=lambda item: -item[2]):
-        place: dict[str, Any] = {"name": row.name, "kind": row.kind}
-        place |= {"x": 50 + 690 * x / top, "y": 340 - 330 * y}
-        near = [p["label"] for p in points if abs(p["x"] - place["x"]) < 190]
-        place["label"] = max([place["y"] + 4, *(label + 13 for label in near)])
-        points.append({**place, "top": top})
-    return points

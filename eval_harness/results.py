@@ -16,7 +16,7 @@ from usermirrorer.eval_harness.metric_table import Metric, lookup
 from usermirrorer.eval_harness.task_names import domain_of, is_ours, source_of
 
 #: Metadata of a task that says what its scenes are like; see `data.load_scenes`.
-FACTS = ("domain", "reference", "exposure_modes", "gaps", "ablations", "audit")
+FACTS = (*("domain", "reference", "placebo_hash", "exposure_modes", "gaps", "ablations", "audit"),)
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,8 @@ def _settings(run: Mapping[str, Any], task: str) -> str:
     }
     found |= {name: generation.get(name) for name in ("temperature", "top_p", "max_gen_toks")}
     found["chat_template"] = bool(run.get("chat_template"))
+    if metadata.get("ablations") is False:
+        found["ablations"] = False
     return json.dumps(found, sort_keys=True)
 
 

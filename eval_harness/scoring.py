@@ -28,6 +28,7 @@ from usermirrorer.builders.common.schema import labels
 from usermirrorer.builders.decisions.prompts import answer, thought_of
 from usermirrorer.builders.decisions.uncertainty import softmax
 from usermirrorer.eval_harness import hf, vllm
+from usermirrorer.eval_harness.lm_eval_internals import add_request, log_likelihoods
 from usermirrorer.eval_harness.metrics import Floats
 from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest, read
 
@@ -62,8 +63,8 @@ def decide_and_score(lm: LM, requests: list[Instance]) -> list[ModelOutput]:
 
 def register() -> None:
     """Put both requests on lm_eval's base class of models."""
-    setattr(LM, LABELS, score_labels)
-    setattr(LM, DECISIONS, decide_and_score)
+    add_request(LABELS, score_labels)
+    add_request(DECISIONS, decide_and_score)
 
 
 register()
@@ -181,9 +182,9 @@ def _label_scores(lm: LM, texts: Sequence[Sequence[str]]) -> list[Floats]:
     pairs = [
         (("", texts[i][j]), spans[i][0], end) for i in rest for j, end in enumerate(spans[i][1])
     ]
-    values = iter(lm._loglikelihood_tokens(pairs) if pairs else [])
+    values = iter(log_likelihoods(lm, pairs))
     for i in rest:
-        scores[i] = np.array([next(values)[0] for _ in spans[i][1]])
+        scores[i] = np.array([next(values) for _ in spans[i][1]])
     return [row for row in scores if row is not None]
 
 

@@ -68,6 +68,11 @@ class DecisionTask(ConfigurableTask):
         """The task's metadata."""
         return self.config.metadata or {}
 
+    @property
+    def _predicts_only(self) -> bool:
+        """Whether lm_eval runs with --predict_only, in which "bypass" replaces all metrics."""
+        return any(row["metric"] == "bypass" for row in self.config.metric_list or [])
+
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Load the test scenes and record their provenance in the metadata."""
         task = str(self.config.task)
@@ -162,7 +167,7 @@ class DecisionTask(ConfigurableTask):
         self, doc: Mapping[str, Any], results: Sequence[ModelOutput]
     ) -> dict[str, Any]:
         """Return the metrics of one scene."""
-        if "bypass" in self._metric_fn_list:  # --predict_only
+        if self._predicts_only:
             return {"bypass": None}
         variants = self._variants(doc)
         own = [output for v, output in zip(variants, results, strict=True) if not v.name]
@@ -177,8 +182,8 @@ class DecisionTask(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Callable[[list], Any]]:
         """Return how each metric's values over the scenes become one number, and its error."""
-        if "bypass" in self._metric_fn_list:
-            return self._aggregation_list
+        if self._predicts_only:
+            return super().aggregation()
         found: dict[str, Callable[[list], Any]] = {}
         for name in self._names():
             found[name] = partial(over_scenes, name=name, field="value")

@@ -15,6 +15,7 @@ import numpy as np
 from lm_eval.api.model import LM
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.eval_harness.lm_eval_internals import vllm_outputs
 from usermirrorer.eval_harness.metrics import Floats
 
 
@@ -48,9 +49,7 @@ def label_scores(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> 
         raise UserError(
             "this version of vLLM cannot score given tokens", fix="Install a newer one (0.32 does)."
         ) from error
-    outputs = lm._model_generate(
-        requests=[tokens for tokens, _ in rows], generate=True, sampling_params=settings
-    )
+    outputs = vllm_outputs(lm, [tokens for tokens, _ in rows], settings)
     found = []
     for output, ids in zip(outputs, wanted, strict=True):
         given = output.outputs[0].logprobs[0]

@@ -15,19 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, read_json
 from usermirrorer.builders.common.versions import tag_of
+from usermirrorer.eval_harness import hub_files, metric_table, verdict
+from usermirrorer.eval_harness.metric_table import lookup, tell_gaps
+from usermirrorer.eval_harness.task_names import config_of, title_of
 from usermirrorer.model_cards import plots
 
 Row = Mapping[str, Any]
@@ -35,33 +32,14 @@ Row = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent
 FIGURES = "figures"
 RUN = "train_run.json"
-#: The name that `usermirrorer eval-results` gives it, so that no score is listed twice.
-EVAL_RESULTS = ".eval_results/usermirror.yaml"
-ACCURACY = ("acc", "accuracy")
-#: Metrics of a task that are the accuracy of a baseline on the same scenes -> its name.
-BASELINES = {
-    "acc_chance": "chance",
-    "acc_popular": "most popular",
-    "acc_nearest": "nearest to history",
-}
-#: metric -> name in tables. Fractions of scenes or samples are shown in percent.
-METRIC_NAMES = {
-    "acc": "Accuracy",
-    "accuracy": "Accuracy",
-    "entropy": "Entropy given the decision (bits)",
-    "entropy_norm": "Entropy, normalised to 0-1",
-    "entropy_total": "Total entropy (bits)",
-    "entropy_is_estimate": "Entropies are estimates",
-    "log_loss": "Log-loss (bits)",
-    "brier": "Brier score (0-2)",
-    "ece": "Expected calibration error",
-    "malformed": "Malformed generations",
-    "decision_words": "Words a generation",
-}
-PERCENT = ("acc", "accuracy", "malformed", "entropy_is_estimate")
-AT_POSITION = "acc_at_"
-CONFIDENCE = ("entropy", "entropy_norm", "entropy_total", "entropy_is_estimate")
-CALIBRATION = ("log_loss", "brier", "ece")
+ACCURACY = ("acc",)
+HEADLINE = ("acc_over_placebo", "acc")
+#: Baselines that stand beside the model in every table: metric -> name.
+BASELINES = metric_table.BASELINES
+CONFIDENCE = metric_table.of_group("confidence")
+CALIBRATION = metric_table.of_group("calibration")
+TASTE = metric_table.of_group("taste")
+GAPS = metric_table.of_group("gap")
 STAGES = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
@@ -109,12 +87,12 @@ def write(
     """
     run_dir = Path(run_dir)
     text = render(run_dir, scores=scores, dataset=dataset, repo_id=repo_id, version=version)
-    scores = _with_baselines(scores, repo_id)
-    draw(run_dir, read_json(run_dir / RUN), scores, repo_id)
-    if entries := eval_entries(scores, dataset, repo_id):
-        with atomic(run_dir / EVAL_RESULTS) as temporary:
-            rows = eval_result_entries_to_yaml(entries)
-            temporary.write_text(yaml.safe_dump(rows, sort_keys=False), encoding="utf-8")
+    draw(run_dir, read_json(run_dir / RUN), _with_baselines(scores, repo_id), repo_id)
+    own = _own(scores, repo_id)
+    if dataset and dataset.get("id") and hub_files.accuracies(own):
+        results = hub_files.eval_results(own, dataset["id"], dataset.get("commit") or "")
+        with atomic(run_dir / hub_files.RESULTS_FILE) as temporary:
+            temporary.write_text(results, encoding="utf-8")
     with atomic(run_dir / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return run_dir / "README.md"
@@ -135,7 +113,8 @@ def render(
         scores: Rows of `model`, `task`, `metric`, `value`, `stderr`, `n`, `lower`, `upper`. Rows
             whose model is `repo_id` are this model's; others (base model, `chance`,
             `most popular`, ...) stand beside them, as do the baselines that lm_eval reports as
-            metrics (`acc_chance`, ...) of this model. Entropies in bits.
+            metrics (`acc_chance`, ...) of this model. Entropies in bits. Further columns as
+            `results.card_rows` gives them.
         dataset: The dataset it was tested on: `id`, and where known `revision`, `commit`,
             `licence`, `sources` (rows of `title`, `licence`).
         repo_id: Repository the model goes to, `name` or `owner/name`.
@@ -202,33 +181,15 @@ def eval_results(
             task_name=row["task"],
             dataset_type=dataset["id"],
             # The Hub groups results by configuration and names a group but once.
-            dataset_name=f"{dataset['id']} {_short(row['task'])}",
-            dataset_config=row["task"].replace("usermirror", "scenes"),
+            dataset_name=f"{dataset['id']} {title_of(row['task'])}",
+            dataset_config=config_of(row["task"], row.get("domain", "")),
             dataset_split="test",
             dataset_revision=dataset.get("commit") or dataset.get("revision"),
             metric_type="accuracy",
             metric_name="Accuracy",
-            metric_value=round(row["value"], 4),
+            metric_value=round(row["value"], hub_files.DIGITS),
         )
-        for row in _accuracies(_own(scores, repo_id))
-    ]
-
-
-def eval_entries(
-    scores: Sequence[Row] | None, dataset: Row | None, repo_id: str
-) -> list[EvalResultEntry]:
-    """Return this model's accuracies in the Hub's `.eval_results` format."""
-    if not dataset or not dataset.get("id"):
-        return []
-    return [
-        EvalResultEntry(
-            dataset_id=dataset["id"],
-            task_id=row["task"],
-            value=round(row["value"], 4),
-            dataset_revision=dataset.get("commit"),
-            notes=f"accuracy over {row['n']} scenes",
-        )
-        for row in _accuracies(_own(scores, repo_id))
+        for row in hub_files.accuracies(_own(scores, repo_id))
     ]
 
 
@@ -259,17 +220,7 @@ def _accuracies(scores: Sequence[Row] | None) -> list[Row]:
 
 
 def _named(rows: Sequence[Row]) -> list[Row]:
-    return [{**row, "task": _short(row["task"])} for row in rows]
-
-
-def _source(task: str) -> str:
-    """Return the source of `usermirror_<source>` or `usermirror-direct_<source>`."""
-    return task.partition("_")[2] or task
-
-
-def _short(task: str) -> str:
-    """Return a task as tables name it: `movielens`, `movielens (direct)`."""
-    return _source(task) + (" (direct)" if task.startswith("usermirror-direct_") else "")
+    return [{**row, "task": title_of(row["task"])} for row in rows]
 
 
 def _with_baselines(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
@@ -286,12 +237,6 @@ def _with_baselines(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
         elif row.get("model") == repo_id:
             rows.append({**row, "model": BASELINES[row["metric"]], "metric": "acc"})
     return rows
-
-
-def _metric_name(metric: str) -> str:
-    if metric.startswith(AT_POSITION):
-        return f"Accuracy, real behavior at {metric.removeprefix(AT_POSITION)}"
-    return METRIC_NAMES.get(metric, metric)
 
 
 def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
@@ -330,8 +275,13 @@ def _context(
         "alt": _alt_texts(run, scores, repo_id),
         "domains": _domains(run["data"]["domains"]),
         "sources": [[row["title"], row["licence"]] for row in dataset.get("sources", [])],
-        "accuracy": _table(scores, repo_id, ACCURACY),
+        "accuracy": _table(scores, repo_id, HEADLINE),
+        "references": _references(scores, repo_id),
+        "scenes": _scenes(scores, repo_id),
         "verdict": _verdict(scores, repo_id),
+        "taste": _taste(scores, repo_id),
+        "ablations": _table(scores, repo_id, TASTE),
+        "gaps": _table(scores, repo_id, GAPS),
         "confidence": _table(scores, repo_id, CONFIDENCE),
         "calibration": _table(scores, repo_id, CALIBRATION),
         "others": _table(scores, repo_id, _other_metrics(scores)),
@@ -397,7 +347,7 @@ def _hardware(run: Row) -> str:
 
 
 def _other_metrics(scores: Sequence[Row]) -> tuple[str, ...]:
-    shown = {*ACCURACY, *CONFIDENCE, *CALIBRATION}
+    shown = {*HEADLINE, *TASTE, *GAPS, *CONFIDENCE, *CALIBRATION, "users"}
     return tuple(dict.fromkeys(row["metric"] for row in scores if row["metric"] not in shown))
 
 
@@ -420,8 +370,8 @@ def _table(
         beside = [found.get((name, *key)) for name in others]
         rows.append(
             [
-                _short(row["task"]),
-                _metric_name(row["metric"]),
+                title_of(row["task"]),
+                lookup(row["metric"]).title,
                 _cell(row),
                 *(_cell(one) if one else "" for one in beside),
                 f"{row['n']:,}",
@@ -431,20 +381,69 @@ def _table(
 
 
 def _cell(row: Row) -> str:
-    percent = row["metric"] in PERCENT or row["metric"].startswith(AT_POSITION)
-    scale, digits = (100, 1) if percent else (1, 3)
-    text = f"{scale * row['value']:.{digits}f}" + (" %" if scale == 100 else "")
+    unit = lookup(row["metric"]).unit
+    scale, form = (100, ".1f") if unit in ("share", "difference", "exact") else (1, ".3f")
+    if unit == "difference":
+        form = f"+{form}"
+    sign = {"share": " %", "exact": " %", "difference": " points"}.get(unit, "")
+    text = f"{scale * row['value']:{form}}{sign}"
     lower, upper = row.get("lower"), row.get("upper")
-    # An interval without width comes of scenes that are all alike: it says nothing of others.
     if _known(lower) and _known(upper) and lower < upper:
-        if percent:
+        if unit == "share":
             lower, upper = max(lower, 0.0), min(upper, 1.0)
-        text += f" ({scale * lower:.{digits}f} to {scale * upper:.{digits}f})"
+        text += f" ({scale * lower:{form}} to {scale * upper:{form}})"
     return text
 
 
 def _known(value: Any) -> bool:
     return value is not None and math.isfinite(value)
+
+
+def _references(scores: Sequence[Row], repo_id: str) -> str:
+    """Say what accuracy is compared with: `placebo`, or `chance` where there is none."""
+    rows = [row for row in _own(scores, repo_id) if row["metric"] == "acc_over_placebo"]
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        reference = str(row.get("facts", {}).get("reference", "placebo"))
+        found.setdefault(reference, []).append(title_of(row["task"]))
+    if set(found) == {"placebo", "chance"}:
+        return f"placebo ({', '.join(found['chance'])}: chance)"
+    return next(iter(found), "")
+
+
+def _scenes(scores: Sequence[Row], repo_id: str) -> list[str]:
+    """Say of each task what its scenes are like, where the run recorded it."""
+    told = []
+    for row in _accuracies(_own(scores, repo_id)):
+        facts = row.get("facts", {})
+        modes, gaps = facts.get("exposure_modes"), facts.get("gaps")
+        parts = [f"{row['n']:,} scenes of {row['users']:,} users"] if "users" in row else []
+        parts += [f"exposures: {', '.join(modes)}"] if modes else []
+        parts += [f"time since the history: {tell_gaps(gaps)}"] if gaps else []
+        if parts:
+            told.append(f"{title_of(row['task'])}: {'; '.join(parts)}")
+    return told
+
+
+def _taste(scores: Sequence[Row], repo_id: str) -> list[str]:
+    """Say of each task whether its ablations show taste."""
+    own = {(row["task"], row["metric"]): row for row in _own(scores, repo_id)}
+    told = []
+    for row in _accuracies(list(own.values())):
+        losses = [own.get((row["task"], f"acc_loss_{n}")) for n in ("no_history", "swapped")]
+        if any(losses):
+            words = verdict.in_words(*map(_loss, losses))
+            told.append(f"On {title_of(row['task'])} this model {words}.")
+        elif row.get("facts", {}).get("ablations") is False:
+            told.append(f"On {title_of(row['task'])} the ablations were turned off.")
+    return told
+
+
+def _loss(row: Row | None) -> verdict.Loss | None:
+    if row is None:
+        return None
+    low, high = row.get("lower", math.nan), row.get("upper", math.nan)
+    return verdict.Loss(row["value"], low, high)
 
 
 def _verdict(scores: Sequence[Row], repo_id: str) -> str:

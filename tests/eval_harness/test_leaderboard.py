@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 
@@ -15,7 +16,17 @@ from lm_eval.loggers import EvaluationTracker
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.prompts import FIELDS, answer
-from usermirrorer.eval_harness import commands, hub_files, leaderboard, published, results
+from usermirrorer.builders.scenes.presets import PAPER
+from usermirrorer.eval_harness import (
+    commands,
+    hub_files,
+    leaderboard,
+    leaderboard_forms,
+    metrics,
+    published,
+    results,
+)
+from usermirrorer.model_cards import model_card
 
 from .fixtures import evaluate, make_scenes, write_scenes
 from .test_task import Scripted
@@ -25,12 +36,12 @@ TASKS = ["usermirror_mind", "usermirror_movielens", "usermirror_amazon_*"]
 AMAZON = ("amazon_fashion", "amazon_beauty", "amazon_grocery", "amazon_office")
 
 
-def make_run(folder, dataset, label, confidence, **options):
+def make_run(folder, dataset, label, confidence, tasks=TASKS, **options):
     """Run lm_eval with a model that always answers `label`, and save as its command line does."""
     rest = (1 - confidence) / 4
     score = [confidence if x == label else rest for x in "ABCDE"]
     lm = Scripted(lambda *_: answer(label, THOUGHT), lambda _: score)
-    result = evaluate(lm, TASKS, dataset, chat=False, **options)
+    result = evaluate(lm, tasks, dataset, chat=False, **options)
     tracker = EvaluationTracker(output_path=str(folder))
     tracker.general_config_tracker.model_name = label
     tracker.general_config_tracker.model_name_sanitized = label
@@ -45,7 +56,7 @@ def make_run(folder, dataset, label, confidence, **options):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     sizes = {"mind": 8, "movielens": 20, **dict.fromkeys(AMAZON, 5)}
-    rows = [row for source, n in sizes.items() for row in make_scenes(n, source=source)]
+    rows = [row for s, n in sizes.items() for row in make_scenes(n, source=s, per_user=2)]
     for number, row in enumerate(rows):
         row["answer"] = 0 if number % 2 else row["answer"]
     data = write_scenes(folder / "scenes.parquet", rows)
@@ -68,31 +79,86 @@ def test_scores_are_those_lm_eval_wrote(runs):
     assert scores["usermirror_movielens", "ece"].stderr > 0
 
 
-def test_of_equal_runs_the_newest_counts(runs, tmp_path):
-    folder, _, _ = runs
+def two_runs(folder, tmp_path, **settings):
+    """Two result files of one model, the older (0.1) read last; the newer has other settings."""
     (file,) = folder.glob("A/**/results_*.json")
     run = json.loads(file.read_text())
-    for name, age, value in (("results_1.json", 10, 0.1), ("results_2.json", 20, 0.7)):
+    for name, age, value in (("results_3.json", 10, 0.1), ("results_2.json", 20, 0.7)):
         run["date"] = age
         run["results"]["usermirror_mind"]["acc,none"] = value
         (tmp_path / name).write_text(json.dumps(run))
-    (tmp_path / "results_1.json").rename(tmp_path / "results_3.json")
-    scores = {(s.task, s.metric): s.value for s in results.read_results(tmp_path)}
-    assert scores["usermirror_mind", "acc"] == 0.7
+        run["configs"]["usermirror_mind"]["metadata"] |= settings
+    return tmp_path
+
+
+def test_of_equal_runs_the_newest_counts(runs, tmp_path):
+    scores = results.read_results(two_runs(runs[0], tmp_path))
+    assert {s.task: s.value for s in scores if s.metric == "acc"}["usermirror_mind"] == 0.7
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_card_shows_the_newest_run_whatever_its_settings(runs, tmp_path, turned):
+    scores = results.read_results(two_runs(runs[0], tmp_path, samples=9))
+    both = [s for s in scores if s.metric == "acc" and s.task == "usermirror_mind"]
+    assert {s.value for s in both} == {0.1, 0.7}
+    rows = results.card_rows(reversed(scores) if turned else scores, "me")
+    (row,) = [r for r in rows if (r["task"], r["metric"]) == ("usermirror_mind", "acc")]
+    assert (row["value"], row["date"]) == (0.7, 20)
 
 
 def test_models_are_ranked_and_tested_on_the_same_scenes(runs):
     folder, made, _ = runs
-    rows = leaderboard.build({"second": folder / "B", "first": folder / "A"})
-    assert [r.name for r in rows if r.kind == "model"] == ["first", "second"]
-    assert rows[0].p_value is None
-    assert rows[1].p_value < 0.01
+    board = leaderboard.build({"second": folder / "B", "first": folder / "A"})
+    first, second = [r for r in board.rows if r.kind == "model"]
+    assert (first.name, second.name) == ("first", "second")
+    assert first.p_value is None
+    assert second.p_value < 0.01
     total = sum(t["sample_len"] for t in made["A"]["results"].values())
-    overall = sum(t["acc,none"] * t["sample_len"] for t in made["A"]["results"].values()) / total
-    assert rows[0].acc["overall"].value == pytest.approx(overall)
+    for metric in ("acc", "acc_over_placebo"):
+        values = made["A"]["results"].values()
+        overall = sum(t[f"{metric},none"] * t["sample_len"] for t in values) / total
+        assert first.cell(metric).value == pytest.approx(overall)
     p = [0.96, *[0.01] * 4]
-    assert rows[0].entropy["overall"].value == pytest.approx(-sum(x * math.log2(x) for x in p))
-    assert {"chance", "most popular", "nearest"} == {r.name for r in rows if r.kind == "baseline"}
+    assert first.cell("entropy").value == pytest.approx(-sum(x * math.log2(x) for x in p))
+    baselines = [r.name for r in board.rows if r.kind == "baseline"]
+    assert baselines == ["chance", "collaborative", "most popular"]
+
+
+def test_p_values_are_corrected_for_the_number_of_models(runs):
+    """The same two models against the best: each p-value is twice that of one alone."""
+    folder, _, _ = runs
+    one = leaderboard.build({"A": folder / "A", "B": folder / "B"}).rows[1].p_value
+    two = leaderboard.build({"A": folder / "A", "B": folder / "B", "C": folder / "B"}).rows[1:3]
+    assert [row.p_value for row in two] == pytest.approx([2 * one] * 2)
+
+
+def test_intervals_are_the_same_in_tables_drawings_files_and_cards(runs):
+    """That of `metrics.interval`, everywhere: nothing draws one of another width."""
+    folder, _, _ = runs
+    scores = results.read_results(folder / "A")
+    board = leaderboard.build({"A": folder / "A"})
+    cell = board.rows[0].cell("acc_over_placebo", "movielens")
+    low, high = metrics.interval(cell.value, cell.stderr, cell.users, "difference")
+    assert cell.users == 10 and low < cell.value < high
+    lines = list(csv.DictReader(io.StringIO(leaderboard_forms.to_csv(board))))
+    line = next(x for x in lines if (x["metric"], x["column"]) == ("acc_over_placebo", "movielens"))
+    assert (float(line["low"]), float(line["high"])) == pytest.approx((low, high))
+    told = f"{100 * cell.value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert told in leaderboard_forms.to_markdown(board)
+    page = leaderboard_forms.to_html(board)
+    assert told in page
+    drawing = page.split('aria-label="Accuracy minus placebo on movielens"')[1].split("</svg>")[0]
+    zero = float(re.search(r'class="axis" x1="([\d.]+)"', drawing)[1])
+    bar = re.search(r'<rect class="bar hue0" x="([\d.]+)".*? width="([\d.]+)"', drawing)
+    line = re.search(r'class="error" x1="([\d.]+)" x2="([\d.]+)"', drawing)
+    scale = float(bar[2]) / abs(cell.value)  # of the drawing: places per unit of accuracy
+    ends = [(float(line[i]) - zero) / scale for i in (1, 2)]
+    assert ends == pytest.approx([low, high], abs=0.2 / scale)
+    rows = results.card_rows(scores, "A")
+    (row,) = [
+        r for r in rows if (r["task"], r["metric"]) == ("usermirror_movielens", "acc_over_placebo")
+    ]
+    assert (row["lower"], row["upper"]) == pytest.approx((low, high))
 
 
 def test_a_row_notes_where_its_settings_are_not_the_papers(runs):
@@ -101,22 +167,25 @@ def test_a_row_notes_where_its_settings_are_not_the_papers(runs):
     assert leaderboard._unusual(json.dumps(paper)) == ""
     other = json.dumps(paper | {"guided": True, "max_gen_toks": 40})
     assert leaderboard._unusual(other) == "guided, max_gen_toks 40"
-    assert leaderboard.build({"A": runs[0] / "A"})[0].note == "chat_template false"
+    assert leaderboard._unusual(json.dumps(paper | {"ablations": False})) == "ablations false"
+    assert leaderboard.build({"A": runs[0] / "A"}).rows[0].note == "chat_template false"
 
 
 def test_amazon_is_pooled_and_synthetic_counts_every_source_alike(runs):
     folder, made, _ = runs
-    row = leaderboard.build({"A": folder / "A"})[0]
+    row = leaderboard.build({"A": folder / "A"}).rows[0]
     of = {task: values["acc,none"] for task, values in made["A"]["results"].items()}
     amazon = [of[f"usermirror_{name}"] for name in AMAZON]
-    assert row.acc["amazon"].value == pytest.approx(sum(amazon) / 4)
-    assert row.acc["synthetic"].value == pytest.approx(
+    assert row.cell("acc", "amazon").value == pytest.approx(sum(amazon) / 4)
+    assert row.cell("acc", "synthetic").value == pytest.approx(
         (sum(amazon) + of["usermirror_movielens"]) / 5
     )
 
 
 def test_pooled_error_is_that_of_a_weighted_mean_of_independent_means():
-    cell = leaderboard.pool([leaderboard.Cell(0.2, 0.1, 10), leaderboard.Cell(0.6, 0.2, 30)])
+    cells = [leaderboard.Cell(0.2, 0.1, 10, 4), leaderboard.Cell(0.6, 0.2, 30, 5)]
+    cell = leaderboard.pool(cells)
+    assert cell.users == 9
     assert cell.value == pytest.approx(0.5)
     assert cell.stderr == pytest.approx(math.sqrt((10 * 0.1) ** 2 + (30 * 0.2) ** 2) / 40)
 
@@ -142,13 +211,13 @@ def test_missing_results_and_samples_say_what_to_do(runs, tmp_path):
         results.read_results(tmp_path)
     for file in folder.glob("A/**/results_*.json"):
         shutil.copy(file, tmp_path)
-    rows = leaderboard.build({"B": folder / "B", "A": tmp_path})
+    rows = leaderboard.build({"B": folder / "B", "A": tmp_path}).rows
     assert "--log_samples" in rows[1].note
     assert rows[1].p_value is None
 
 
 def test_published_rows_are_marked_and_match_their_own_overall():
-    rows = leaderboard._published(whole=True)
+    rows = leaderboard._published(set(PAPER))
     assert len(rows) == 18
     assert {r.note for r in rows} == {"as published, not run here"}
     order = published.DOMAINS
@@ -164,10 +233,21 @@ def test_published_rows_are_marked_and_match_their_own_overall():
         assert mean == pytest.approx(values[-1], abs=0.11), name
 
 
-def test_published_means_stand_only_beside_means_over_all_sources(runs):
-    """The models here were run on six of eleven sources."""
-    rows = [r for r in leaderboard.build({"A": runs[0] / "A"}) if r.kind == "published"]
-    assert all(set(r.acc) == set(published.DOMAINS) and not r.entropy for r in rows)
+def test_published_means_stand_only_beside_means_over_the_same_sources():
+    rows = leaderboard._published({"mind", "movielens"})
+    columns = {frozenset(column for cells in r.cells.values() for column in cells) for r in rows}
+    assert columns == {frozenset(published.DOMAINS)}
+
+
+def test_published_rows_stand_only_beside_the_papers_exposures(runs, tmp_path):
+    folder, _, _ = runs
+    names = {r.kind for r in leaderboard.build({"A": folder / "A"}).rows}
+    assert names == {"model", "baseline"}
+    rows = [r | {"exposure_mode": "paper"} for r in make_scenes(4)]
+    data = write_scenes(tmp_path / "paper.parquet", rows)
+    make_run(tmp_path / "P", data, "P", 0.9, tasks=["usermirror-paper_movielens"])
+    board = leaderboard.build({"P": tmp_path / "P"}, "usermirror-paper")
+    assert sum(r.kind == "published" for r in board.rows) == 18
 
 
 def test_command_writes_every_form(runs, tmp_path):
@@ -184,7 +264,7 @@ def test_command_writes_every_form(runs, tmp_path):
         x for x in lines if (x["name"], x["metric"], x["column"]) == ("base", "acc", "mind")
     )
     assert float(cell["value"]) == made["A"]["results"]["usermirror_mind"]["acc,none"]
-    assert json.loads((output / "leaderboard.json").read_text())[0]["name"] == "base"
+    assert json.loads((output / "leaderboard.json").read_text())["rows"][0]["name"] == "base"
     assert "| 1 | base |" in (output / "leaderboard.md").read_text()
     page = (output / "index.html").read_text()
     assert "sft&lt;b&gt;" in page and "sft<b>" not in page
@@ -200,29 +280,55 @@ def test_eval_results_are_what_the_hub_reads(runs):
     entries = parse_eval_result_entries(yaml.safe_load(run.output))
     assert len(entries) == 6
     movielens = next(e for e in entries if e.task_id == "usermirror_movielens")
-    assert movielens.value == pytest.approx(
-        made["A"]["results"]["usermirror_movielens"]["acc,none"], abs=1e-6
-    )
+    accuracy = made["A"]["results"]["usermirror_movielens"]["acc,none"]
+    assert movielens.value == round(accuracy, 6)
     assert movielens.dataset_id == "me/scenes"
+    assert movielens.notes.startswith("accuracy minus chance ")
     assert "entropy" in movielens.notes and "chance 0.200" in movielens.notes
     with pytest.raises(UserError, match="--dataset"):
-        hub_files.eval_results(results.read_results(folder / "A"))
+        hub_files.eval_results(results.card_rows(results.read_results(folder / "A"), "A"))
+
+
+def test_card_and_command_write_the_same_eval_results(runs, tmp_path):
+    """One writer: the same digits, the same tasks, whichever way the file is made."""
+    from tests.model_cards.test_model_card import RUN
+
+    folder, _, data = runs
+    direct = ["usermirror-direct_movielens"]
+    shutil.copytree(folder / "A", tmp_path / "A")
+    make_run(tmp_path / "A", data, "A", 0.9, tasks=direct)
+    run = CliRunner().invoke(commands.eval_results, [str(tmp_path / "A"), "--dataset", "me/scenes"])
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "train_run.json").write_text(json.dumps(RUN))
+    rows = results.card_rows(results.read_results(tmp_path / "A"), "me/model")
+    model_card.write(
+        tmp_path / "card", scores=rows, dataset={"id": "me/scenes"}, repo_id="me/model", version=""
+    )
+    assert (tmp_path / "card" / hub_files.RESULTS_FILE).read_text() == run.output
+    assert "task_id: usermirror-direct_movielens" in run.output
 
 
 def test_eval_yaml_names_the_configs_that_the_tasks_load():
-    run = CliRunner().invoke(commands.eval_yaml, ["movielens", "amazon_beauty"])
+    run = CliRunner().invoke(commands.eval_yaml, ["movielens", "amazon_beauty", "--paper"])
     written = yaml.safe_load(run.output)
     assert "evaluation_framework" not in written  # lm-eval is not among those the Hub accepts
-    assert written["tasks"] == [
-        {"id": "usermirror_amazon_beauty", "config": "scenes_amazon", "split": "test"},
-        {"id": "usermirror_movielens", "config": "scenes_movielens", "split": "test"},
-    ]
+    tasks = {task["id"]: task["config"] for task in written["tasks"]}
+    assert tasks == {
+        "usermirror_amazon_beauty": "scenes_amazon",
+        "usermirror_movielens": "scenes_movielens",
+        "usermirror-direct_amazon_beauty": "scenes_amazon",
+        "usermirror-direct_movielens": "scenes_movielens",
+        "usermirror-paper_amazon_beauty": "paper_amazon",
+        "usermirror-paper_movielens": "paper_movielens",
+        "usermirror-paper-direct_amazon_beauty": "paper_amazon",
+        "usermirror-paper-direct_movielens": "paper_movielens",
+    }
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_page_opens_from_disk_and_sorts_in_a_browser(runs, tmp_path):
     folder, _, _ = runs
-    rows = leaderboard.build({"base": folder / "A", "sft": folder / "B"})
+    board = leaderboard.build({"base": folder / "A", "sft": folder / "B"})
     click = (
         "<script>const h=[...document.querySelectorAll('#board th')];"
         "const t=h.find(x=>x.textContent.trim()==='mind');t.firstChild.click();"
@@ -232,7 +338,7 @@ def test_page_opens_from_disk_and_sorts_in_a_browser(runs, tmp_path):
         "document.body.id=JSON.stringify([down,read()]);</script>"
     )
     page = tmp_path / "page.html"
-    page.write_text(leaderboard.to_html(rows) + click)
+    page.write_text(leaderboard_forms.to_html(board) + click)
     dom = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -241,6 +347,6 @@ def test_page_opens_from_disk_and_sorts_in_a_browser(runs, tmp_path):
     ).stdout  # fmt: skip
     found = dom.split('<body id="')[1].split('"')[0]
     down, up = json.loads(found)
-    assert len(down) == len(rows)
+    assert len(down) == 2
     assert down == sorted(down, reverse=True)
     assert up == sorted(up)

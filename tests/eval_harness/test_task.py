@@ -13,9 +13,9 @@ from lm_eval.tasks import TaskManager
 from tokenizers import normalizers
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.decisions.prompts import FIELDS, answer
-from usermirrorer.eval_harness import hf, metrics, scoring
-from usermirrorer.eval_harness.outcomes import thought_of
+from usermirrorer.builders.decisions.prompts import FIELDS, answer, thought_of
+from usermirrorer.builders.decisions.uncertainty import softmax
+from usermirrorer.eval_harness import hf, scoring
 from usermirrorer.eval_harness.task import render
 
 from .fixtures import TASKS, brute_force, evaluate, make_scenes, tiny_model, write_scenes
@@ -393,7 +393,7 @@ def test_tokenizer_without_chat_template(dataset):
 
 def test_prompts_longer_than_the_model_are_refused_with_counts(dataset):
     small = tiny_model(max_length=256)
-    with pytest.raises(UserError, match=r"60 of 60 prompts do not fit.*takes 256"):
+    with pytest.raises(UserError, match=r"180 of 180 prompts do not fit.*takes 256"):
         evaluate(small, ["usermirror_movielens"], dataset)
 
 
@@ -461,7 +461,7 @@ def test_a_tokenizer_that_splits_a_label_gets_the_exact_score(dataset, family):
         thoughts = [thought_of(text) for text in outcome["texts"]] or [""]
         for thought, row in zip(thoughts, outcome["probabilities"], strict=True):
             text = prompt + (f"{thought}\nBehavior: [" if thought else "Behavior: [")
-            expected = metrics.softmax([exact(text, label) for label in "ABCDE"])
+            expected = softmax([exact(text, label) for label in "ABCDE"])
             assert np.allclose(row, expected, atol=1e-4)
 
 
