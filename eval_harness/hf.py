@@ -32,7 +32,7 @@ def supports(lm: LM) -> bool:
 
 
 def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
-    """Return the logits of each row's k single-token labels after its tokens, one forward a row.
+    """Return the logits of each row's k single-token labels after its tokens, one forward per row.
 
     Args:
         lm: An `HFLM` with a causal model.

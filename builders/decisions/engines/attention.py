@@ -14,6 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from usermirrorer.builders.common.transformers_internals import attention_of
+
 GROUPED = "usermirrorer_grouped"
 _SPARE = 256  # columns a layer has in reserve when it grows
 
@@ -57,7 +59,7 @@ AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 def share_groups(model: Any) -> None:
     """Make a model that uses `sdpa` use the attention above; leave others as they are."""
-    if model.config._attn_implementation == "sdpa":
+    if attention_of(model) == "sdpa":
         model.set_attn_implementation(GROUPED)
 
 

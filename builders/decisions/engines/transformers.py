@@ -22,6 +22,7 @@ from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.models import fast_dtype, load_causal_lm
 from usermirrorer.builders.common.schema import LABELS, labels
+from usermirrorer.builders.common.transformers_internals import is_recurrent
 from usermirrorer.builders.decisions.chat import (
     chat_text,
     count_tokens,
@@ -106,7 +107,7 @@ class TransformersEngine:
     def __init__(self, model: Any, tokenizer: Any, name: str = "", batch_scenes: int = 8) -> None:
         self.model, self.tokenizer = model, tokenizer
         share_groups(model)
-        self.name = name or model.config._name_or_path
+        self.name = name or model.config.name_or_path
         self.batch_scenes = batch_scenes
         self.label_ids = torch.tensor(label_ids(tokenizer, self.name), device=model.device)
         self._stop = _stop_ids(model, tokenizer)
@@ -354,7 +355,7 @@ class TransformersEngine:
     def _forward_tails(
         self, trunk: _Trunk, tails: list[list[tuple[int, list[int]]]]
     ) -> list[torch.Tensor]:
-        """Return the logits after each tail, [tails of the row, vocabulary] a row.
+        """Return the logits after each tail, [tails of the row, vocabulary] per row.
 
         The last tokens of all tails stand in the last columns, so that the model's own head (with
         whatever it scales or caps) is computed there alone.
@@ -504,16 +505,16 @@ class TransformersEngine:
 
 
 def draw(logits: torch.Tensor, uniforms: Sequence[float], sampling: Sampling) -> list[int]:
-    """Draw one index a row by temperature and top-p with given uniforms: exact and reproducible.
+    """Draw one index per row by temperature and top-p with given uniforms: exact and reproducible.
 
     Args:
         logits: [rows, vocabulary].
-        uniforms: One number in [0, 1) a row; the draw is their inverse CDF over the nucleus,
+        uniforms: One number in [0, 1) per row; the draw is their inverse CDF over the nucleus,
             likeliest first.
         sampling: Temperature and top-p.
 
     Returns:
-        One vocabulary index a row.
+        One vocabulary index per row.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1).tolist()
@@ -561,7 +562,7 @@ def _layer_kinds(model: Any, name: str) -> tuple[set[str], int | None]:
     alone = "sliding_attention" if window else "full_attention"
     kinds = set(getattr(config, "layer_types", None) or [alone])
     other = sorted(kinds - {"full_attention", "sliding_attention"})
-    if other or getattr(model, "_is_stateful", False):
+    if other or is_recurrent(model):
         raise UserError(
             f"has layers that branches over one prompt cannot share ({other or 'recurrent'})",
             where=name,
@@ -576,7 +577,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stop:
         stop.append(tokenizer.eos_token_id)
     if not stop:
-        raise UserError("has no end-of-turn token", where=str(model.config._name_or_path))
+        raise UserError("has no end-of-turn token", where=str(model.config.name_or_path))
     return stop
 
 
