@@ -12,7 +12,7 @@ import click
 
 from usermirrorer.builders.common.models import load_tokenizer
 from usermirrorer.builders.common.progress import bar
-from usermirrorer.builders.common.schema import CONTEXT_TOKENS
+from usermirrorer.builders.common.schema import CONTEXT_TOKENS, EXPOSURE_MODES
 from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.builders.scenes import presets
 
@@ -96,9 +96,9 @@ def scenes(
     strict: bool,
     workers: int,
     ray: bool,
-    pooling: str,
+    pooling: Any,
     prompt: str | None,
-    library: str,
+    library: Any,
     **given: Any,
 ) -> None:
     """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).

@@ -9,7 +9,6 @@ and the recipe it was in goes on from its checkpoint.
 from __future__ import annotations
 
 import hashlib
-import math
 import shlex
 import subprocess
 import sys
@@ -22,16 +21,20 @@ import click
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, file_hash, fingerprint, write_json
-from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, messages, of_model
+from usermirrorer.builders.decisions import chat
+from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Mode, fit, of_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from usermirrorer.builders.decisions.engines.base import Engine
+    from usermirrorer.eval_harness.requests import ModelOutput
 
 RECIPES = Path(__file__).parent
 #: Scenes scored at once; only speed and memory depend on it.
 BATCH = 32
+#: Longest decision process in tokens, as in the tasks.
+MAX_TOKENS = 512
 #: The learning rates of Table 7. That of GRPO is fixed, and only its epochs are searched.
 LEARNING_RATES = {
     "sft": (2e-4, 1e-4, 5e-5, 2e-5),
@@ -79,57 +82,55 @@ def split(rows: Dataset, scenes: Dataset, share: float, most: int) -> tuple[Data
             fix="Give the scenes of the same release.",
         )
     kept = [i for i, name in enumerate(rows["scene_id"]) if not held_out(users[name], share)]
-    asked = [i for i, user in enumerate(scenes["user_id"]) if held_out(user, share)]
-    if not kept or not asked:
+    others = [i for i, user in enumerate(scenes["user_id"]) if held_out(user, share)]
+    if not kept or not others:
         raise UserError("no users are left on one side of the split", where="--validation-share")
-    validation = scenes.select(asked)
+    validation = scenes.select(others)
     return rows.select(kept), choose_rows(validation, None, min(most, len(validation)))
 
 
 def accuracy(
     engine: Engine,
     scenes: Iterable[Mapping[str, Any]],
-    mode: str,
+    mode: Mode,
     prompts: Path = DEFAULT_PROMPTS,
 ) -> tuple[float, float]:
-    """Return the accuracy of picking the likeliest option and its standard error.
+    """Return the accuracy as the lm_eval tasks count it, and its standard error by users.
 
-    In decision mode one decision a scene is sampled first; a malformed one counts as wrong.
+    In decision mode one decision per scene is sampled and read: a malformed one is wrong. In
+    direct mode the likeliest option counts. Histories are shortened where a prompt would be too
+    long.
     """
-    hits: list[float] = []
-    rows = list(scenes)
+    from usermirrorer.eval_harness import metrics, scene_metrics
+
+    rows, hits = list(scenes), []
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        hits += _hits(engine, batch, [messages(scene, mode, prompts) for scene in batch], mode)
-    mean = sum(hits) / len(hits)
-    return mean, math.sqrt(mean * (1 - mean) / len(hits))
+        outputs = _outputs(engine, batch, mode, prompts)
+        hits += [
+            scene_metrics.accuracy(scene, output, mode)
+            for scene, output in zip(batch, outputs, strict=True)
+        ]
+    found = metrics.mean(hits, [scene["user_id"] for scene in rows], "share")
+    return found.value, found.stderr
 
 
-def _hits(
-    engine: Engine, scenes: Sequence[Mapping[str, Any]], prompts: list[Any], mode: str
-) -> list[float]:
-    sizes = [len(scene["exposure"]) for scene in scenes]
-    thoughts: list[str | None] = [""] * len(scenes)
-    if mode == "decision":
-        thoughts = _thoughts(engine, prompts, sizes, [scene["scene_id"] for scene in scenes])
-    probabilities = engine.score(prompts, [[thought or ""] for thought in thoughts], sizes)
-    return [
-        float(thought is not None and int(row[0].argmax()) == scene["answer"])
-        for thought, row, scene in zip(thoughts, probabilities, scenes, strict=True)
-    ]
-
-
-def _thoughts(
-    engine: Engine, prompts: list[Any], sizes: list[int], names: list[str]
-) -> list[str | None]:
-    """Return a sampled thought for each prompt, None where it is malformed."""
+def _outputs(
+    engine: Engine, scenes: Sequence[Mapping[str, Any]], mode: Mode, prompts: Path
+) -> list[ModelOutput]:
+    """Return what the model gives for each scene, in the form that the tasks read."""
     from usermirrorer.builders.decisions.engines.base import Sampling
-    from usermirrorer.builders.decisions.prompts import parse
+    from usermirrorer.builders.decisions.stage import room
 
-    seeds = [int(fingerprint(name), 16) % 2**31 for name in names]
-    sampled = engine.sample(prompts, sizes, Sampling(n=1), seeds)
-    decisions = [parse(one[0].text, size) for one, size in zip(sampled, sizes, strict=True)]
-    return [None if decision.malformed else decision.thought for decision in decisions]
+    sizes = [len(scene["exposure"]) for scene in scenes]
+    most = room(engine, MAX_TOKENS if mode == "decision" else 0)
+    texts = [fit(scene, engine.count, most, prompts, mode) for scene in scenes]
+    if mode == "direct":
+        scored = engine.score(texts, [[""]] * len(texts), sizes)
+        return [{"texts": [], "probabilities": rows.tolist()} for rows in scored]
+    seeds = [int(fingerprint(scene["scene_id"]), 16) % 2**31 for scene in scenes]
+    sampled = engine.sample(texts, sizes, Sampling(n=1, max_tokens=MAX_TOKENS), seeds)
+    return [{"texts": [one.text for one in row], "probabilities": None} for row in sampled]
 
 
 def run_grid(
@@ -151,7 +152,7 @@ def run_grid(
     import optuna
 
     class Grid(optuna.samplers.GridSampler):
-        """Asked and told here, where its call of `study.stop()` after the last point would fail."""
+        """Driven from here, where its call of `study.stop()` after the last point would fail."""
 
         def after_trial(self, *args: Any) -> None:
             """Do nothing."""
@@ -168,15 +169,15 @@ def run_grid(
         load_if_exists=True,
     )
     while not sampler.is_exhausted(study):
-        # A trial that raises is not told: it stays open, and its point is taken again next time.
-        asked = study.ask()
-        rate = asked.suggest_categorical("learning_rate", space["learning_rate"])
-        passes = asked.suggest_categorical("epochs", space["epochs"])
+        # A trial that raises has no result: it stays open, and its point is taken again next time.
+        opened = study.ask()
+        rate = opened.suggest_categorical("learning_rate", space["learning_rate"])
+        passes = opened.suggest_categorical("epochs", space["epochs"])
         point = trial(rate, passes)
-        asked.set_user_attr("point", asdict(point))
-        study.tell(asked, point.accuracy)
-    found = {(p.learning_rate, p.epochs): p for p in _points(study)}
-    return [found[(rate, passes)] for rate in learning_rates for passes in epochs]
+        opened.set_user_attr("point", asdict(point))
+        study.tell(opened, point.accuracy)
+    points = {(p.learning_rate, p.epochs): p for p in _points(study)}
+    return [points[(rate, passes)] for rate in learning_rates for passes in epochs]
 
 
 def _points(study: Any) -> list[Point]:
@@ -265,12 +266,12 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         words = [*shlex.split(options["launch"]), str(RECIPES / f"{recipe}.py"), *extra]
         words += ["--dataset_name", str(train), "--output_dir", str(folder)]
         words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
-        if subprocess.run(words, check=False).returncode:
+        if _run(words):
             raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
         value, error = accuracy(_engine(folder), validation, options["stage"], of_model(folder))
         return Point(rate, passes, value, error, len(validation))
 
-    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
+    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train), "date": chat.DATE}
     epochs = [int(number) for number in options["epochs"]]
     rates = options["learning_rates"] or LEARNING_RATES[recipe]
     points = run_grid(output, rates, epochs, trial, config)
@@ -281,6 +282,11 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
     )
     plots.sweep_lines([asdict(point) for point in points], output / "sweep.png")
     return points
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a recipe in a process of its own; return its exit status."""
+    return subprocess.run(words, check=False).returncode
 
 
 def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Dataset]:
@@ -303,10 +309,9 @@ def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Datase
 
 
 def _engine(folder: Path) -> Engine:
-    from usermirrorer.builders.common.models import load_causal_lm
-    from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
+    from usermirrorer.builders.decisions.engines.registry import load_engine
 
-    return TransformersEngine(*load_causal_lm(str(folder)))
+    return load_engine(str(folder), "auto", folder.name)
 
 
 def _show(points: Sequence[Point], output: Path) -> None:

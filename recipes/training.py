@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,6 +27,7 @@ from transformers import Trainer as BaseTrainer
 from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
+from usermirrorer.builders.common import models
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, read_json, write_json
 from usermirrorer.builders.decisions.prompts import MODEL_PROMPTS
@@ -259,16 +259,9 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         raise UserError(
             "is a LoRA adapter, not a model", where=name, fix="Train it with --merge_adapter true."
         )
-    try:
+    with models.explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model cannot be loaded: {reason}", where=name) from error
-    if not tokenizer.chat_template:
-        raise UserError(
-            "the tokenizer has no chat template", where=name, fix="Take an instruction-tuned model."
-        )
+    tokenizer = models.load_tokenizer(name, revision)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     wanted = max_tokens(arguments)
     if context and wanted and wanted > context:

@@ -173,7 +173,7 @@ def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = Fa
     Args:
         text: The generation.
         options: Number of options k of the scene.
-        mode: In `direct` mode only the Behavior line is asked for.
+        mode: In `direct` mode only the Behavior line is needed.
         strict: The last line must be `Behavior: [X]` to the letter, since that is where options
             are scored; otherwise the generation is malformed, `inexact behavior line`. For those
             who teach the format.

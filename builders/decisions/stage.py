@@ -1,6 +1,6 @@
 """Scenes to decision processes with option probabilities (sections 3.2 and A.2).
 
-    sample: n generations a scene by one model -> parsed, malformed ones counted by reason
+    sample: n generations per scene by one model -> parsed, malformed ones counted by reason
     judge:  P(Y | X + D) of each well-formed one by the weak model, from its label logits
 
 Both write Parquet parts (see `storage.py`): a killed run goes on with the first missing part.

@@ -49,7 +49,7 @@ def decompose(probabilities: np.ndarray, scene: np.ndarray, scenes: int) -> Unce
     """Split the uncertainty of each scene over its decisions.
 
     Args:
-        probabilities: [d, k], P(Y | X + D_i), one row a decision; NaN for options that its scene
+        probabilities: [d, k], P(Y | X + D_i), one row per decision; NaN for options that its scene
             does not have. Rows add up to 1 but for rounding, which is taken out in float64.
         scene: [d], which scene each row is of, in any order.
         scenes: The number s of scenes.

@@ -182,12 +182,12 @@ def _read_decisions(path: Path, scenes: pa.Table) -> dict[str, Any]:
     check_schema(path, DECISION)
     names = ["scene_id", "model", "sample", "behavior", "malformed", "probabilities", "entropy"]
     table = storage.read_table(path, names)
-    found = pc.index_in(table["scene_id"], value_set=scenes["scene_id"].combine_chunks())
-    known = pc.is_valid(found)
+    place = pc.index_in(table["scene_id"], value_set=scenes["scene_id"].combine_chunks())
+    known = pc.is_valid(place)
     rows = np.flatnonzero(known.to_numpy())
-    table, found = table.filter(known), found.filter(known)
+    table, place = table.filter(known), place.filter(known)
     own = {
-        "scene": found.to_numpy(),
+        "scene": place.to_numpy(),
         "row": rows,
         "model": table["model"],
         "sample": table["sample"].to_numpy(),

@@ -80,6 +80,23 @@ def known(
     return kept
 
 
+def behaviors(
+    interactions: pl.DataFrame, chosen: pl.Expr, reason: str, report: Report, where: object
+) -> pl.DataFrame:
+    """Keep the interactions that count as chosen, by a rule that the source states.
+
+    The others are sound rows, so that they are counted but no fault: `strict` lets them pass.
+
+    Raises:
+        UserError: if none is left.
+    """
+    kept = interactions.filter(chosen)
+    if len(interactions) and not len(kept):
+        raise UserError(f"every interaction is {reason}", where=where)
+    report.leave_out(reason, len(interactions) - len(kept), where=where)
+    return kept
+
+
 def once(interactions: pl.DataFrame, report: Report, where: object) -> pl.DataFrame:
     """Drop exact repetitions: the same user, item and time."""
     kept = interactions.unique(

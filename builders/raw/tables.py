@@ -86,6 +86,7 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             "inputs": inputs,
             "rows": rows,
             "skipped": dict(sorted(report.skipped.items())),
+            "not_chosen": dict(sorted(report.not_chosen.items())),
             "first_line": report.first_line,
         }
         storage.write_json(temporary / MANIFEST, told)
@@ -142,6 +143,7 @@ def left_out(told: Mapping[str, Any]) -> list[str]:
     """Return one readable line per reason for which rows were left out, from a manifest."""
     report = Report(first_line=dict(told["first_line"]))
     report.skipped.update(told["skipped"])
+    report.not_chosen.update(told.get("not_chosen", {}))
     return report.lines()
 
 

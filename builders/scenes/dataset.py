@@ -29,7 +29,6 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import LABELS, ORIGINS, SCENE, SCHEMA_VERSION
 from usermirrorer.builders.raw.sources import all_sources, domains, get_source
 from usermirrorer.builders.scenes import pipeline, presets
-from usermirrorer.builders.scenes.world import SceneConfig
 
 _CITATION = (
     "@inproceedings{wei-etal-2026-mirroring, title={Mirroring Users: Towards Building "
@@ -52,18 +51,24 @@ class UserMirrorerConfig(datasets.BuilderConfig):
             source.
         history_min: Fewest interactions shown.
         history_max: Most interactions shown.
+        exposure, window, later_days, history_gap, time_cut: See `SceneConfig`; None: the preset's.
         embedder: Encoder: a known part, a folder or a Hub id.
         seed: Fixes every draw.
         strict: Bad rows are an error.
     """
 
     sources: tuple[str, ...] = ()
-    preset: str = "paper"
+    preset: str = presets.DEFAULT
     train: int | None = None
     test: int | None = None
     interactions: int | None = None
     history_min: int = 1
     history_max: int = 20
+    exposure: str | None = None
+    window: int | None = None
+    later_days: float | None = None
+    history_gap: int | None = None
+    time_cut: float | None = None
     embedder: str = "all-minilm-l6-v2"
     seed: int = 0
     strict: bool = False
@@ -160,14 +165,15 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
     def _scenes_of(self, name: str) -> Path:
         """Build the scenes of one source, unless an earlier call did; return their folder."""
         config = self.config
-        counts = presets.preset(config.preset, name)
-        settings = SceneConfig(
-            train=counts.train if config.train is None else config.train,
-            test=counts.test if config.test is None else config.test,
+        names = ("train", "test", "exposure", "window", "later_days", "history_gap", "time_cut")
+        settings, most = presets.settings(
+            config.preset,
+            name,
+            interactions=config.interactions,
             seed=config.seed,
             history=(config.history_min, config.history_max),
+            **{setting: getattr(config, setting) for setting in names},
         )
-        most = counts.interactions if config.interactions is None else config.interactions
         folder = Path(self.cache_dir).parent / "built" / name
         pipeline.raw_to_scenes(
             get_source(name),

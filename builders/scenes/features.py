@@ -54,7 +54,7 @@ def of_options(
     found = {
         "history_similarity": near,
         "exposure_collaborative": gfcf.scores(fitted, past)[row, items],
-        "exposure_sequential": np.asarray(sequence.scores(fitted, newest)[row, items]).ravel(),
+        "exposure_sequential": _at(sequence.scores(fitted, newest), row, items),
         "exposure_hub": hub,
         "exposure_before": before,
         "exposure_age": age,
@@ -81,6 +81,11 @@ def _among(
     nearest = np.where(earlier, cosines, -np.inf).max(axis=2, initial=-np.inf)
     nearest[:, :1] = 0.0
     return mean[there], nearest[there]
+
+
+def _at(matrix: sparse.csr_matrix, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return entries [n]; indexing a sparse matrix with nothing gives a matrix, not an array."""
+    return np.asarray(matrix[row, column]).ravel() if len(row) else np.empty(0)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

@@ -49,7 +49,8 @@ def plan(world: World) -> list[Part]:
                 f"no {split} behavior has {config.history[0]} earlier interactions of its user"
                 f"{_conditions(world)}",
                 where=world.source.name,
-                fix="Use more of the raw data, or a shorter smallest history.",
+                fix="Use more of the raw data, a shorter smallest history"
+                + (", or no time cut." if world.cut is not None else "."),
             )
         if world.pool is not None:
             targets = replace(targets, placebo=_placebos(world, targets, rows_of[split], split))

@@ -26,7 +26,9 @@ from usermirrorer.builders.raw.source import Source, Tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 _DAY = 86_400
-_NEW_RELEASE_DAYS = 30
+#: An item is a new release for so many days from `available_from`. Of films the year alone is known
+#: and stands for its 1 January, so that a month would flag those of one January and no others.
+NEW_RELEASE_DAYS = 30
 _END = "\0"  # behind the text of each row; cleaned values have no control characters
 
 
@@ -164,7 +166,7 @@ class Texts:
         users = self._users["user_id"].gather(np.repeat(drafts.user, drafts.options))
         rows = self._with_values(_frame(users, times), self._items[drafts.items])
         days = (pl.Series(times) - rows["_available"]) // _DAY
-        new = days.is_between(0, _NEW_RELEASE_DAYS - 1).fill_null(False)
+        new = days.is_between(0, NEW_RELEASE_DAYS - 1).fill_null(False)
         rows = rows.with_columns(new.alias("new_release"))
         return self._rendered("exposure", rows, _cleaned), rows["item_id"]
 

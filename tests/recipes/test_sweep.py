@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from datasets import Dataset
-from recipe_rows import pair, scene
+from recipe_rows import pair, scene, thought
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.decisions.engines.base import Generation
+from usermirrorer.builders.decisions.prompts import answer
 from usermirrorer.recipes import sweep
 from usermirrorer.recipes.sweep import Point
 
@@ -68,37 +70,81 @@ def test_the_best_point_is_the_most_accurate_and_of_equal_ones_the_cheapest():
 
 
 class KnowsFirst:
-    """An engine that always thinks the first option likeliest."""
+    """An engine that always thinks the first option likeliest, and says what it is told to."""
+
+    context, seen = 4096, ()
+
+    def __init__(self, say=lambda number: answer("A", thought(number))):
+        self.say = say
+
+    def count(self, prompt):
+        return sum(len(message["content"]) for message in prompt)
+
+    def sample(self, prompts, options, sampling, seeds):
+        self.seen = (*self.seen, *prompts)
+        return [[Generation(self.say(number), 1, 1)] for number in range(len(prompts))]
 
     def score(self, prompts, thoughts, options):
+        self.seen = (*self.seen, *prompts)
         return [np.eye(k)[[0] * len(t)] for k, t in zip(options, thoughts, strict=True)]
 
 
-def test_accuracy_is_the_share_of_scenes_whose_behavior_is_picked():
-    value, error = sweep.accuracy(KnowsFirst(), SCENES[:50], "direct")
-    assert value == sum(row["answer"] == 0 for row in SCENES[:50]) / 50
-    assert error == pytest.approx((value * (1 - value) / 50) ** 0.5)
+ONE_EACH = [row | {"user_id": row["scene_id"]} for row in SCENES[:50]]
+FIRST = sum(row["answer"] == 0 for row in ONE_EACH) / 50
+
+
+@pytest.mark.parametrize("mode", ["direct", "decision"])
+def test_accuracy_is_the_share_of_scenes_whose_behavior_is_picked(mode):
+    value, error = sweep.accuracy(KnowsFirst(), ONE_EACH, mode)
+    assert value == FIRST
+    assert error == pytest.approx((value * (1 - value) / 49) ** 0.5)
+
+
+def test_the_sweep_does_not_count_malformed_decisions_as_hits():
+    """All name the right option in some way, and the labels' probabilities are right too."""
+    right = [row | {"answer": 0} for row in ONE_EACH]
+    malformed = ("It is A.", "Behavior: [A]", f"{thought(1)}\nBehavior: [A]\nBehavior: [B]")
+    value, _ = sweep.accuracy(KnowsFirst(lambda n: malformed[n % 3]), right, "decision")
+    assert value == 0
+    assert sweep.accuracy(KnowsFirst(), right, "decision")[0] == 1
+
+
+def test_accuracy_is_that_of_the_behavior_written_not_of_the_likeliest_label():
+    second = [row | {"answer": 1} for row in ONE_EACH]
+    says_b = KnowsFirst(lambda number: answer("B", thought(number)))
+    assert sweep.accuracy(says_b, second, "decision")[0] == 1
+
+
+@pytest.mark.parametrize("mode", ["direct", "decision"])
+def test_histories_are_shortened_until_a_prompt_fits_the_model(mode):
+    engine = KnowsFirst()
+    long = [row | {"history": [f"seen {i:04d}" for i in range(900)]} for row in ONE_EACH[:3]]
+    sweep.accuracy(engine, long, mode)
+    room = engine.context - (sweep.MAX_TOKENS if mode == "decision" else 0)
+    for prompt in engine.seen:
+        assert room - 40 < engine.count(prompt) <= room
+        assert "seen 0899" in prompt[1]["content"] and "seen 0000" not in prompt[1]["content"]
 
 
 def test_the_default_grid_is_that_of_table_7(scenes, tmp_path, monkeypatch):
-    asked = {}
+    trained = {}
 
-    def ran(words: list[str], check: bool) -> subprocess.CompletedProcess:
+    def note(words: list[str]) -> int:
         rate, epochs = (
             words[words.index(f"--{n}") + 1] for n in ("learning_rate", "num_train_epochs")
         )
-        asked.setdefault(Path(words[1]).stem, set()).add((float(rate), int(epochs)))
-        return subprocess.CompletedProcess(words, 0)
+        trained.setdefault(Path(words[1]).stem, set()).add((float(rate), int(epochs)))
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", ran)
+    monkeypatch.setattr(sweep, "_run", note)
     monkeypatch.setattr(sweep, "_engine", lambda folder: KnowsFirst())
     for recipe in ("sft", "grpo"):
         words = [recipe, "--dataset", str(scenes), "--output", str(tmp_path / recipe)]
         words += ["--validation-share", "0.4", "--stage", "direct"]
         CliRunner().invoke(sweep.command, words, catch_exceptions=False)
     grid = {(rate, epochs) for rate in (2e-4, 1e-4, 5e-5, 2e-5) for epochs in (1, 2, 3)}
-    assert asked["sft"] == grid and sweep.LEARNING_RATES["dpo"] == sweep.LEARNING_RATES["sft"]
-    assert asked["grpo"] == {(1e-5, 1), (1e-5, 2), (1e-5, 3)}
+    assert trained["sft"] == grid and sweep.LEARNING_RATES["dpo"] == sweep.LEARNING_RATES["sft"]
+    assert trained["grpo"] == {(1e-5, 1), (1e-5, 2), (1e-5, 3)}
 
 
 KILLED = [

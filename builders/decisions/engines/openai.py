@@ -1,6 +1,6 @@
 """Any OpenAI-compatible endpoint: vLLM, SGLang, `transformers serve`, llama.cpp, hosted services.
 
-Decisions are asked for one sample a request, each with a seed of its own, so that a lost connection
+Decisions are requested one sample at a time, each with a seed of its own, so that a lost connection
 costs one sample and the rows do not depend on what else is in flight. Chats go to the chat route;
 where the model's template would print the server's date, they go to the completions route as text
 that `decisions/chat.py` has rendered. Options are scored by the completions route, which goes on

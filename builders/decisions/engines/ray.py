@@ -65,18 +65,18 @@ def spread_over(workers: int, gpus: int = 1) -> Spread:
     return spread
 
 
-def _gpus_of_an_actor(asked: int) -> int:
-    """Return `asked`, or 0 on a cluster without GPUs: an actor that fits nowhere waits for ever."""
+def _gpus_of_an_actor(wanted: int) -> int:
+    """Return `wanted`, or 0 on a cluster without GPUs: an actor that fits nowhere never starts."""
     import ray
 
     most = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
-    if 0 < most < asked:
+    if 0 < most < wanted:
         raise UserError(
-            f"asks for {asked} GPUs an engine, and no node of Ray has more than {most}",
+            f"asks for {wanted} GPUs per engine, and no node of Ray has more than {most}",
             where="--tensor-parallel",
             fix="Lower it, or serve the model on several nodes and use --engine openai.",
         )
-    return asked if most else 0
+    return wanted if most else 0
 
 
 class _Actor:

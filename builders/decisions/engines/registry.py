@@ -22,8 +22,8 @@ _NO_ENGINES = {"attention", "base", "ray", "registry"}  # the other modules of t
 
 def kinds() -> list[str]:
     """Return the names of all engines, the default first; imports none of them."""
-    found = {module.name for module in pkgutil.iter_modules(engines.__path__)} - _NO_ENGINES
-    return [DEFAULT, *sorted(found - {DEFAULT})]
+    names = {module.name for module in pkgutil.iter_modules(engines.__path__)} - _NO_ENGINES
+    return [DEFAULT, *sorted(names - {DEFAULT})]
 
 
 @functools.cache

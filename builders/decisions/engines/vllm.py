@@ -162,7 +162,7 @@ class VllmEngine:
 
 @contextlib.contextmanager
 def _started(name: str, tensor_parallel: int) -> Iterator[None]:
-    """Say in one line why vLLM's processes did not start; they told the details themselves."""
+    """Say in one line why vLLM's processes did not start; the details are in their own messages."""
     import torch
 
     there = torch.cuda.device_count()

@@ -21,14 +21,19 @@ _COUNTS = {
     "comment_cnt": "comment_count",
     "share_cnt": "share_count",
 }
+#: A video counts as chosen when at least this share of it was watched. Kuaishou plays the next
+#: video by itself, so that a shorter watch says what the site showed, not what the user wanted.
+CHOSEN_FROM = 0.5
 _UNTITLED = "无标题"  # the publisher's own word for a video without caption
 
 
 def read(folder: Path, report: Report) -> Tables:
     """Read `big_matrix.csv` (else `small_matrix.csv`), with users, captions and daily counts.
 
-    The matrices record how long a video was watched; KuaiRec has no likes by user. Likes, comments
-    and shares are known per video and day: `item_as_of` sums the days before the scene's.
+    The matrices record how long a video was watched; KuaiRec has no likes by user. Videos that were
+    left before half of them was seen (`CHOSEN_FROM`) are no behaviors: they are left out and
+    counted in the report. Likes, comments and shares are known per video and day: `item_as_of` sums
+    the days before the scene's.
 
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
@@ -37,7 +42,21 @@ def read(folder: Path, report: Report) -> Tables:
     daily = _daily(files.one(folder, "item_daily_features.csv"), report)
     items = _videos(files.one(folder, "kuairec_caption_category.csv"), report, daily)
     users = _people(files.one(folder, "user_features.csv"), report)
-    interactions = delimited.read_delimited(
+    interactions = _watched(file, report)
+    interactions = columns.known(interactions, items, "item_id", report, file)
+    interactions = columns.known(interactions, users, "user_id", report, file)
+    interactions = columns.once(interactions, report, file)
+    return Tables(
+        users=users,
+        items=as_of.not_after_first(items, interactions),
+        interactions=interactions,
+        extras={"daily": _totals(daily)},
+    )
+
+
+def _watched(file: files.Raw, report: Report) -> pl.DataFrame:
+    """Read what was watched for long enough to count as chosen."""
+    frame = delimited.read_delimited(
         file,
         report,
         ["user_id", "video_id", "play_duration", "timestamp", "watch_ratio"],
@@ -57,14 +76,12 @@ def read(folder: Path, report: Report) -> Tables:
             **columns.between_years(2020, 2021),
         },
     )
-    interactions = columns.known(interactions, items, "item_id", report, file)
-    interactions = columns.known(interactions, users, "user_id", report, file)
-    interactions = columns.once(interactions, report, file)
-    return Tables(
-        users=users,
-        items=as_of.not_after_first(items, interactions),
-        interactions=interactions,
-        extras={"daily": _totals(daily)},
+    return columns.behaviors(
+        frame,
+        pl.col("watch_ratio") >= CHOSEN_FROM,
+        f"not chosen: less than {CHOSEN_FROM:.0%} of the video watched",
+        report,
+        file,
     )
 
 
@@ -197,7 +214,10 @@ _COLUMNS = {
     },
     "interactions": {
         "watched_seconds": (pa.float32(), "time watched"),
-        "watch_ratio": (pa.float32(), "time watched by length of the video; may exceed 1"),
+        "watch_ratio": (
+            pa.float32(),
+            "time watched by length of the video, 0.5 or more",
+        ),
     },
     "daily": {
         "item_id": (pa.string(), "video"),
@@ -235,6 +255,8 @@ SOURCES = (
             "kuairec_caption_category.csv": "md5:31bc38cdccdf75a71df137779035f8cb",
         },
         limits=(
+            "A video counts as chosen if at least half of it was watched (watch_ratio >= 0.5): "
+            "videos play by themselves, and KuaiRec records no likes of a user. "
             "Counts of friends, followers and follows, active degree and role of a person are one "
             "snapshot, made with the data."
         ),
