@@ -229,7 +229,10 @@ def _kuairec(folder: Path, size: Size, rng: np.random.Generator) -> None:
     log = behaviors(rng, size, 1_593_878_400, 62, skew=0.2).with_columns(
         pl.Series("play", rng.integers(0, 40_000, size.interactions)),
     )
-    log = log.with_columns(pl.Series("length", seconds[log["i"].to_numpy()]))
+    # From half of a video on, a watch counts as chosen: all of them do, up to 2.5 times its length.
+    log = log.with_columns(pl.Series("length", seconds[log["i"].to_numpy()])).with_columns(
+        (pl.col("length") * (0.5 + pl.col("play") / 20_000)).ceil().cast(pl.Int64).alias("play")
+    )
     local = pl.from_epoch(pl.col("t") + 8 * 3600)
     _csv(
         data / "big_matrix.csv",
