@@ -28,7 +28,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 _DAY = 86_400
 #: An item is a new release for so many days from `available_from`. Of films the year alone is known
 #: and stands for its 1 January, so that a month would flag those of one January and no others.
-NEW_RELEASE_DAYS = 30
+NEW_RELEASE_DAYS = 365
 _END = "\0"  # behind the text of each row; cleaned values have no control characters
 
 
