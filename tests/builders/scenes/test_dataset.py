@@ -16,7 +16,8 @@ MADE = Size(users=120, items=150, interactions=3_000)
 
 @pytest.fixture(scope="module")
 def settings(tiny_encoder):
-    return {"embedder": str(tiny_encoder), "train": 300, "test": 12, "history_max": 4}
+    counts = {"train": 300, "test": 12, "history_max": 4, "time_cut": 0.0}
+    return {"embedder": str(tiny_encoder), **counts}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_features_name_what_is_one_of_a_few(prepared):
 def test_the_info_tells_licence_citation_and_version(prepared):
     info = prepared[0].info
     assert "GroupLens" in info.license and "harper2015movielens" in info.citation
-    assert "MovieLens" in info.description and str(info.version) == "1.0.0"
+    assert "MovieLens" in info.description and str(info.version) == "2.0.0"
 
 
 def test_changed_raw_files_are_another_dataset(settings, tmp_path):
@@ -79,7 +80,7 @@ def test_changed_raw_files_are_another_dataset(settings, tmp_path):
 
 def test_mixed_is_all_eleven_sources(settings, tmp_path):
     for name in all_sources():
-        write(name, tmp_path / "raw" / name, Size(users=60, items=80, interactions=900))
+        write(name, tmp_path / "raw" / name, MADE)
     builder = UserMirrorerBuilder(
         config_name="mixed",
         data_dir=str(tmp_path / "raw"),

@@ -86,11 +86,19 @@ def test_scenes_from_tables_are_those_from_raw_files(raw_movielens, tiny_encoder
 def test_presets_are_the_papers_counts():
     assert sum(p.pairs for p in presets.PAPER.values()) == 10_000  # Table 6
     assert sum(p.test for p in presets.PAPER.values()) == 6_400
-    assert presets.preset("paper", "mobilerec") == (100_000, 16_384, 640)
-    assert presets.preset("small", "mind") == (100_000, 2_048, 256)
-    assert presets.preset("tiny", "amazon_beauty") == (10_000, 256, 16)
-    with pytest.raises(UserError, match="Choose from paper, small, tiny"):
+    assert presets.preset("paper", "mobilerec") == (100_000, 16_384, 640, "paper", 0.0)
+    assert presets.preset("small", "mind") == (100_000, 2_048, 256, "exchangeable", 0.8)
+    assert presets.preset("tiny", "amazon_beauty") == (10_000, 256, 16, "exchangeable", 0.0)
+    with pytest.raises(UserError, match="Choose from standard, paper, small, tiny"):
         presets.preset("huge", "mind")
+
+
+def test_exposures_without_tells_are_the_default_and_the_papers_are_asked_for():
+    assert presets.DEFAULT == "standard" and SceneConfig().exposure == "exchangeable"
+    config, most = presets.settings("paper", "steam", seed=3, test=None, later_days=7)
+    assert (config.exposure, config.seed, config.test, config.later_days) == ("paper", 3, 640, 7)
+    assert most == 2_091_415
+    assert presets.settings("standard", "steam")[0].time_cut == 0.8
 
 
 def test_a_limit_keeps_whole_users_and_smaller_ones_nest(tables: Tables):
