@@ -281,24 +281,28 @@ def _configs(folder: Path) -> list[dict[str, Any]]:
 
 def _dataset_info(config: str, of_config: Mapping[str, list[Path]]) -> dict[str, Any]:
     from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+    from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCardData
 
-    found = SplitDict(dataset_name=config)
+    counts = SplitDict(dataset_name=config)
     stored = 0
     for split in sorted(of_config, reverse=True):
         # One file at a time: a release can be larger than the memory.
         size = sum(pq.read_table(path).nbytes for path in of_config[split])
         rows = sum(pq.read_metadata(path).num_rows for path in of_config[split])
-        found.add(SplitInfo(split, num_bytes=size, num_examples=rows))
+        counts.add(SplitInfo(split, num_bytes=size, num_examples=rows))
         stored += sum(path.stat().st_size for path in of_config[split])
     features = Features.from_arrow_schema(pq.read_schema(next(iter(of_config.values()))[0]))
     info = DatasetInfo(
         features=features,
-        splits=found,
+        splits=counts,
         download_size=stored,
-        dataset_size=sum(split.num_bytes for split in found.values()),
+        dataset_size=sum(split.num_bytes for split in counts.values()),
         config_name=config,
     )
-    return {"config_name": config, **info._to_yaml_dict()}
+    data = DatasetCardData()
+    DatasetInfosDict({config: info}).to_dataset_card_data(data)
+    return data["dataset_info"]
 
 
 def _yaml(value: Any) -> str:
