@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import random
 from pathlib import Path
 
 import pyarrow as pa
+from lm_eval.api.model import LM
 
 from tests import tiny_parts
 from usermirrorer.builders.common.schema import OPTION_FEATURES, SCENE
@@ -107,3 +109,46 @@ def brute_force(lm, prompt, prefix, options=5):
         logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
     labels = [lm.tokenizer.convert_tokens_to_ids(x) for x in "ABCDE"[:options]]
     return torch.softmax(logits[labels], -1).numpy()
+
+
+def release(folder: Path, scenes: list[dict], **options) -> str:
+    """Write a release folder of test scenes (and `placebo`, `paper`, rows of such)."""
+    from tests.hub.conftest import pair
+    from usermirrorer.builders.common.schema import PREFERENCE
+    from usermirrorer.hub.build import write_release
+
+    inputs = folder.with_name(f"{folder.name}.inputs")
+    table = pa.Table.from_pylist([pair(0, "movielens")], schema=PREFERENCE)
+    write_table(inputs / "pairs.parquet", table)
+    tables = {
+        name: {"test": Path(write_scenes(inputs / f"{name}.parquet", rows))}
+        for name, rows in {"scenes": scenes, **options}.items()
+        if name in ("scenes", "placebo", "paper")
+    }
+    write_release(
+        folder,
+        repo_id="me/scenes",
+        version="1.0.0",
+        preference=inputs / "pairs.parquet",
+        manifest=options.get("manifest", {}),
+        redistributable=True,
+        **tables,
+    )
+    return str(folder)
+
+
+class Scripted(LM):
+    """Knows its probabilities: `choose(prompt, number)` is the text, `score(prompt)` P(label)."""
+
+    def __init__(self, choose, score):
+        super().__init__()
+        self.choose, self.score = choose, score
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return [self.choose(r.args[0], r.idx) for r in requests]
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        return [(math.log(self.score(r.args[0])[ord(r.args[1]) - 65]), False) for r in requests]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        raise NotImplementedError

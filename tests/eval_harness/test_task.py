@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from tokenizers import normalizers
 
@@ -18,28 +17,11 @@ from usermirrorer.builders.decisions.uncertainty import softmax
 from usermirrorer.eval_harness import hf, scoring
 from usermirrorer.eval_harness.task import render
 
-from .fixtures import TASKS, brute_force, evaluate, make_scenes, tiny_model, write_scenes
+from .fixtures import TASKS, Scripted, brute_force, evaluate, make_scenes, tiny_model, write_scenes
 
 AMAZON = ("amazon_fashion", "amazon_beauty", "amazon_grocery", "amazon_office")
 SOURCES = ("mind", "movielens", "kuairec", "goodreads", "mobilerec", "steam", "lastfm", *AMAZON)
 THOUGHT = "\n".join(["Thought:", *(f"{name}: because" for name in FIELDS)])
-
-
-class Scripted(LM):
-    """Knows its probabilities: `choose(prompt, number)` is the text, `score(prompt)` P(label)."""
-
-    def __init__(self, choose, score):
-        super().__init__()
-        self.choose, self.score = choose, score
-
-    def generate_until(self, requests, disable_tqdm=False):
-        return [self.choose(r.args[0], r.idx) for r in requests]
-
-    def loglikelihood(self, requests, disable_tqdm=False):
-        return [(math.log(self.score(r.args[0])[ord(r.args[1]) - 65]), False) for r in requests]
-
-    def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
