@@ -271,3 +271,26 @@ def test_features_of_options_travel_with_the_scenes(exchangeable, unit, feedback
 def test_settings_that_cannot_be_are_refused_at_once(settings, word):
     with pytest.raises(UserError, match=word):
         SceneConfig(**settings)
+
+
+def test_what_happens_at_the_same_moment_is_neither_before_nor_after():
+    """Days alone are known in some sources: events of the scene's day tell it nothing."""
+    log = feedback.make_log(
+        np.array([0, 1, 1]), np.array([0, 1, 2]), np.array([50, 50, 49]), users=2, items=4
+    )
+    rule = contemporaries.PassedOver(
+        feedback.FirstTimes.of(log),
+        users=np.array([1]),
+        times=np.array([50]),
+        seconds=0,
+        visible_from=np.array([49, 0, 0, 50]),
+        title_of=np.arange(4),
+    )
+    # Item 1 is taken at the same moment, 2 was before, and 3 is only there from that moment on.
+    assert rule(np.array([0]), np.arange(4)[None]).tolist() == [[False, True, True, True]]
+    found, _ = targets.behaviors(log, feedback.FirstTimes.of(log), 1, 0)
+    kept = targets.eligible(found, np.array([49, 50, 49, 0]), None, contemporaries.Window(9))
+    assert len(found) == 1 and not len(kept)
+    pool = contemporaries.gather(log, np.arange(3), np.ones(2, bool))
+    inside = contemporaries.known(pool, contemporaries.Window(9), np.arange(3), np.full(3, 50))[0]
+    assert inside.tolist() == [False, False, True]
