@@ -145,7 +145,7 @@ def in_parts(
         rows: Inputs, in an order that depends on the configuration alone.
         work: Pure function of a slice of rows.
         config: Everything the result depends on; another configuration starts anew.
-        part_rows: Rows a part.
+        part_rows: Rows per part.
         on_progress: Called with the rows of each part that is there, and whether it was resumed.
         spread: Works on the missing slices; without it, one after another in this process.
 

@@ -23,7 +23,7 @@ def latest(rows: pl.DataFrame, known: pl.DataFrame, by: str) -> pl.DataFrame:
     """
     wanted = rows.select(by, "timestamp").with_row_index("_row").sort("timestamp")
     values = known.join(rows.select(by).unique(), on=by, how="semi")
-    found = wanted.join_asof(
+    joined = wanted.join_asof(
         values.sort("timestamp", maintain_order=True),
         on="timestamp",
         by=by,
@@ -31,7 +31,7 @@ def latest(rows: pl.DataFrame, known: pl.DataFrame, by: str) -> pl.DataFrame:
         allow_exact_matches=False,
         check_sortedness=False,  # sorted above; a check by group is not possible
     )
-    return found.sort("_row").drop("_row", by, "timestamp")
+    return joined.sort("_row").drop("_row", by, "timestamp")
 
 
 def ratings(
@@ -59,9 +59,9 @@ def ratings(
     end = np.maximum(np.searchsorted(known.keys, (number << _TIME_BITS) | moment), first)
     count = np.where(number >= 0, end - first, 0)
     total = known.sums[end] - known.sums[first]
-    found = pl.DataFrame({"total": total, "rating_number": count.astype(np.int64)})
+    totals = pl.DataFrame({"total": total, "rating_number": count.astype(np.int64)})
     some = pl.col("rating_number") > 0
-    return found.select(
+    return totals.select(
         pl.when(some)
         .then((pl.col("total") / pl.col("rating_number")).round(1))
         .alias("average_rating"),

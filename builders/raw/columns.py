@@ -47,8 +47,8 @@ def checked(
 def _reason(raw: Raw, report: Report) -> str:
     """Why the first row of a file was left out, while it was parsed."""
     name = f"{Path(str(raw)).name}: "
-    found = [(line, key) for key, line in report.first_line.items() if key.startswith(name)]
-    line, key = min(found, default=(0, ""))
+    reasons = [(line, key) for key, line in report.first_line.items() if key.startswith(name)]
+    line, key = min(reasons, default=(0, ""))
     return f", the first because: {key.removeprefix(name)} (line {line})" if key else ""
 
 

@@ -69,7 +69,7 @@ def _details(source: Source) -> None:
         f"  Homepage:            {source.homepage}",
         f"  Licence:             {source.licence}",
         f"  Texts may be public: {public}",
-        *([f"  Not as of a scene:   {source.limits}"] if source.limits else []),
+        *([f"  Limits:              {source.limits}"] if source.limits else []),
         "  Files (also as .gz, or inside a .zip):",
         *(f"    {name}: {what}" for name, what in source.files.items()),
         "  Downloads:",
@@ -169,8 +169,8 @@ def tables(source: str, raw: Path, out: Path, strict: bool) -> None:
     from usermirrorer.builders.raw import tables
 
     written = tables.write(get_source(source), raw, out, strict=strict)
-    told = tables.manifest(out)
-    for line in tables.left_out(told):
+    manifest = tables.manifest(out)
+    for line in tables.left_out(manifest):
         click.echo(f"left out: {line}", err=True)
-    for name, rows in told["rows"].items():
+    for name, rows in manifest["rows"].items():
         click.echo(f"{out / f'{name}.parquet'}: {rows:,} rows{'' if written else ', as before'}")

@@ -57,11 +57,11 @@ def locate(folder: Path, *patterns: str) -> list[Raw]:
     if not folder.exists():
         raise UserError("does not exist", where=folder, fix="Give the folder of the raw files.")
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-    found = [Raw(path) for path in files if path.suffix != ".zip"]
+    files_inside = [Raw(path) for path in files if path.suffix != ".zip"]
     archives = [path for path in files if path.suffix == ".zip"]
-    found += [raw for archive in archives for raw in _members(archive)]
+    files_inside += [raw for archive in archives for raw in _members(archive)]
     for pattern in patterns:
-        matching = [raw for raw in found if fnmatch.fnmatchcase(raw.name, pattern)]
+        matching = [raw for raw in files_inside if fnmatch.fnmatchcase(raw.name, pattern)]
         if loose := [raw for raw in matching if not raw.member] or matching:
             return loose
     raise UserError(
@@ -75,13 +75,13 @@ def one(folder: Path, *patterns: str) -> Raw:
     Raises:
         UserError: if none or several match.
     """
-    found = locate(folder, *patterns)
-    if len(found) > 1:
-        names = ", ".join(str(raw) for raw in found[:3])
+    candidates = locate(folder, *patterns)
+    if len(candidates) > 1:
+        names = ", ".join(str(raw) for raw in candidates[:3])
         raise UserError(
             f"{patterns[0]} is there more than once: {names}", where=folder, fix="Keep one."
         )
-    return found[0]
+    return candidates[0]
 
 
 def has(folder: Path, *patterns: str) -> bool:

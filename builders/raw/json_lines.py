@@ -67,15 +67,15 @@ def _objects(
         if not text.strip():
             continue
         try:
-            found = parse(text)
-            if not isinstance(found, dict):
+            values = parse(text)
+            if not isinstance(values, dict):
                 raise ValueError
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             report.skip(f"is not {kind} with named fields", where=raw, line=line)
             continue
         rows["line"].append(line)
         for name, dtype in schema.items():
-            rows[name].append(_as(found.get(name), dtype))
+            rows[name].append(_as(values.get(name), dtype))
     return pl.DataFrame(rows, schema={"line": pl.UInt32, **schema})
 
 
@@ -122,15 +122,15 @@ def _json_token(token: re.Match[str]) -> str:
 
 
 def _json_escape(escape: re.Match[str]) -> str:
-    found = escape.group()
-    if found in _SAME_IN_JSON or found[:2] == "\\u":
-        return found
-    if found == '"':
+    written = escape.group()
+    if written in _SAME_IN_JSON or written[:2] == "\\u":
+        return written
+    if written == '"':
         return '\\"'
-    if found == "\\'":
+    if written == "\\'":
         return "'"
-    if found[:2] in ("\\x", "\\U") and len(found) > 2:
-        code = int(found[2:], 16)
+    if written[:2] in ("\\x", "\\U") and len(written) > 2:
+        code = int(written[2:], 16)
         if code < 0x110000:
             return json.dumps(chr(code))[1:-1]
     raise _NotJsonError

@@ -56,8 +56,9 @@ class Source:
         hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher states one or
             several independent projects record the same of the same address. Of the other files
             the first download is trusted and its hash recorded.
-        limits: What its raw files state as of their making alone, so that a scene shows it as it
-            was later. Everything else is as of the scene's time.
+        limits: What a user of the scenes has to know: which values its raw files state only as of
+            their making, so that a scene shows them as they were later (everything else is as of
+            the scene's time), and by which rule an interaction counts as chosen, if not all do.
         logged: Whether its publisher logged what was on the screen (`Tables.impressions`).
         columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
             its type and meaning. What is stored has exactly these.

@@ -34,14 +34,14 @@ def schemas(source: Source) -> dict[str, pa.Schema]:
 
     Fields of the source's own columns carry their meaning as metadata `description`.
     """
-    found = {}
+    by_name = {}
     for name in dict.fromkeys([*schema.TABLES, *source.columns]):
         own = [
             pa.field(column, kind, metadata={"description": meaning})
             for column, (kind, meaning) in source.columns.get(name, {}).items()
         ]
-        found[name] = pa.schema([*schema.TABLES.get(name, ()), *own])
-    return found
+        by_name[name] = pa.schema([*schema.TABLES.get(name, ()), *own])
+    return by_name
 
 
 def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = False) -> bool:
@@ -79,7 +79,7 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             name: _write(temporary / f"{name}.parquet", frame, expected)
             for name, frame, expected in _named(source, tables)
         }
-        told = {
+        record = {
             "source": source.name,
             "schema_version": schema.SCHEMA_VERSION,
             "key": key,
@@ -89,7 +89,7 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             "not_chosen": dict(sorted(report.not_chosen.items())),
             "first_line": report.first_line,
         }
-        storage.write_json(temporary / MANIFEST, told)
+        storage.write_json(temporary / MANIFEST, record)
     return True
 
 
@@ -101,12 +101,12 @@ def read(folder: Path) -> Tables:
     """
     from usermirrorer.builders.raw.sources import get_source
 
-    told = manifest(folder)
-    expected = schemas(get_source(told["source"]))
-    if told["schema_version"] != schema.SCHEMA_VERSION:
+    made = manifest(folder)
+    expected = schemas(get_source(made["source"]))
+    if made["schema_version"] != schema.SCHEMA_VERSION:
         raise UserError("holds tables of another version", where=folder, fix="Write them anew.")
     frames: dict[str, pl.DataFrame] = {}
-    for name in told["rows"]:
+    for name in made["rows"]:
         path = Path(folder) / f"{name}.parquet"
         table = storage.read_table(path)
         try:
@@ -139,11 +139,11 @@ def manifest(folder: Path) -> dict[str, Any]:
     return storage.read_json(Path(folder) / MANIFEST)
 
 
-def left_out(told: Mapping[str, Any]) -> list[str]:
+def left_out(record: Mapping[str, Any]) -> list[str]:
     """Return one readable line per reason for which rows were left out, from a manifest."""
-    report = Report(first_line=dict(told["first_line"]))
-    report.skipped.update(told["skipped"])
-    report.not_chosen.update(told.get("not_chosen", {}))
+    report = Report(first_line=dict(record["first_line"]))
+    report.skipped.update(record["skipped"])
+    report.not_chosen.update(record.get("not_chosen", {}))
     return report.lines()
 
 
@@ -188,7 +188,7 @@ def _named(source: Source, tables: Tables) -> list[tuple[str, pl.DataFrame, pa.S
         **tables.extras,
     }
     expected = schemas(source)
-    found = []
+    named = []
     for name, frame in frames.items():
         if frame is None:
             continue
@@ -198,8 +198,8 @@ def _named(source: Source, tables: Tables) -> list[tuple[str, pl.DataFrame, pa.S
                 f"{source.name}: columns of {name} are not as documented: "
                 f"{', '.join(sorted(known ^ set(frame.columns)))}"
             )
-        found.append((name, frame, expected[name]))
-    return found
+        named.append((name, frame, expected[name]))
+    return named
 
 
 def _write(path: Path, frame: pl.DataFrame, expected: pa.Schema) -> int:

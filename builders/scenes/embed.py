@@ -245,7 +245,7 @@ def _read(path: Path) -> Any:
 
 
 def _batches(texts: Sequence[str]) -> list[list[str]]:
-    """Group texts of similar length, so that little is padding (about 3 characters a token)."""
+    """Group texts of similar length, so that little is padding (about 3 characters per token)."""
     batches: list[list[str]] = [[]]
     for text in texts:
         width = min(_LONGEST, len(text) // 3 + 2)

@@ -2,8 +2,8 @@
 
 With the normalised adjacency R~ = D_u^-1/2 R D_i^-1/2, a history vector r scores `r R~'R~ + w r
 D_i^-1/2 V V' D_i^1/2`, V being the leading right singular vectors of R~: a linear plus an ideal
-low-pass filter. Both are brought together once into an item x item filter, so that a scene costs
-only the rows of its history.
+low-pass filter. Both are brought together once into an item x item filter, so that the scores of a
+scene cost only the rows of its history.
 
 The largest singular value is 1, once for each connected component of users and items: its vector
 is popularity inside the component. These vectors are known in closed form and all kept; together
@@ -95,11 +95,11 @@ def scores(fitted: Filter, history: sparse.csr_matrix) -> np.ndarray:
         return np.zeros(history.shape, np.float32)
     if "dense" in fitted:
         dense = fitted["dense"]
-        found = np.empty(history.shape, np.float32)
+        summed = np.empty(history.shape, np.float32)
         for start in range(0, dense.shape[1], _COLUMNS):
             columns = np.ascontiguousarray(dense[:, start : start + _COLUMNS])
-            found[:, start : start + _COLUMNS] = history @ columns
-        return found
+            summed[:, start : start + _COLUMNS] = history @ columns
+        return summed
     size = history.shape[1]
     linear = sparse.csr_matrix(
         (fitted["data"], fitted["indices"], fitted["indptr"]), (size, size), copy=False

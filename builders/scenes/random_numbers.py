@@ -28,7 +28,7 @@ def uniform(seeds: np.ndarray, stream: int, count: int, first: int = 0) -> np.nd
     Args:
         seeds: uint64 [b].
         stream: What they are for; other streams of the same seed are independent.
-        count: How many a seed, fewer than 2**32.
+        count: How many per seed, fewer than 2**32.
         first: Number of those of this stream that were taken before.
     """
     index = (np.uint64(stream) << np.uint64(32)) + np.arange(
@@ -44,6 +44,6 @@ def uniform(seeds: np.ndarray, stream: int, count: int, first: int = 0) -> np.nd
 def integers(
     seeds: np.ndarray, stream: int, lowest: int, highest: np.ndarray | int, first: int = 0
 ) -> np.ndarray:
-    """Return one whole number a seed, uniform from `lowest` to `highest` (both included), [b]."""
+    """Return one whole number per seed, uniform from `lowest` to `highest` (both included), [b]."""
     span = np.asarray(highest) - lowest + 1
     return lowest + (uniform(seeds, stream, 1, first)[:, 0] * span).astype(np.int64)

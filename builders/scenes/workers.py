@@ -56,7 +56,7 @@ def over_processes(world: World, parts: Sequence[Part], workers: int) -> Iterato
     """Yield the scenes of each part, made by `workers` processes while this one fits filters.
 
     The first part is made here while they start. Parts wait for one another only so far as they are
-    yielded in order; at most two a worker are under way, so that memory stays bounded.
+    yielded in order; at most two per worker are under way, so that memory stays bounded.
     """
     with tempfile.TemporaryDirectory(prefix="usermirrorer-") as name:
         folder = Path(name)
@@ -180,17 +180,17 @@ def _by_part(blocks: Iterable[pa.Table], parts: int) -> Iterator[pa.Table]:
 
     from usermirrorer.builders.scenes.part import SCHEMA
 
-    at, found = 0, [SCHEMA.empty_table()]
+    at, tables = 0, [SCHEMA.empty_table()]
     for block in blocks:
         for number in pc.unique(block["part"]).to_pylist():
             while at < number:
-                yield pa.concat_tables(found).combine_chunks()
-                at, found = at + 1, [SCHEMA.empty_table()]
+                yield pa.concat_tables(tables).combine_chunks()
+                at, tables = at + 1, [SCHEMA.empty_table()]
             rows = block.filter(pc.equal(block["part"], number))
-            found.append(rows.select(SCHEMA.names).cast(SCHEMA))
+            tables.append(rows.select(SCHEMA.names).cast(SCHEMA))
     for _ in range(at, parts):
-        yield pa.concat_tables(found).combine_chunks()
-        found = [SCHEMA.empty_table()]
+        yield pa.concat_tables(tables).combine_chunks()
+        tables = [SCHEMA.empty_table()]
 
 
 def _ray_part(batch: Any, parts: Any, shared: dict[str, Any], fitted: dict[str, Any]) -> pa.Table:

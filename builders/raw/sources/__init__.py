@@ -1,4 +1,4 @@
-"""One file a domain: raw files as their publisher distributes them -> canonical tables.
+"""One file per domain: raw files as their publisher distributes them -> canonical tables.
 
 A domain module defines `SOURCES`, a tuple of `Source`; its templates lie in
 `templates/<domain>/{profile,history,exposure}.jinja`. Modules are found by looking into this
@@ -18,11 +18,11 @@ from usermirrorer.builders.raw.source import Source
 @functools.cache
 def all_sources() -> dict[str, Source]:
     """Return every source by name, in alphabetical order of domain, then source."""
-    found: dict[str, Source] = {}
+    by_name: dict[str, Source] = {}
     for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
         for source in getattr(importlib.import_module(f"{__name__}.{module}"), "SOURCES", ()):
-            found[source.name] = source
-    return found
+            by_name[source.name] = source
+    return by_name
 
 
 def get_source(name: str) -> Source:

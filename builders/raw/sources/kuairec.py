@@ -143,16 +143,19 @@ def _totals(daily: pl.DataFrame) -> pl.DataFrame:
 
 def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFrame:
     levels = [f"{level}_level_category_name" for level in ("first", "second", "third")]
+    path = [_stated(level) for level in levels]
     frame = delimited.read_delimited(
         file,
         report,
         ["video_id", "manual_cover_text", "caption", "topic_tag", *levels],
         [
             pl.col("video_id").alias("item_id"),
-            clean_column(_told("caption"), 100).alias("caption"),
-            clean_column(_told("manual_cover_text"), 60).alias("cover_text"),
+            clean_column(_stated("caption"), 100).alias("caption"),
+            clean_column(_stated("manual_cover_text"), 60).alias("cover_text"),
             clean_column(
-                pl.concat_str([_told(level) for level in levels], separator="/", ignore_nulls=True),
+                pl.concat_str(
+                    [_stated(level) for level in levels], separator="/", ignore_nulls=True
+                ),
                 60,
             ).alias("category"),
         ],
@@ -177,7 +180,7 @@ def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFram
     )
 
 
-def _told(name: str) -> pl.Expr:
+def _stated(name: str) -> pl.Expr:
     value = pl.col(name).str.strip_chars()
     return pl.when(~value.is_in(["", "UNKNOWN", "[]", "nan"])).then(value)
 

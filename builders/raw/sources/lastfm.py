@@ -168,8 +168,8 @@ def _friends_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
         .group_by(key)
         .agg(pl.col("friend_id").n_unique().cast(pl.Int64).alias("listened_friends"))
     )
-    found = rows.select(key).join(count, on=key, how="left", maintain_order="left")
-    return found.select("listened_friends")
+    counted = rows.select(key).join(count, on=key, how="left", maintain_order="left")
+    return counted.select("listened_friends")
 
 
 _COLUMNS = {

@@ -212,8 +212,8 @@ SOURCES = (
             "Jianfeng and Wu, Winnie and Zhou, Ming}, booktitle={ACL}, year={2020}}"
         ),
         files={
-            "behaviors.tsv": "impressions with clicks, one file a split",
-            "news.tsv": "articles, one file a split",
+            "behaviors.tsv": "impressions with clicks, one file per split",
+            "news.tsv": "articles, one file per split",
         },
         sizes={
             "MINDsmall_train.zip": "53 MB",

@@ -49,8 +49,8 @@ def read(folder: Path, report: Report) -> Tables:
 
 def _apps(file: files.Raw, report: Report) -> pl.DataFrame:
     def line(name: str, limit: int) -> pl.Expr:
-        told = pl.when(~pl.col(name).is_in(["None", "nan"])).then(name)
-        return clean_column(told, limit).alias(name)
+        stated = pl.when(~pl.col(name).is_in(["None", "nan"])).then(name)
+        return clean_column(stated, limit).alias(name)
 
     frame = delimited.read_delimited(
         file,

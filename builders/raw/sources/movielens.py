@@ -239,8 +239,8 @@ def _places() -> dict[str, str]:
     import zipcodes
 
     return {
-        found["zip_code"]: f"{found['city'].title()}, {found['state']}"
-        for found in zipcodes.list_all()
+        place["zip_code"]: f"{place['city'].title()}, {place['state']}"
+        for place in zipcodes.list_all()
     }
 
 

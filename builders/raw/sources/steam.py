@@ -1,4 +1,4 @@
-"""Steam (UCSD): games and reviews, one Python dict literal a line; read without evaluation."""
+"""Steam (UCSD): games and reviews, one Python dict literal per line; read without evaluation."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_sources_shows_everything_about_one():
 
 def test_sources_says_what_of_a_source_is_later_than_its_scenes():
     done = CliRunner().invoke(commands.sources, ["steam"])
-    assert "Not as of a scene:" in done.output and "sentiment" in done.output
+    assert "Limits:" in done.output and "sentiment" in done.output
 
 
 def test_the_table_of_sources_cuts_no_name_short(monkeypatch):
