@@ -143,7 +143,7 @@ def _totals(daily: pl.DataFrame) -> pl.DataFrame:
 
 def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFrame:
     levels = [f"{level}_level_category_name" for level in ("first", "second", "third")]
-    path = [_stated(level) for level in levels]
+    category = pl.concat_str(map(_stated, levels), separator="/", ignore_nulls=True)
     frame = delimited.read_delimited(
         file,
         report,
@@ -152,12 +152,7 @@ def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFram
             pl.col("video_id").alias("item_id"),
             clean_column(_stated("caption"), 100).alias("caption"),
             clean_column(_stated("manual_cover_text"), 60).alias("cover_text"),
-            clean_column(
-                pl.concat_str(
-                    [_stated(level) for level in levels], separator="/", ignore_nulls=True
-                ),
-                60,
-            ).alias("category"),
+            clean_column(category, 60).alias("category"),
         ],
         columns.filled("item_id"),
         quoted=True,

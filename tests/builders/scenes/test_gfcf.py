@@ -61,6 +61,8 @@ def test_few_and_many_items_agree_where_all_neighbours_are_kept(monkeypatch):
     monkeypatch.setattr(gfcf, "_NEIGHBOURS", 90)
     fitted = fit(seen)
     assert "dense" not in fitted
+    for array in fitted.values():  # as processes get them: mapped from files
+        array.flags.writeable = False
     many = gfcf.scores(fitted, sparse.csr_matrix(seen, dtype=np.float32))
     np.testing.assert_allclose(many, dense, atol=1e-4 * dense.max())
 
