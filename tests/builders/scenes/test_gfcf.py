@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from usermirrorer.builders.scenes import feedback, gfcf
+from usermirrorer.builders.raw.sources import get_source
+from usermirrorer.builders.scenes import build, feedback, gfcf, plan, world
 
 
 def log_of(seen: np.ndarray) -> feedback.Log:
@@ -151,3 +152,16 @@ def test_nothing_at_or_after_the_time_and_no_test_user_is_seen():
     alone = gfcf.scores(gfcf.fit(log_of(seen[train]), np.ones(30, bool), 1), history)
     assert np.array_equal(gfcf.scores(gfcf.fit(log, train, 1), history), alone) and alone.any()
     assert gfcf.fit(log, train, 0) == {} and not gfcf.scores({}, history).any()
+
+
+def test_processes_share_the_filter_of_many_items(tables, vectors, monkeypatch):
+    """Fitted once and mapped from files, it gives two processes the scores that one has."""
+    monkeypatch.setattr(gfcf, "_DENSE_ITEMS", 0)
+    monkeypatch.setattr(gfcf, "_NEIGHBOURS", 20)
+    monkeypatch.setattr(plan, "PART_SCENES", 50)
+    source = get_source("movielens")
+    config = world.SceneConfig(train=150, test=30, seed=5, history=(1, 4))
+    alone = build.make_scenes(source, tables, vectors, config)
+    assert build.make_scenes(source, tables, vectors, config, workers=2) == alone
+    scores = np.concatenate(alone[0]["train"]["exposure_collaborative"].to_numpy())
+    assert len(np.unique(scores)) > 100
