@@ -44,6 +44,7 @@ class Row:
     `cells` maps a metric and a column (a domain, `overall`, `synthetic`) to a cell; metrics by gap
     have the column `overall` only. Accuracies are in 0..1, entropies in bits. `p_value` is that of
     a paired test against the first model, by user, corrected for the number of tests (Holm).
+    `verdict` says in a few words whether its ablations show taste, `taste` in a sentence.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     estimated: bool = False
     p_value: float | None = None
+    verdict: str = ""
     taste: str = ""
     note: str = ""
 
@@ -190,7 +192,8 @@ def _model_row(name: str, scores: Sequence[Score]) -> Row:
         row.cells[metric] = _columns(scores, metric)
     row.estimated = any(s.metric == "entropy_is_estimate" and s.value for s in scores)
     row.note = _unusual(scores[0].settings)
-    row.taste = verdict.in_words(*(_loss(row, f"acc_loss_{n}") for n in ("no_history", "swapped")))
+    losses = [_loss(row, f"acc_loss_{name}") for name in ("no_history", "swapped")]
+    row.verdict, row.taste = verdict.in_short(*losses), verdict.in_words(*losses)
     return row
 
 
@@ -223,15 +226,26 @@ def _columns(scores: Sequence[Score], metric: str) -> dict[str, Cell]:
     own = [s for s in scores if s.metric == metric]
     if not own:
         return {}
-    found = {OVERALL: pool([_cell(s) for s in own])}
     if lookup(metric).group == "gap":
-        return found
+        return {OVERALL: pool([_cell(s) for s in own])}
+    found = {}
+    if not (_is_partial(metric) and _lacks(scores, own)):
+        found[OVERALL] = pool([_cell(s) for s in own])
     for domain in dict.fromkeys(s.domain for s in own):
         found[domain] = pool([_cell(s) for s in own if s.domain == domain])
-    synthetic = [_cell(s) for s in own if not _is_logged(s)]
-    if synthetic:
-        found[SYNTHETIC] = pool(synthetic, [1.0] * len(synthetic))
+    drawn, every = ([s for s in some if not _is_logged(s)] for some in (own, scores))
+    if drawn and not (_is_partial(metric) and _lacks(every, own)):
+        found[SYNTHETIC] = pool([_cell(s) for s in drawn], [1.0] * len(drawn))
     return found
+
+
+def _is_partial(metric: str) -> bool:
+    """Say whether the mean of some sources would pass for that of all: not so of ablations."""
+    return lookup(metric).group == "baseline" or metric == "acc_placebo"
+
+
+def _lacks(scores: Sequence[Score], own: Sequence[Score]) -> bool:
+    return {s.task for s in scores} > {s.task for s in own}
 
 
 def _is_logged(score: Score) -> bool:

@@ -34,10 +34,8 @@ def tables(board: Board) -> list[Table]:
 def columns(board: Board, metric: str) -> list[str]:
     """Return the columns of a metric that any model fills: logged lists first, then the means."""
     there = {name for row in _models(board) for name in row.cells.get(metric, {})}
-    leading = [name for name in board.domains[:1] if name in board.logged]
-    means = [OVERALL, SYNTHETIC]
-    rest = [name for name in board.domains if name not in leading]
-    return [name for name in (*leading, *means, *rest) if name in there]
+    rest = [name for name in board.domains if name not in board.logged]
+    return [name for name in (*board.logged, OVERALL, SYNTHETIC, *rest) if name in there]
 
 
 def _models(board: Board) -> list[Row]:
@@ -48,7 +46,7 @@ def _headline(board: Board) -> Table:
     names = columns(board, HEADLINE)
     first = [n for n in names if n in (OVERALL, SYNTHETIC) or n in board.logged]
     others = [n for n in names if n not in first]
-    beside = {m: t for m, t in BASELINES.items() if any(r.cell(m) for r in _models(board))}
+    beside = {m: t for m, t in BASELINES.items() if any(_beside(r, m) for r in _models(board))}
     losses = ["acc_loss_no_history", "acc_loss_swapped"]
     head = ["#", "model", *first, "accuracy", "its placebo", *beside.values()]
     head += [lookup(name).title.lower() for name in losses]
@@ -59,16 +57,24 @@ def _headline(board: Board) -> Table:
             [
                 *(str(rank), row.name),
                 *(points(row.cell(HEADLINE, name)) for name in first),
-                *(percent(row.cell(name)) for name in ("acc", "acc_placebo")),
-                *(percent(row.cell(name)) for name in beside),
+                percent(row.cell("acc")),
+                *(_beside(row, name) for name in ("acc_placebo", *beside)),
                 *(points(row.cell(name)) for name in losses),
                 "" if row.p_value is None else f"{row.p_value:.3g}",
-                *(row.taste, row.note),
+                *(row.verdict, row.note),
                 *(points(row.cell(HEADLINE, name)) for name in others),
             ]
         )
     text = f"Accuracy minus {board.reference}, in points. {board.scenes}"
     return Table("Accuracy minus placebo", text, head, body, ["model"] * len(body))
+
+
+def _beside(row: Row, metric: str) -> str:
+    """Return a mean over all scenes, or else over the sources without logged lists, said so."""
+    if cell := row.cell(metric):
+        return percent(cell)
+    text = percent(row.cell(metric, SYNTHETIC))
+    return f"{text} ({SYNTHETIC})" if text else ""
 
 
 def _accuracy(board: Board) -> Table:
@@ -93,13 +99,14 @@ def _accuracy(board: Board) -> Table:
 
 def _gaps(board: Board) -> Table:
     names = [g for g in GAPS if any(r.cell(f"acc_gap_{g}") for r in _models(board))]
-    head = ["model", *(lookup(f"acc_gap_{name}").title.lower() for name in names)]
+    titles = [lookup(f"acc_gap_{name}").title.removeprefix("Accuracy, ") for name in names]
+    head = ["#", "model", *(title.removesuffix(" after the history") for title in titles)]
     body = [
-        [row.name, *(percent(row.cell(f"acc_gap_{name}")) for name in names)]
-        for row in _models(board)
+        [str(rank), row.name, *(percent(row.cell(f"acc_gap_{name}")) for name in names)]
+        for rank, row in enumerate(_models(board), 1)
         if names
     ]
-    text = "Accuracy by the time between the last line of the history and the scene."
+    text = "Accuracy in percent by the time between the last line of the history and the scene."
     return Table("Accuracy by gap", text, head, body, ["model"] * len(body))
 
 

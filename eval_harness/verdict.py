@@ -27,6 +27,12 @@ def shows_taste(no_history: Loss | None, swapped: Loss | None) -> bool | None:
     return any(loss.low > 0 for loss in known) if known else None
 
 
+def in_short(no_history: Loss | None, swapped: Loss | None) -> str:
+    """Return the verdict for the cell of a table."""
+    words = {True: "reads the history", False: "no taste learnt", None: "not known"}
+    return words[shows_taste(no_history, swapped)]
+
+
 def in_words(no_history: Loss | None, swapped: Loss | None) -> str:
     """Return a sentence without a subject, such as `has learnt no taste: it loses ...`."""
     told = shows_taste(no_history, swapped)

@@ -97,7 +97,7 @@ class Texts:
         visible: The same with the interactions of train users only: all that values of items as of
             a time may be computed from.
         user_ids: Id of each user number.
-        folder: Where the templates lie.
+        folder: Where the templates lie; by default `TEMPLATES`.
 
     Raises:
         UserError: on construction, if a template of the domain is missing or broken.
@@ -109,12 +109,12 @@ class Texts:
         tables: Tables,
         visible: Tables,
         user_ids: pl.Series,
-        folder: Path = TEMPLATES,
+        folder: Path | None = None,
     ) -> None:
         environment = ImmutableSandboxedEnvironment(finalize=_blank, autoescape=False)
         self._source, self._tables, self._visible = source, tables, visible
         self._templates = {
-            kind: _load(environment, folder / source.domain / f"{kind}.jinja")
+            kind: _load(environment, (folder or TEMPLATES) / source.domain / f"{kind}.jinja")
             for kind in ("profile", "history", "exposure")
         }
         self._users = user_ids.to_frame("user_id").join(

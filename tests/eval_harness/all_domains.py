@@ -25,8 +25,7 @@ from tests import raw_data
 from usermirrorer.builders.commands import scenes as build_scenes
 from usermirrorer.builders.common import assets, models, storage
 from usermirrorer.hub.local import LocalHub, running
-from usermirrorer.recipes import quickstart
-from usermirrorer.recipes.job import Job
+from usermirrorer.recipes.job import RECIPES, Job
 
 SIZE = raw_data.Size(users=60, items=150, interactions=900)
 REPO, SPACE, VERSION = "usermirrorer/mixed", "usermirrorer/leaderboard", "1.0.0"
@@ -139,7 +138,7 @@ def _publish(job: Job, hub: LocalHub) -> Row:
 
 def _train(job: Job, hub: LocalHub, stage: str, before: str) -> Row:
     """Two steps of a recipe on the pairs, read from the Hub by version."""
-    recipes, folder = quickstart.RECIPES, str(job.out / "models" / stage)
+    recipes, folder = RECIPES, str(job.out / "models" / stage)
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(recipes / "accelerate" / "cpu.yaml")]
     command += [str(recipes / f"{stage}.py")]

@@ -1,9 +1,14 @@
-"""lm_eval finds the tasks without --include_path because they are files of this distribution."""
+"""Wheel, sdist and editable install are whole, and lm_eval finds the tasks of each.
+
+It does so without --include_path because they are files of this distribution.
+"""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -11,43 +16,149 @@ from pathlib import Path
 import lm_eval
 import pytest
 
+from tests.product import FOLDERS
+
 from .test_task import SOURCES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "lm_eval/tasks/usermirror"
 FAMILY = {f"usermirror_{source}" for source in SOURCES}
 DIRECT = {f"usermirror-direct_{source}" for source in SOURCES}
+TASKS = {path.stem for path in (ROOT / "eval_harness" / "tasks").glob("usermirror*_*.yaml")}
 
 
-@pytest.fixture(params=["wheel", "editable"])
-def wheel(request, tmp_path):
-    """The distribution of a copy of the checkout, built as pip builds it."""
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what git has, or would have, of the product: no build output, no tests."""
     copy = tmp_path / "checkout"
-    copy.mkdir()
-    names = subprocess.run(
+    listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True, text=True, check=True,
     ).stdout.split("\n")  # fmt: skip
-    for name in filter(None, names):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
+    for name in filter(None, listed):
+        if (ROOT / name).exists() and not name.startswith("tests/"):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    code = f"from setuptools import build_meta as b; b.build_{request.param}({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
-    return next(tmp_path.glob("*.whl"))
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+def build(kind: str, checkout: Path, folder: Path) -> Path:
+    """Build a `wheel`, `editable` or `sdist` as pip does; return the file."""
+    code = f"from setuptools import build_meta as b; print(b.build_{kind}({str(folder)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, check=True, capture_output=True, text=True
+    )
+    return folder / done.stdout.splitlines()[-1]
+
+
+def unpacked(sdist: Path, folder: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / sdist.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(params=["wheel", "editable", "sdist"])
+def wheel(request, checkout, tmp_path):
+    """The distribution of a checkout: a wheel, an editable one, or a wheel by way of an sdist."""
+    if request.param != "sdist":
+        return build(request.param, checkout, tmp_path)
+    source = unpacked(build("sdist", checkout, tmp_path), tmp_path / "source")
+    return build("wheel", source, tmp_path)
 
 
 def test_every_task_file_is_installed_beside_lm_evals_own(wheel, tmp_path):
-    """Both kinds of install put the files into site-packages and record them for uninstalling."""
+    """Every kind of install puts the files into site-packages, recorded for uninstalling."""
     target = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
+    install(wheel, target)
     ours = {p.name for p in (ROOT / "eval_harness" / "tasks").iterdir() if p.is_file()}
     assert {p.name for p in (target / FOLDER).iterdir()} == ours
     record = next(target.glob("usermirrorer-*.dist-info/RECORD")).read_text()
     assert all(f"{FOLDER}/{name}," in record for name in ours)
     with zipfile.ZipFile(wheel) as archive:
-        assert not any(n.startswith(("hub/", "builders/")) for n in archive.namelist())
+        assert not any(n.startswith(("hub/", "builders/", "src/")) for n in archive.namelist())
+
+
+def test_a_wheel_holds_everything_that_the_packages_read(checkout, tmp_path):
+    """Code, templates, pages, configurations and `py.typed`; only Slurm's scripts stay behind."""
+    with zipfile.ZipFile(build("wheel", checkout, tmp_path)) as archive:
+        packed = set(archive.namelist())
+    package = checkout / "src" / "usermirrorer"
+    tracked = {
+        f"usermirrorer/{path.relative_to(checkout).as_posix()}"
+        for folder in FOLDERS
+        for path in (checkout / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".sh", ".slurm")
+    }
+    tasks = {name for name in tracked if name.endswith("_yaml")}  # installed for lm_eval alone
+    assert len(tracked) > 250 and tracked - tasks <= packed
+    assert {f"usermirrorer/{path.name}" for path in package.glob("*.*")} <= packed
+    assert "usermirrorer/py.typed" in packed
+
+
+def test_an_sdist_gives_the_wheel_that_the_checkout_gives(checkout, tmp_path):
+    (tmp_path / "direct").mkdir()
+    direct = build("wheel", checkout, tmp_path / "direct")
+    source = unpacked(build("sdist", checkout, tmp_path), tmp_path / "source")
+    assert contents(build("wheel", source, tmp_path)) == contents(direct)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if "RECORD" not in name}
+
+
+def test_an_installed_wheel_runs_without_its_checkout(checkout, tmp_path):
+    target = tmp_path / "site"
+    install(build("wheel", checkout, tmp_path), target)
+    shutil.rmtree(checkout)
+    code = (
+        "import usermirrorer as u\n"
+        "from usermirrorer.builders.decisions.prompts import messages\n"
+        "from usermirrorer.model_cards import model_card\n"
+        "s = dict(profile='Age 30.', history=['Alien'], exposure=['Heat', 'Dune'])\n"
+        "print(u.__file__, 'Alien' in messages(s, 'decision')[1]['content'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    ran = [sys.executable, "-c", code], [sys.executable, "-m", "usermirrorer.recipes.cli", "-h"]
+    outputs = [
+        subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for command in ran
+    ]
+    assert outputs[0].split() == [str(target / "usermirrorer" / "__init__.py"), "True"]
+    assert "quickstart" in outputs[1]
+
+
+def test_an_editable_install_runs_the_checkouts_own_files(checkout, tmp_path):
+    """Changed code counts at once, and a new file is there without installing again."""
+    venv.create(tmp_path / "env")
+    pip("install", "--no-deps", "--no-index", str(build("editable", checkout, tmp_path)),
+        env=tmp_path / "env")  # fmt: skip
+    (checkout / "hub" / "new.py").write_text("print('new')\n")
+    (checkout / "builders" / "common" / "text.py").write_text("print('changed')\n")
+    code = "import usermirrorer.hub.new, usermirrorer.builders.common.text"
+    done = subprocess.run(
+        [str(tmp_path / "env" / "bin" / "python"), "-W", "ignore", "-c", code],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["new", "changed"]
+
+
+@pytest.mark.parametrize("how", [["recipes/dpo.py"], ["-m", "usermirrorer.recipes.dpo"]])
+def test_accelerate_launches_a_recipe_from_a_checkout(how):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    done = subprocess.run(
+        [*command, *how, "--model_name_or_path", "m", "--output_dir", "o", "--trust_remote_code"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "error: --trust_remote_code: code from model repositories is never run" in done.stderr
+
+
+def install(wheel: Path, target: Path) -> None:
+    """Install the files of a wheel into a folder of its own."""
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*command, "--target", str(target), str(wheel)], check=True)
 
 
 @pytest.mark.slow
@@ -56,7 +167,7 @@ def test_lm_eval_lists_and_validates_the_tasks_until_they_are_uninstalled(wheel,
     site = environment(tmp_path / "env")
     before = files(site)
     pip("install", "--no-deps", "--no-index", str(wheel), env=tmp_path / "env")
-    assert listed(tmp_path / "env") == FAMILY | DIRECT
+    assert listed(tmp_path / "env") == TASKS >= FAMILY | DIRECT
     validated = lm_eval_command(
         tmp_path / "env", "validate", "--tasks", "usermirror,usermirror_mind"
     )
@@ -65,7 +176,7 @@ def test_lm_eval_lists_and_validates_the_tasks_until_they_are_uninstalled(wheel,
     assert files(site) == before
     assert not (site / FOLDER).exists()
     folder = ROOT / "eval_harness" / "tasks"
-    assert listed(tmp_path / "env", "--include_path", str(folder)) == FAMILY | DIRECT
+    assert listed(tmp_path / "env", "--include_path", str(folder)) == TASKS
 
 
 def environment(folder: Path) -> Path:
