@@ -137,7 +137,8 @@ def decide(
     The random numbers of a prompt come from its text and `seed`, so a scene's decisions do not
     depend on which other scenes are run.
     """
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    # Ablations have fewer samples: a batch has one setting, so equal ones come in a row.
+    order = sorted(range(len(prompts)), key=lambda i: (-settings[i].sampling.n, -len(prompts[i])))
     found: dict[int, ModelOutput] = {}
     for batch in tqdm(list(_batches(lm, order, settings)), desc="Deciding"):
         texts = [prompts[i] for i in batch]

@@ -358,6 +358,8 @@ def _table(
     own = [row for row in _own(scores, repo_id) if row["metric"] in metrics]
     if not own:
         return None
+    tasks = list(dict.fromkeys(row["task"] for row in own))
+    own.sort(key=lambda row: (tasks.index(row["task"]), metrics.index(row["metric"])))
     others = list(
         dict.fromkeys(
             row["model"] for row in scores if row["metric"] in metrics and row["model"] != repo_id

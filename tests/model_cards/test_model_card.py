@@ -167,6 +167,52 @@ def test_baselines_that_come_as_metrics_stand_beside_the_model(run_dir):
     }
 
 
+def difference(metric: str, value: float, low: float, high: float, **facts) -> dict:
+    row = score(REPO, "movielens", metric, value) | {"lower": low, "upper": high, "users": 94}
+    return row | {"facts": {"reference": "placebo", **facts}}
+
+
+def results_of(text: str) -> str:
+    return text.partition("## Results")[2].partition("## Training data")[0]
+
+
+def test_a_card_leads_with_accuracy_minus_placebo_and_what_the_history_is_worth(run_dir):
+    facts = {"exposure_modes": {"exchangeable": 640}, "gaps": {"minute": 480, "day": 160}}
+    rows = [
+        score(REPO, "movielens", "acc", 0.397) | {"facts": facts, "users": 94},
+        difference("acc_over_placebo", 0.185, 0.15, 0.22),
+        difference("acc_loss_no_history", 0.209, 0.17, 0.25),
+        difference("acc_loss_swapped", 0.202, 0.16, 0.24),
+        score(REPO, "movielens", "acc_placebo", 0.212),
+        score(REPO, "movielens", "acc_no_history_learned", 0.28),
+        score(REPO, "movielens", "acc_gap_day", 0.295),
+    ]
+    text = results_of(render(run_dir, rows, DATASET))
+    assert text.index("this model reads the history: it loses 20.9") < text.index("| Task |")
+    assert "Accuracy minus placebo comes first" in text
+    lines = [line for line in text.splitlines() if line.startswith("| movielens |")]
+    assert lines[0].startswith(
+        "| movielens | Accuracy minus placebo | +18.5 points (+15.0 to +22.0) |"
+    )
+    assert lines[1].startswith("| movielens | Accuracy | 39.7 % (36.7 to 42.7) | 28.0 %")
+    assert "640 scenes of 94 users; exposures: exchangeable" in text
+    assert "75 % less than a minute, 25 % 1 to 24 hours" in text
+    assert "Accuracy, 1 to 24 hours after the history | 29.5 %" in text
+
+
+def test_a_card_says_that_no_taste_was_learnt_or_that_it_is_not_known(run_dir):
+    nothing = [
+        score(REPO, "movielens", "acc", 0.398),
+        difference("acc_over_placebo", 0.003, -0.02, 0.02),
+        difference("acc_loss_no_history", 0.004, -0.01, 0.02),
+        difference("acc_loss_swapped", -0.012, -0.03, 0.01),
+    ]
+    text = results_of(render(run_dir, nothing, DATASET))
+    assert text.index("**On movielens this model has learnt no taste") < text.index("| Task |")
+    off = [score(REPO, "movielens", "acc", 0.4) | {"facts": {"ablations": False}}]
+    assert "**On movielens the ablations were turned off.**" in render(run_dir, off, DATASET)
+
+
 def test_a_base_model_that_is_a_changed_copy_is_told_as_such(run_dir):
     base = {"name": "some/base", "folder": "f", "taken_as": "Base (4-bit, widened)"}
     text = render(run_dir, run=RUN | {"base_model": base})

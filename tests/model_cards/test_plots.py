@@ -55,5 +55,30 @@ def test_other_data_makes_another_figure(tmp_path):
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def drawn(monkeypatch, draw):
+    """The axes of a figure in the moment in which it is written."""
+    seen = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: seen.append(figure.axes[0]))
+    draw()
+    return seen[0]
+
+
+def test_intervals_of_accuracies_are_drawn_in_percent_from_end_to_end(monkeypatch, tmp_path):
+    axes = drawn(monkeypatch, lambda: plots.accuracy_bars(BARS, OTHERS, tmp_path / "a.png"))
+    (bar,) = [patch for patch in axes.patches if patch.get_width() > 0]
+    interval, chance = axes.lines
+    assert bar.get_width() == pytest.approx(50)
+    assert list(interval.get_xdata()) == pytest.approx([40, 60])
+    assert list(chance.get_xdata()) == pytest.approx([20])
+    assert "%" in axes.get_xlabel()
+
+
+def test_intervals_of_a_sweep_are_drawn_in_percent_of_their_full_width(monkeypatch, tmp_path):
+    points = [{"learning_rate": 1e-4, "epochs": 1, "accuracy": 0.4, "stderr": 0.05}]
+    axes = drawn(monkeypatch, lambda: plots.sweep_lines(points, tmp_path / "a.png"))
+    ((start, end),) = axes.collections[0].get_segments()
+    assert (start[1], end[1]) == pytest.approx((40 - 9.8, 40 + 9.8))
+
+
 def test_models_beside_each_other_are_told_apart_by_shape_and_colour():
     assert len(set(plots.MARKERS)) == len({shape for shape, _ in plots.MARKERS}) == 8
