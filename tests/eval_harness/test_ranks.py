@@ -18,10 +18,10 @@ class Ranked(Scripted):
             lambda prompt: [0.6, 0.1, 0.1, 0.1, 0.1],
         )
         self._rank, self._world_size, self._device = rank, 2, torch.device("cpu")
-        self.shared, self.meet, self.asked = shared, barrier, 0
+        self.shared, self.meet, self.requests = shared, barrier, 0
 
     def generate_until(self, requests, disable_tqdm=False):
-        self.asked += len(requests)
+        self.requests += len(requests)
         return super().generate_until(requests)
 
     def _exchange(self, value):
@@ -50,7 +50,7 @@ def test_two_ranks_score_every_scene_once(tmp_path, task):
     found = [None, None]
 
     def work(rank):
-        found[rank] = evaluate(models[rank], [task], data, chat=False)
+        found[rank] = evaluate(models[rank], [task], data, chat=False, ablation_samples=5)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
@@ -59,11 +59,13 @@ def test_two_ranks_score_every_scene_once(tmp_path, task):
         thread.join()
     alone = Ranked(0, [None], threading.Barrier(1))
     alone._world_size = 1
-    expected = evaluate(alone, [task], data, chat=False)["results"][task]
+    expected = evaluate(alone, [task], data, chat=False, ablation_samples=5)["results"][task]
     assert found[1] is None
     assert found[0]["results"][task]["sample_len"] == 7
     for name in ("acc,none", "entropy,none", "log_loss,none"):
         assert found[0]["results"][task][name] == pytest.approx(expected[name])
     assert len({s["doc"]["scene_id"] for s in found[0]["samples"][task]}) == 7
-    if task == "usermirror_movielens":  # padded, so that no rank waits for another
-        assert models[0].asked == models[1].asked == 20
+    if task == "usermirror_movielens":
+        # The rank of three scenes is padded to four, so that none waits for another: the scene,
+        # without its history, and with another user's, five samples each.
+        assert models[0].requests == models[1].requests == 4 * 3 * 5
