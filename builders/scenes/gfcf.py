@@ -35,7 +35,7 @@ _USERS, _ROWS = 2048, 1024  # rows of a matrix worked on at once
 _COLUMNS = 256  # of the filter, so that they stay in a core's cache while histories add them up
 
 _TIE = 1e-7  # eigenvalues (of 0 to 1) closer than this cannot be told apart
-_PROVEN = 1e-8  # error of the low-pass filter at which iteration ends
+_PROVEN = 1e-6  # error of the low-pass filter at which iteration ends
 _ENOUGH = 1e-4  # and the largest that is accepted when the rounds have run out
 _MOST_ROUNDS = 60
 _GROWTH = 1e8  # of the largest eigenvalue over the smallest within a round; float64 has 16 digits
