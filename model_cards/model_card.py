@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -154,7 +154,7 @@ def card_data(
     adapter_only = run["adapter_only"]
     trained_on = None if data["local"] else data["name"]
     results = eval_results(scores, dataset, repo_id)
-    named = {"eval_results": results, "model_name": repo_id} if results else {}
+    named: dict[str, Any] = {"eval_results": results, "model_name": repo_id} if results else {}
     licence, _, licence_name = (run["license"] or "").partition(":")
     return ModelCardData(
         base_model=base.get("name"),
@@ -397,7 +397,7 @@ def _cell(row: Row) -> str:
     return text
 
 
-def _known(value: Any) -> bool:
+def _known(value: Any) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 

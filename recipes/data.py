@@ -586,7 +586,8 @@ def general_rows(
         raise UserError(
             "column messages is missing", where=arguments.general_data, fix="Give chats."
         )
-    wanted, taken, passed = round(task_rows / arguments.general_ratio), {}, 0
+    wanted, passed = round(task_rows / arguments.general_ratio), 0
+    taken: dict[int, Encoded] = {}
     for index in random.Random(seed).sample(range(len(source)), len(source)):
         if len(taken) == wanted:
             break
@@ -655,7 +656,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> 
             continue
         start = _turn_start(tokenizer, ids, chat[: index + 1])
         end = _shared(ids, chat_ids(tokenizer, chat[: index + 1]))
-        while end > start and not tokenizer.decode(ids[end - 1]).strip():
+        while end > start and not str(tokenizer.decode(ids[end - 1])).strip():
             end -= 1
         labels[start:end] = ids[start:end]
     return {"input_ids": ids, "labels": labels}

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not 0 <= extra.length_guard <= training.max_completion_length:
         raise UserError("is not between 0 and --max_completion_length", where="--length_guard")
     functions, training.reward_weights = rewards(
-        arguments.data.stage,
+        "direct" if arguments.data.stage == "direct" else "decision",
         format_weight=extra.format_weight,
         guard_margin=extra.length_guard,
         longest=training.max_completion_length,

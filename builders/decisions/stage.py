@@ -97,7 +97,12 @@ def run(
         "prompts": prompts_hash(prompts),
         "date": chat.DATE,
     }
-    settings = {"model": model, "sampling": sampling, "seed": seed, "judge": judge}
+    settings: dict[str, Any] = {
+        "model": model,
+        "sampling": sampling,
+        "seed": seed,
+        "judge": judge,
+    }
     work = _Worker(engine, functools.partial(_decide, prompts=prompts, **settings))
     return _stage(output, scenes, work, config, part_scenes, spread, meter, progress)
 
