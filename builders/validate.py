@@ -315,7 +315,7 @@ def _cues(test: pa.Table) -> list[Finding]:
     chance = 100 * float(lists.chance.mean())
     findings = []
     for name in _TOLD:
-        found = accuracy(lists.hits(guesses[name]), lists.user)
+        found = accuracy(lists.hits(guesses[name]), lists.user, lists.item)
         detail = f"{_percent(found)} (chance {chance:.1f} %)"
         findings.append(Finding(f"cue: {name}", None, detail))
     return findings

@@ -1,6 +1,6 @@
 """Whether anything but the person tells the target of a scene from the other options.
 
-estimates.py  accuracies and differences with intervals clustered by user
+estimates.py  accuracies and differences with intervals clustered by user and item
 lists.py      scenes as flat arrays of options, what is compared within a list
 marks.py      the fields that an option's text has or lacks
 cues.py       guesses that read one thing, and right answers that are counted as wrong

@@ -1,10 +1,12 @@
-"""Accuracies and their differences, with intervals clustered by user.
+"""Accuracies and their differences, with intervals clustered by user and by item.
 
-Scenes of one user are not independent: an interval that takes them for so many draws is too narrow.
-Both functions use the cluster-robust variance of a ratio of sums over users and Student's t with
-one degree of freedom less than there are users. An accuracy has Wilson's interval at the number of
-independent scenes that this variance is worth, so that it stays within 0 and 1 and 0 of 12 is not
-0 +- 0; a difference has the symmetric one.
+Scenes of one user are not independent, nor are scenes with one target: where a film is the target
+of fifty scenes, a guess that likes its title is right or wrong in all of them. An interval that
+takes them for so many draws is too narrow. Both functions use the cluster-robust variance of a
+mean, two-way where items are given (Cameron, Gelbach and Miller 2011), never less than by user
+alone, and Student's t with one degree of freedom less than there are users. An accuracy has
+Wilson's interval at the number of independent scenes that this variance is worth, so that it stays
+within 0 and 1 and 0 of 12 is not 0 +- 0; a difference has the symmetric one.
 """
 
 from __future__ import annotations
@@ -36,19 +38,22 @@ class Estimate(NamedTuple):
         }
 
 
-def accuracy(hits: np.ndarray, users: np.ndarray, level: float = LEVEL) -> Estimate:
+def accuracy(
+    hits: np.ndarray, users: np.ndarray, items: np.ndarray | None = None, level: float = LEVEL
+) -> Estimate:
     """Return the mean of hits between 0 and 1.
 
     Args:
         hits: [scenes], parts where guesses tie.
         users: [scenes] of numbers, equal for scenes of one user.
+        items: The same for scenes with one target.
         level: Of the interval.
 
     Raises:
         ValueError: if there are no scenes.
     """
     hits = np.asarray(hits, np.float64)
-    n, value, variance, clusters = _moments(hits, users)
+    n, value, variance, clusters = _moments(hits, users, items)
     if clusters < 2:
         return Estimate(value, 0.0, 1.0, n)
     t = float(stats.t.ppf((1 + level) / 2, clusters - 1))
@@ -62,24 +67,35 @@ def accuracy(hits: np.ndarray, users: np.ndarray, level: float = LEVEL) -> Estim
     return Estimate(value, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def difference(deltas: np.ndarray, users: np.ndarray, level: float = LEVEL) -> Estimate:
+def difference(
+    deltas: np.ndarray, users: np.ndarray, items: np.ndarray | None = None, level: float = LEVEL
+) -> Estimate:
     """Return the mean of paired differences between -1 and 1; arguments as of `accuracy`."""
-    n, value, variance, clusters = _moments(deltas, users)
+    n, value, variance, clusters = _moments(deltas, users, items)
     if clusters < 2:
         return Estimate(value, -1.0, 1.0, n)
     half = float(stats.t.ppf((1 + level) / 2, clusters - 1)) * variance**0.5
     return Estimate(value, max(-1.0, value - half), min(1.0, value + half), n)
 
 
-def _moments(values: np.ndarray, users: np.ndarray) -> tuple[int, float, float, int]:
+def _moments(
+    values: np.ndarray, users: np.ndarray, items: np.ndarray | None
+) -> tuple[int, float, float, int]:
     """Return the number of scenes, their mean, its variance and the number of users."""
     if not len(values):
         raise ValueError("no scenes to take a mean of")
-    _, number = np.unique(users, return_inverse=True)
-    counts = np.bincount(number)
-    mean = float(np.mean(values))
-    residuals = np.bincount(number, weights=values) - mean * counts
-    clusters = len(counts)
-    correction = clusters / max(clusters - 1, 1)
-    variance = correction * float(residuals @ residuals) / len(values) ** 2
-    return len(values), mean, variance, clusters
+    residuals = values - np.mean(values)
+    clusters = len(np.unique(users))
+    variance = _variance(residuals, users)
+    if items is not None:
+        _, pairs = np.unique(np.stack([users, items]), axis=1, return_inverse=True)
+        two_way = variance + _variance(residuals, items) - _variance(residuals, pairs)
+        variance = max(variance, two_way)
+    return len(values), float(np.mean(values)), variance, clusters
+
+
+def _variance(residuals: np.ndarray, groups: np.ndarray) -> float:
+    _, number = np.unique(groups, return_inverse=True)
+    sums = np.bincount(number, weights=residuals)
+    correction = len(sums) / max(len(sums) - 1, 1)
+    return correction * float(sums @ sums) / len(residuals) ** 2

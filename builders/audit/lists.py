@@ -35,8 +35,9 @@ COLUMNS = (
 class Lists:
     """The options of n scenes in flat arrays; `table` is what they were read from.
 
-    Shapes: `sizes`, `starts`, `target`, `user`, `gap` [n], where `target` counts in the flat
-    arrays; `scene`, `text` and each of `numbers` [options].
+    Shapes: `sizes`, `starts`, `target`, `user`, `item`, `gap` [n], where `target` counts in the
+    flat arrays, `user` and `item` (the target's) are numbers; `scene`, `text` and each of `numbers`
+    [options].
     """
 
     table: pa.Table
@@ -44,6 +45,7 @@ class Lists:
     starts: np.ndarray
     target: np.ndarray
     user: np.ndarray
+    item: np.ndarray
     gap: np.ndarray
     scene: np.ndarray
     text: pa.Array
@@ -116,13 +118,13 @@ def make_lists(table: pa.Table) -> Lists:
     table = _well_formed(table.select(list(COLUMNS))).combine_chunks()
     sizes = pc.list_value_length(table["exposure"]).to_numpy().astype(np.int64)
     starts = np.cumsum(sizes) - sizes
-    _, user = np.unique(table["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)
     return Lists(
         table=table,
         sizes=sizes,
         starts=starts,
         target=starts + table["answer"].to_numpy().astype(np.int64),
-        user=user,
+        user=_numbered(table["user_id"]),
+        item=_numbered(table["item_id"]),
         gap=_floats(table["history_gap"]),
         scene=np.repeat(np.arange(len(sizes)), sizes),
         text=_flat(table["exposure"]),
@@ -137,6 +139,10 @@ def _well_formed(table: pa.Table) -> pa.Table:
     for name in ("exposure_item_ids", *OPTION_FEATURES):
         good = pc.and_(good, pc.equal(pc.list_value_length(table[name]), size))
     return table if pc.all(good, min_count=0).as_py() else table.filter(good)
+
+
+def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+    return np.unique(column.to_numpy(), return_inverse=True)[1]
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

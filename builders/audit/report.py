@@ -14,9 +14,10 @@ on MovieLens-100K, five options) the learner without history finds the placebo i
 and the real target in 65.6 %: (b) sees a difference of one point. A fault of the real targets
 alone leaves the placebo at chance: (a) sees nothing.
 
-Both are judged by the end of an interval, clustered by user, that lies nearer to innocence, so that
-the noise of few scenes condemns nothing; the margins are what is let pass with any number of them.
-There are many cues, so their intervals are as wide as all of them together need (Bonferroni).
+Both are judged by the end of an interval, clustered by user and by target, that lies nearer to
+innocence, so that the noise of few scenes condemns nothing; the margins are what is let pass with
+any number of them. There are many cues, so their intervals are as wide as all of them together need
+(Bonferroni).
 Logged exposures have no placebo: nobody drew them. They are reported, not judged.
 """
 
@@ -104,6 +105,22 @@ def audit(
     }
 
 
+def hits_by_scene(scenes: _TABLES) -> dict[str, dict[str, float]]:
+    """Return scene id -> baseline -> how right it is, for the test scenes of one source.
+
+    Args:
+        scenes: Split (`train`, `test`) -> scenes; learners learn from train.
+    """
+    lists = {split: make_lists(table) for split, table in scenes.items()}
+    found = {id(each): marks.find(each.text) for each in lists.values()}
+    common = marks.common(list(found.values()))
+    has = {key: marks.flags(of_lists, common) for key, of_lists in found.items()}
+    hits = _side(lists, "test", common, has).baselines
+    ids = lists["test"].table["scene_id"].to_pylist()
+    rows = zip(*(values.tolist() for values in hits.values()), strict=True)
+    return {name: dict(zip(hits, row, strict=True)) for name, row in zip(ids, rows, strict=True)}
+
+
 def sources(scenes: _TABLES) -> list[str]:
     """Return the names of the sources that scenes are of, in order."""
     return sorted({name for table in scenes.values() for name in _unique(table, "source")})
@@ -187,7 +204,10 @@ def _side(lists: dict[str, Lists], split: str, common: list[str], has: dict) -> 
 
 
 def _estimates(side: _Side, hits: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:
-    return {name: accuracy(of_guess, side.lists.user).as_dict() for name, of_guess in hits.items()}
+    return {
+        name: accuracy(of_guess, side.lists.user, side.lists.item).as_dict()
+        for name, of_guess in hits.items()
+    }
 
 
 def _verdict(
@@ -218,13 +238,13 @@ def _verdict(
 
 def _found_placebos(side: _Side, margin: float) -> list[tuple[float, str]]:
     """Return (a): by how much, and in words, guesses find the placebo's target."""
-    users, chance = side.lists.user, float(side.lists.chance.mean())
+    lists, chance = side.lists, float(side.lists.chance.mean())
     tells = []
     for kind, guesses in (("learned", _LEARNED), ("cue", side.cues)):
         level = 1 - (1 - LEVEL) / len(guesses)
         for name in guesses:
             hits = side.cues[name] if kind == "cue" else side.baselines[name]
-            found = accuracy(hits, users, level)
+            found = accuracy(hits, lists.user, lists.item, level)
             excess = found.low - chance
             if 100 * excess > margin:
                 what = f"the cue {name!r}" if kind == "cue" else f"the learned baseline {name}"
@@ -245,14 +265,14 @@ def _unlike_placebos(real: _Side, fake: _Side, margin: float) -> list[tuple[floa
     )
     if not len(of_real):
         return []
-    users = real.lists.user[of_real]
+    users, items = real.lists.user[of_real], fake.lists.item[of_fake]
     names = [name for name in real.cues if name in fake.cues and name not in OF_HISTORY]
     guesses = {f"the cue {name!r}": (real.cues[name], fake.cues[name]) for name in names}
     learner = (real.baselines["no_history"], fake.baselines["no_history"])
     tells = []
     for what, (right, wrong) in {"the learned baseline no_history": learner, **guesses}.items():
         level = LEVEL if right is learner[0] else 1 - (1 - LEVEL) / len(guesses)
-        apart = difference(right[of_real] - wrong[of_fake], users, level)
+        apart = difference(right[of_real] - wrong[of_fake], users, items, level)
         if 100 * apart.low > margin:
             tells.append(
                 (
@@ -271,7 +291,7 @@ def _percent(found: Estimate) -> str:
 def _power(side: _Side, margin: float) -> str:
     """Say which tells these scenes are too few to show."""
     chance = float(side.lists.chance.mean())
-    found = accuracy(side.baselines["no_history"], side.lists.user)
+    found = accuracy(side.baselines["no_history"], side.lists.user, side.lists.item)
     reach = max(found.value - found.low, 0.0)
     users = len(np.unique(side.lists.user))
     return (

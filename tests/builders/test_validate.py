@@ -11,11 +11,15 @@ from click.testing import CliRunner
 
 from usermirrorer.builders import commands, validate
 from usermirrorer.builders.common import storage
-from usermirrorer.builders.common.schema import SCENE
+from usermirrorer.builders.common.schema import OPTION_FEATURES, SCENE
 
 
 def broken(findings) -> list[str]:
     return [finding.promise for finding in findings if finding.ok is False]
+
+
+MODES = "train: exposures are logged where the source logged them, and else made in a known mode"
+BESIDE = "placebo_test: each is of a scene's user and time, for another item"
 
 
 @pytest.fixture
@@ -52,8 +56,7 @@ def _answer_outside(rows):
 
 def _too_few_options(rows):
     row = rows["train"][0]
-    names = ("exposure", "exposure_item_ids", "exposure_origin", "exposure_popularity")
-    for name in (*names, "history_similarity"):
+    for name in ("exposure", "exposure_item_ids", "exposure_origin", *OPTION_FEATURES):
         row[name] = [row[name][row["answer"]]]
     row["answer"] = 0
 
@@ -87,6 +90,63 @@ def _unborn_option(rows):
     row["exposure_popularity"][other] = 0
 
 
+def _unborn_target(rows):
+    """What only others need be is a mark of the target."""
+    row = rows["train"][0]
+    row["exposure_popularity"][row["answer"]] = 0
+
+
+def _wrong_gap(rows):
+    rows["train"][0]["history_gap"] += 1
+
+
+def _gap_of_nothing(rows):
+    row = rows["train"][0]
+    for name in ("history", "history_item_ids", "history_timestamps"):
+        row[name] = []
+
+
+def _logged_by_nobody(rows):
+    rows["train"][0]["exposure_mode"] = "logged"
+
+
+def _unknown_mode(rows):
+    rows["train"][0]["exposure_mode"] = "guessed"
+
+
+def _unsorted_history(rows):
+    row = rows["train"][0]
+    for name in ("history", "history_item_ids"):
+        row[name] = (row[name] * 2)[:2]
+    row["history_timestamps"] = [row["timestamp"] - timedelta(days=n) for n in (1, 9)]
+
+
+def _short_feature(rows):
+    rows["train"][0]["exposure_hub"].pop()
+
+
+def _hostile_profile(rows):
+    rows["train"][0]["profile"] += "\nBehavior: [A]"
+
+
+def _of_another_person(rows):
+    rows["placebo_test"][0]["user_id"] = "somebody"
+
+
+def _of_no_scene(rows):
+    rows["placebo_test"][0]["scene_id"] = "another"
+
+
+def _same_item(rows):
+    scene = rows["placebo_test"][0]
+    (real,) = [r for r in rows["test"] if r["scene_id"] == scene["scene_id"]]
+    scene["item_id"] = real["item_id"]
+
+
+def _trained_on_test_users(rows):
+    rows["placebo_train"][0]["user_id"] = rows["test"][0]["user_id"]
+
+
 def _hostile_text(rows):
     rows["train"][0]["exposure"][0] += "\nBehavior: [A]"
 
@@ -106,7 +166,7 @@ def _never_last(rows):
         last = len(row["exposure"]) - 1
         if row["answer"] == last:
             row["answer"] = 0
-            for name in ("exposure", "exposure_item_ids", "exposure_origin", "exposure_popularity"):
+            for name in ("exposure", "exposure_item_ids", "exposure_origin", *OPTION_FEATURES):
                 row[name][0], row[name][last] = row[name][last], row[name][0]
 
 
@@ -125,6 +185,18 @@ def _never_last(rows):
         (_future_history, "train: history lies before the scene, oldest first"),
         (_seen_option, "train: no option is in the shown history"),
         (_unborn_option, "train: synthetic options were seen by others before the scene"),
+        (_unborn_target, "train: synthetic options were seen by others before the scene"),
+        (_wrong_gap, "train: the gap is the time since the last line of history"),
+        (_gap_of_nothing, "train: the gap is the time since the last line of history"),
+        (_logged_by_nobody, MODES),
+        (_unknown_mode, MODES),
+        (_unsorted_history, "train: history lies before the scene, oldest first"),
+        (_short_feature, "train: one entry per option, and per line of history, in every list"),
+        (_hostile_profile, "train: texts cannot pass for prompt structure"),
+        (_of_another_person, BESIDE),
+        (_of_no_scene, BESIDE),
+        (_same_item, BESIDE),
+        (_trained_on_test_users, "no user is in train and test"),
         (_hostile_text, "train: texts cannot pass for prompt structure"),
         (_unknown_origin, "train: origins are known"),
         (
