@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from usermirrorer.builders.audit.load import placebo_beside
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import fingerprint, read_json, read_table
 from usermirrorer.eval_harness.metric_table import gap_counts
@@ -89,7 +90,8 @@ def load_placebo(
         scenes: The real scenes.
         source: Their source.
         provenance: As `load_scenes` returns it.
-        file: Parquet file of placebo scenes, where the scenes are a file too.
+        file: Parquet file of placebo scenes, where the scenes are a file too; by default the one
+            beside it, as `usermirrorer scenes` puts them.
 
     Returns:
         Those of the same exposure mode as their scene; {} where the release has no placebo.
@@ -99,7 +101,10 @@ def load_placebo(
     """
     where = file or str(provenance["dataset"])
     if not file and Path(where).is_file():
-        return {}
+        beside = placebo_beside({"test": Path(where)})
+        if not beside:
+            return {}
+        where = str(beside["test"])
     rows = _read(source, where, str(provenance["dataset_commit"]), "placebo")
     if rows is None:
         return {}

@@ -182,10 +182,10 @@ def _settings(run: Mapping[str, Any], task: str) -> str:
     config = run["configs"][task]
     metadata, generation = config.get("metadata", {}), config.get("generation_kwargs", {})
     found = {
-        name: metadata[name]
-        for name in ("samples", "guided", "rotations", "max_history")
-        if metadata.get(name)
+        name: metadata[name] for name in ("samples", "guided", "rotations") if metadata.get(name)
     }
+    if metadata.get("max_history", -1) not in (None, -1):  # 0 shows no history at all
+        found["max_history"] = metadata["max_history"]
     found |= {name: generation.get(name) for name in ("temperature", "top_p", "max_gen_toks")}
     found["chat_template"] = bool(run.get("chat_template"))
     if metadata.get("ablations") is False:

@@ -10,7 +10,8 @@ task's metadata, which `lm_eval --metadata '{...}'` overrides:
     rotations                   also show every rotation of the options and average (off)
     ablations, ablation_samples run the ablations of ablations.py (on; off only for tests), and
                                 decisions per ablated scene (1)
-    placebo                     Parquet file of placebo scenes, where `dataset` is a file
+    placebo                     Parquet file of placebo scenes, where `dataset` is a file (the one
+                                beside it)
     max_history                 keep only the newest so many lines of history; 0 shows none,
                                 absent, null or -1 all
     prompt_folder               folder of other prompt templates
@@ -246,7 +247,7 @@ def render(turns: list[Message], chat_template: Callable[[list[Message]], Any] |
     """
     if chat_template is None:
         return plain_text(turns)
-    lm = getattr(chat_template, "__self__", None)
+    lm: Any = getattr(chat_template, "__self__", None)
     try:
         if not renders_here(lm):
             return chat_template(turns)

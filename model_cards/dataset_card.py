@@ -35,7 +35,7 @@ GUESSES = {
 _COUNTS = (
     ("Train scenes", "train_scenes"),
     ("Test scenes", "test_scenes"),
-    ("Placebos", "train_placebo_scenes"),
+    ("Train placebos", "train_placebo_scenes"),
     ("Test placebos", "test_placebo_scenes"),
     ("Paper's train scenes", "train_paper_scenes"),
     ("Paper's test scenes", "test_paper_scenes"),
@@ -69,7 +69,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         modes=_modes(domains),
         mode_texts=MODES,
         gaps=_gaps(domains),
-        has_tells=audit.get("verdict") == "tells" or bool(audit.get("allowed_tells")),
+        has_tells=audit.get("verdict", "tells" if audit.get("allowed_tells") else "") == "tells",
         audit=list(_audit_rows(audit)),
         verdicts=[
             (name, found.get("verdict", ""), "; ".join(found.get("why", ())))

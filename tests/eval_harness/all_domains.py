@@ -72,7 +72,7 @@ def run(out: Path, model: str, embedder: str, train: int, test: int) -> Path:
 
 
 def _scenes(job: Job, embedder: str, train: int, test: int) -> Row:
-    """Raw files of every source to scenes; then all sources in one file a split."""
+    """Raw files of every source to scenes; then all sources in one file per split."""
     for source in raw_data.PUBLISHED:
         raw = raw_data.write(source, job.out / "raw" / source, SIZE)
         options = {"out": job.out / "scenes" / source, "train": train, "test": test}
@@ -80,9 +80,9 @@ def _scenes(job: Job, embedder: str, train: int, test: int) -> Row:
         words = [w for k, v in options.items() for w in (f"--{k}", *str(v).split(" "))]
         build_scenes.main([source, str(raw), *words], standalone_mode=False)
     counts = {}
-    for split in ("train", "test"):
+    for split in ("train", "test", "placebo_train", "placebo_test"):
         parts = [job.out / "scenes" / s / f"{split}.parquet" for s in raw_data.PUBLISHED]
-        table = pa.concat_tables([storage.read_table(part) for part in parts])
+        table = pa.concat_tables([storage.read_table(part) for part in parts if part.exists()])
         storage.write_table(job.out / f"{split}.parquet", table)
         counts[split] = table.num_rows
     return counts | {"file": storage.file_hash(job.out / "train.parquet")}

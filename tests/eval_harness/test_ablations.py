@@ -173,10 +173,14 @@ def test_without_a_placebo_accuracy_is_held_against_chance_and_says_so(scenes, t
 
 def test_a_file_of_scenes_takes_a_file_of_placebos(scenes, tmp_path):
     file = write_scenes(tmp_path / "scenes.parquet", scenes)
-    placebo = write_scenes(tmp_path / "placebo.parquet", placebos(scenes))
-    found, _ = run(lambda _: [0.02, 0.02, 0.92, 0.02, 0.02], file, placebo=placebo)
+    placebo = write_scenes(tmp_path / "other.parquet", placebos(scenes))
+    third = lambda _: [0.02, 0.02, 0.92, 0.02, 0.02]  # noqa: E731
+    found, _ = run(third, file, placebo=placebo)
     assert found["acc_placebo"] == 1
     assert found["acc_over_placebo"] == pytest.approx(found["acc"] - 1)
+    assert "acc_placebo" not in run(third, file)[0]
+    write_scenes(tmp_path / "placebo_scenes.parquet", placebos(scenes))  # found beside its scenes
+    assert run(third, file)[0]["acc_placebo"] == 1
 
 
 def test_ablations_can_be_turned_off_and_this_is_recorded(scenes, tmp_path):

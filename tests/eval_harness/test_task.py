@@ -15,6 +15,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.prompts import FIELDS, answer, thought_of
 from usermirrorer.builders.decisions.uncertainty import softmax
 from usermirrorer.eval_harness import hf, scoring
+from usermirrorer.eval_harness.results import _settings
 from usermirrorer.eval_harness.task import render
 
 from .fixtures import TASKS, Scripted, brute_force, evaluate, make_scenes, tiny_model, write_scenes
@@ -379,12 +380,22 @@ def test_prompts_longer_than_the_model_are_refused_with_counts(dataset):
         evaluate(small, ["usermirror_movielens"], dataset)
 
 
-def test_max_history_shortens_the_prompt_and_is_recorded(dataset):
+@pytest.mark.parametrize(("most", "shown"), [(1, 1), (0, 0), (2, 2), (99, 3), (-1, 3), (None, 3)])
+def test_max_history_shortens_the_prompt_and_is_recorded(dataset, most, shown):
     lm = Scripted(lambda *_: "", lambda _: [0.2] * 5)
-    result = evaluate(lm, ["usermirror_movielens"], dataset, chat=False, limit=1, max_history=1)
+    result = evaluate(lm, ["usermirror_movielens"], dataset, chat=False, limit=1, max_history=most)
     prompt = result["samples"]["usermirror_movielens"][0]["arguments"][0][0]
-    assert prompt.count("Seen:") == 1
-    assert result["configs"]["usermirror_movielens"]["metadata"]["max_history"] == 1
+    assert prompt.count("Seen:") == shown
+    assert result["configs"]["usermirror_movielens"]["metadata"]["max_history"] == most
+    settings = json.loads(_settings(result, "usermirror_movielens"))
+    assert settings.get("max_history", "all") == ("all" if most in (-1, None) else most)
+
+
+def test_a_negative_history_is_refused(dataset):
+    with pytest.raises(UserError, match="max_history -2: is -1"):
+        evaluate(
+            Scripted(None, None), ["usermirror_movielens"], dataset, chat=False, max_history=-2
+        )
 
 
 def test_a_template_that_refuses_the_system_role_does_not_lose_it():

@@ -72,6 +72,93 @@ def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
     assert "## Changes" not in card.text
 
 
+AUDIT = {
+    "verdict": "tells",
+    "allowed_tells": True,
+    "margin_points": {"placebo": 5.0, "no_history": 10.0},
+    "sources": {
+        "movielens": {
+            "verdict": "tells",
+            "why": ["learned without history, the placebo is found in 64.5 %"],
+            "baselines": {"no_history": {"value": 0.656, "low": 0.64, "high": 0.67, "n": 4000}},
+            "placebo": {"no_history": {"value": 0.645, "low": 0.63, "high": 0.66, "n": 4000}},
+        }
+    },
+}
+
+
+def scene_files(folder, **changes):
+    """Parquet files of changed scenes of `build_release`, one per split."""
+    import pyarrow as pa
+
+    from usermirrorer.builders.common import schema
+
+    files = {}
+    for split in ("train", "test"):
+        rows = [scene(n, d, split) | changes for d in ("movielens", "steam") for n in range(3)]
+        files[split] = folder / f"{split}.parquet"
+        storage.write_table(files[split], pa.Table.from_pylist(rows, schema=schema.SCENE))
+    return files
+
+
+def test_placebos_and_the_papers_exposures_are_configurations_of_their_own(tmp_path):
+    """They load by name, are counted beside the scenes, and eval.yaml lists what can be scored."""
+    from datasets import load_dataset
+
+    folder = build_release(
+        tmp_path / "r",
+        "1.0.0",
+        placebo=scene_files(tmp_path / "placebo", answer=0),
+        paper=scene_files(tmp_path / "paper", exposure_mode="paper", answer=2),
+    )
+    assert releases.verify(folder)["version"] == "1.0.0"
+    load = {"cache_dir": str(tmp_path / "cache"), "split": "test"}
+    for config, rows, answer in (
+        ("placebo_movielens", 3, 0),
+        ("paper_steam", 3, 2),
+        ("scenes_steam", 4, 1),
+        ("placebo", 6, 0),
+    ):
+        found = load_dataset(str(folder), config, **load)
+        assert (len(found), set(found["answer"])) == (rows, {answer}), config
+    card = (folder / "README.md").read_text()
+    assert "| movielens | 4 | 4 | 4 | 3 | 3 | 3 | 3 | exchangeable |" in card
+    assert "- `paper`, paper: Algorithm 1" in card and "- `scenes`, logged: what" in card
+    statistics = storage.read_json(folder / "manifest.json")["statistics"]["domains"]
+    assert statistics["steam"]["exposure_modes"]["scenes"] == ["logged"]
+    assert statistics["movielens"]["gaps"] == {"more": 4}
+    tasks = (folder / "eval.yaml").read_text()
+    for name, config in (
+        ("usermirror_steam", "scenes_steam"),
+        ("usermirror-paper-direct_steam", "paper_steam"),
+    ):
+        assert f"id: {name}\n  config: {config}\n" in tasks
+
+
+def test_a_placebo_of_no_scene_or_of_a_train_user_is_refused(tmp_path):
+    stray = scene_files(tmp_path / "stray", scene_id="unknown")
+    with pytest.raises(UserError, match=r"1 test placebo.*unknown"):
+        build_release(tmp_path / "r", "1.0.0", placebo={"test": stray["test"]})
+    leak = scene_files(tmp_path / "leak", user_id="train-user-0")
+    with pytest.raises(UserError, match="train-user-0 of movielens"):
+        build_release(tmp_path / "r", "1.0.0", paper={"test": leak["test"]})
+
+
+def test_a_release_with_tells_says_so_in_its_first_lines_and_shows_the_audit(tmp_path):
+    folder = build_release(tmp_path / "r", "1.0.0", manifest={"audit": AUDIT})
+    text = DatasetCard.load(folder / "README.md").text
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert lines[1].startswith("> **These exposures tell the answer.**")
+    row = (
+        "| movielens | learned, no history | 65.6 % (64.0 to 67.0) | 64.5 % (63.0 to 66.0) | +1.1 |"
+    )
+    assert row in text
+    assert "- movielens: **tells**. learned without history, the placebo is found" in text
+    good = AUDIT | {"verdict": "holds", "allowed_tells": False}
+    clean = build_release(tmp_path / "s", "1.0.0", manifest={"audit": good})
+    assert "tell the answer" not in (clean / "README.md").read_text()
+
+
 @pytest.mark.parametrize("change", ["flip", "count", "remove", "add"])
 def test_every_change_of_a_file_is_found(tmp_path, change):
     folder = build_release(tmp_path / "r", "1.0.0")
