@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from usermirrorer.builders.common.storage import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+#: Values of a histogram.
+Numbers: TypeAlias = Sequence[float] | np.ndarray
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW, BLACK = "#E69F00", "#000000"
 MARKERS = (
@@ -48,6 +51,13 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, panels
 
 
+def _whole_numbers(axis: Axis) -> None:
+    """Put ticks where matplotlib would, but at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+
+
 def _write(figure: Figure, path: Path) -> None:
     with atomic(Path(path)) as temporary:
         # Without the version of matplotlib in it, the same figure gives the same bytes.
@@ -73,7 +83,7 @@ def loss_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> str:
         axes.legend(["training", "held out"], frameon=False)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    _whole_numbers(axes.xaxis)
     _write(figure, path)
     return describe_loss(curve)
 
@@ -136,9 +146,38 @@ def describe_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Accuracy by task with 95 % intervals: {told}."
 
 
+def compared_bars(rows: Sequence[Mapping[str, Any]], chance: float, path: Path) -> str:
+    """Draw what several ways of choosing are right in, on the same scenes, with 95 % intervals.
+
+    Args:
+        rows: From top to bottom: `name`, `value`, `lower`, `upper` as fractions, and `kind`:
+            `baseline`, `model`, `result` (drawn strongest) or `ablation`.
+        chance: Accuracy of a blind guess.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    colours = {"baseline": GREY, "model": GREEN, "result": BLUE, "ablation": ORANGE}
+    figure, axes = _figure(height=1.2 + 0.36 * len(rows))
+    places = range(len(rows) - 1, -1, -1)
+    for place, row in zip(places, rows, strict=True):
+        axes.barh(place, 100 * row["value"], height=0.66, color=colours[row["kind"]])
+        axes.plot([100 * row["lower"], 100 * row["upper"]], [place] * 2, color="black", lw=1.3)
+        axes.text(1.0, place, f"{100 * row['value']:.1f}", va="center", fontsize=9)
+    axes.axvline(100 * chance, color="black", linestyle=":", linewidth=1)
+    axes.set_yticks(list(places), [row["name"] for row in rows])
+    axes.set_xlabel("right choices (%); dotted: chance, black lines: 95 % interval over users")
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    _write(figure, path)
+    told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in rows)
+    return f"Right choices on the same test scenes: {told}."
+
+
 def entropy_histogram(
-    weak: Sequence[float],
-    strong: Sequence[float],
+    weak: Numbers,
+    strong: Numbers,
     path: Path,
     names: tuple[str, str] = ("weak", "strong"),
 ) -> str:
@@ -153,25 +192,24 @@ def entropy_histogram(
     Returns:
         Alt text.
     """
-    weak, strong = np.asarray(weak, dtype=float), np.asarray(strong, dtype=float)
     figure, axes = _figure()
-    edges = np.linspace(0, max(weak.max(), strong.max(), 1e-3), 31)
+    edges = np.linspace(0, max(np.max(weak), np.max(strong), 1e-3), 31).tolist()
     axes.hist(weak, edges, color=ORANGE, alpha=0.55, label=names[0], hatch="//", edgecolor=ORANGE)
     axes.hist(strong, edges, color=BLUE, alpha=0.55, label=names[1])
     for values, colour, line in ((weak, ORANGE, "--"), (strong, BLUE, "-")):
-        axes.axvline(values.mean(), color=colour, linestyle=line, linewidth=1.6)
+        axes.axvline(float(np.mean(values)), color=colour, linestyle=line, linewidth=1.6)
     axes.set_xlabel("epistemic uncertainty of a scene (bits), vertical lines: means")
     axes.set_ylabel("scenes")
     axes.legend(frameon=False)
     _write(figure, path)
     return (
-        f"Histogram of epistemic uncertainty over {len(weak)} scenes: mean {weak.mean():.3f} bits "
-        f"for {names[0]}, {strong.mean():.3f} bits for {names[1]}."
+        f"Histogram of epistemic uncertainty over {len(weak)} scenes: mean {np.mean(weak):.3f} "
+        f"bits for {names[0]}, {np.mean(strong):.3f} bits for {names[1]}."
     )
 
 
 def epistemic_by_source(
-    values: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    values: Mapping[str, tuple[Numbers, Numbers]],
     path: Path,
     names: tuple[str, str] = ("weak", "strong"),
 ) -> str:
@@ -190,13 +228,14 @@ def epistemic_by_source(
     rows = -(-len(values) // columns)
     figure, panels = _panels(rows, columns, max(7.0, 3.2 * columns), 0.9 + 2.2 * rows)
     top = max(max(np.max(weak), np.max(strong)) for weak, strong in values.values())
-    edges = np.linspace(0, max(top, 1e-3), 31)
+    edges = np.linspace(0, max(top, 1e-3), 31).tolist()
     told = []
     for axes, (source, both) in zip(panels, values.items(), strict=False):
         looks = zip(both, (ORANGE, BLUE), ("//", ""), ("--", "-"), names, strict=True)
         for own, colour, hatch, line, name in looks:
             axes.hist(own, edges, color=colour, alpha=0.55, hatch=hatch, edgecolor=colour)
-            axes.axvline(np.mean(own), color=colour, linestyle=line, linewidth=1.6, label=name)
+            place = float(np.mean(own))
+            axes.axvline(place, color=colour, linestyle=line, linewidth=1.6, label=name)
         axes.set_title(f"{source} ({len(both[0]):,} scenes)", fontsize=10)
         told.append(f"{source} {np.mean(both[0]):.3f} and {np.mean(both[1]):.3f}")
     for axes in panels[len(values) :]:
@@ -255,7 +294,7 @@ def stacked_bars(parts: Mapping[str, Mapping[str, int]], xlabel: str, path: Path
 
 
 def length_histograms(
-    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    panels: Mapping[str, tuple[Numbers, Numbers]],
     path: Path,
     names: tuple[str, str] = ("weak", "strong"),
 ) -> str:
@@ -277,14 +316,15 @@ def length_histograms(
         spare = max(0, 3 - (high - low))  # lengths that hardly differ stay narrow bars
         low, high = low - spare, high + spare
         step = -(-(high - low + 1) // 30)  # whole numbers alike in every bar
-        edges = np.arange(low, high + step + 1, step) - 0.5
+        edges = (np.arange(low, high + step + 1, step) - 0.5).tolist()
         for own, colour, hatch, name in zip(both, (ORANGE, BLUE), ("//", ""), names, strict=True):
-            look = {"alpha": 0.55, "hatch": hatch, "edgecolor": colour}
-            axes.hist(own, edges, color=colour, label=name, **look)
+            axes.hist(
+                own, edges, color=colour, label=name, alpha=0.55, hatch=hatch, edgecolor=colour
+            )
         axes.set_xlabel(label)
-        axes.yaxis.get_major_formatter().set_useOffset(False)
+        axes.ticklabel_format(axis="y", useOffset=False)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_major_locator().set_params(integer=True)
+            _whole_numbers(axis)
         told.append(f"{label}: medians {np.median(both[0]):,.0f} and {np.median(both[1]):,.0f}")
     drawn[0].set_ylabel("decisions")
     figure.legend(

@@ -14,7 +14,7 @@ from usermirrorer.builders.common.errors import UserError
 #: name -> (module:function, one line of help). Imports happen on use: `--help` stays instant.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": (
-        "usermirrorer.recipes.quickstart:command",
+        "usermirrorer.recipes.quickstart.commands:command",
         "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
     ),
     "sources": (

@@ -20,6 +20,8 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.progress import bar
 
 Row = dict[str, Any]
+#: Scripts and configurations of this package.
+RECIPES = Path(__file__).parent
 
 
 class Job:

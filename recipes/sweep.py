@@ -23,6 +23,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, file_hash, fingerprint, write_json
 from usermirrorer.builders.decisions import chat
 from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Mode, fit, of_model
+from usermirrorer.recipes.job import RECIPES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from usermirrorer.builders.decisions.engines.base import Engine
     from usermirrorer.eval_harness.requests import ModelOutput
 
-RECIPES = Path(__file__).parent
 #: Scenes scored at once; only speed and memory depend on it.
 BATCH = 32
 #: Longest decision process in tokens, as in the tasks.

@@ -359,8 +359,11 @@ def save(trainer: BaseTrainer, arguments: Arguments) -> None:
     if arguments.model.use_peft:
         _name_base(target / "adapter_config.json", arguments)
     cast("PreTrainedTokenizerBase", trainer.processing_class).save_pretrained(output)
-    if arguments.data.prompts:
-        for path in prompt_folder(arguments.data).glob("*.jinja"):
+    # A model's own prompts go on with what is trained from it.
+    own = Path(str(arguments.model.model_name_or_path)) / MODEL_PROMPTS
+    prompts = prompt_folder(arguments.data) if arguments.data.prompts else own
+    if prompts.is_dir():
+        for path in prompts.glob("*.jinja"):
             with atomic(output / MODEL_PROMPTS / path.name) as temporary:
                 shutil.copyfile(path, temporary)
     if merge:

@@ -15,8 +15,9 @@ from datasets import load_dataset
 
 from usermirrorer.builders import validate
 from usermirrorer.builders.common import storage
-from usermirrorer.recipes import quickstart
 from usermirrorer.recipes.job import Job
+from usermirrorer.recipes.quickstart import dataset
+from usermirrorer.recipes.quickstart.plan import Plan
 
 
 def options(raw: Path, model: Path, encoder: Path) -> dict:
@@ -25,7 +26,8 @@ def options(raw: Path, model: Path, encoder: Path) -> dict:
         "weak": str(model),
         "embedder": str(encoder),
         "train_scenes": 200,
-        "strong_scenes": 16,
+        "simulator_scenes": 16,
+        "trained_layers": 1,
         "decision_scenes": 24,
         "check_scenes": 20,
         "test_scenes": 12,
@@ -68,7 +70,7 @@ def finished(settings, tmp_path_factory):
 def test_a_killed_run_goes_on_where_it_was(finished):
     _, told = finished
     assert "✓ scenes done before" in told
-    assert "Took" in told and "SFT + DPO" in told
+    assert "Took" in told and "What was learnt" in told
 
 
 def test_the_release_keeps_every_promise(finished):
@@ -84,16 +86,48 @@ def test_what_was_loaded_back_is_what_was_released(finished):
     assert summary["loaded"]["scenes"]["test"] == 12
 
 
-def test_scores_of_all_models_stand_beside_the_baselines(finished):
+def test_the_exposures_are_audited_and_the_release_says_so(finished):
+    manifest = storage.read_json(finished[0] / "release" / "manifest.json")
+    (source,) = manifest["audit"]["sources"].values()
+    assert manifest["audit"]["verdict"] == source["verdict"] == "holds"
+    assert {"no_history", "collaborative", "all_features"} <= source["placebo"].keys()
+
+
+def test_scores_of_all_models_stand_beside_baselines_and_ablations(finished):
     rows = storage.read_json(finished[0] / "summary.json")["scores"]
-    for model in ("base", "sft", "dpo"):
-        metrics = {(r["task"], r["metric"]) for r in rows if r["model"] == model}
-        for task in ("usermirror_movielens", "usermirror-direct_movielens"):
-            assert {(task, m) for m in ("acc", "entropy", "acc_popular", "acc_chance")} <= metrics
+    tasks = {
+        "base": ["usermirror-direct_movielens"],
+        "simulator": ["usermirror-direct_movielens", "usermirror_movielens"],
+        "sft": ["usermirror_movielens"],
+        "dpo": ["usermirror_movielens"],
+    }
+    needed = {"acc", "acc_over_placebo", "acc_chance", "acc_collaborative", "entropy"}
+    needed |= {"acc_no_history", "acc_swapped", "acc_placebo", "acc_no_history_learned"}
+    for model, its in tasks.items():
+        found = {(r["task"], r["metric"]) for r in rows if r["model"] == model}
+        assert {task for task, _ in found} == set(its)
+        for task in its:
+            assert {(task, metric) for metric in needed} <= found
 
 
-def test_cards_of_both_models_name_their_data_and_scores(finished):
-    for stage in ("sft", "dpo"):
+def test_what_was_learnt_is_compared_on_the_same_scenes_in_a_table_and_a_picture(finished):
+    out, told = finished
+    learnt = storage.read_json(out / "summary.json")["learnt"]
+    names = [row["name"] for row in learnt["rows"]]
+    for name in ("chance", "learned without history", "collaborative filter", "base model"):
+        assert name in names and name in told
+    assert "simulator with another's history" in names
+    for row in learnt["rows"]:
+        assert 0 <= row["lower"] <= row["value"] <= row["upper"] <= 1
+    against = learnt["against"]["base model"]
+    value = {row["name"]: row["value"] for row in learnt["rows"]}
+    gained = value["simulator, trained"] - value["base model"]
+    assert against["difference"] == pytest.approx(gained)
+    assert (out / "figures" / "learnt.png").stat().st_size > 5_000
+
+
+def test_cards_of_all_models_name_their_data_and_scores(finished):
+    for stage in ("simulator", "sft", "dpo"):
         card = (finished[0] / "models" / stage / "README.md").read_text()
         assert "usermirrorer/mixed" in card and "model-index" in card
 
@@ -101,7 +135,7 @@ def test_cards_of_both_models_name_their_data_and_scores(finished):
 def test_trained_models_load_with_plain_transformers(finished):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for stage in ("sft", "dpo"):
+    for stage in ("simulator", "sft", "dpo"):
         folder = finished[0] / "models" / stage
         assert AutoTokenizer.from_pretrained(folder).chat_template
         assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
@@ -119,21 +153,21 @@ def test_the_same_seed_gives_the_same_bytes(finished, settings, tmp_path):
     """Everything that decides a byte is in the plan: another folder makes the same release."""
     out, _ = finished
     plan = _plan(out)
-    quickstart.make_dataset(Job(tmp_path / "again"), plan)
+    dataset.make_dataset(Job(tmp_path / "again"), plan)
     for path in sorted((out / "release").rglob("*")):
         if path.is_file():
             other = tmp_path / "again" / "release" / path.relative_to(out / "release")
             assert other.read_bytes() == path.read_bytes(), path.name
     job = Job(tmp_path / "other")
-    parts = quickstart._parts(job, plan)
-    quickstart._scenes(job, replace(plan, seed=1), parts)
+    parts = dataset.get_parts(job, plan)
+    dataset.make_scenes(job, replace(plan, seed=1), parts)
     assert storage.file_hash(job.out / "scenes" / "train.parquet") != storage.file_hash(
         out / "scenes" / "train.parquet"
     )
 
 
-def _plan(out: Path) -> quickstart.Plan:
-    return quickstart.Plan(**storage.read_json(out / "plan.json"))
+def _plan(out: Path) -> Plan:
+    return Plan(**storage.read_json(out / "plan.json"))
 
 
 def test_no_path_of_this_machine_is_published(finished):
@@ -178,7 +212,7 @@ def test_the_real_model_on_a_handful_of_scenes(tmp_path):
     settings = {
         "strong": "smollm2-135m-instruct",
         "train_scenes": 200,
-        "strong_scenes": 1,
+        "simulator_scenes": 1,
         "decision_scenes": 12,
         "check_scenes": 8,
         "test_scenes": 8,
@@ -198,6 +232,6 @@ def test_the_real_model_on_a_handful_of_scenes(tmp_path):
     assert summary["loaded"]["pairs"] > 0
     assert summary["decided"]["weak"]["malformed"] == 0
     accuracy = {r["model"]: r["value"] for r in summary["scores"] if r["metric"] == "acc"}
-    assert set(accuracy) == {"base", "sft", "dpo"}
+    assert set(accuracy) == {"base", "simulator", "sft", "dpo"}
     findings = validate.validate(*validate.load(str(tmp_path / "run" / "release")))
     assert [finding for finding in findings if finding.ok is False] == []

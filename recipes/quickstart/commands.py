@@ -1,0 +1,87 @@
+"""`usermirrorer quickstart`: the main job."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from usermirrorer.builders.common import storage
+from usermirrorer.builders.decisions.engines import registry
+from usermirrorer.recipes.job import Job
+from usermirrorer.recipes.quickstart.plan import Plan, Row
+
+_ENGINES = click.Choice(registry.kinds())
+
+
+def run(out: Path, plan: Plan) -> Row:
+    """Do the main job in the folder `out` and return what the summary prints."""
+    from usermirrorer.recipes.quickstart import dataset, models, summary
+
+    job = Job(out)
+    storage.write_json(job.out / "plan.json", asdict(plan))
+    facts = dataset.make_dataset(job, plan)
+    facts |= models.make_models(job, plan, facts)
+    facts["seconds"] = job.seconds
+    facts["learnt"] = summary.learnt(job, plan, facts)
+    storage.write_json(job.out / "summary.json", facts)
+    summary.show(job, plan, facts)
+    return facts
+
+
+_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quickstart")),
+    click.option("--raw", default="ml-100k", help="Known part or folder of raw files."),
+    click.option("--source", default="movielens", help="Source that the raw files belong to."),
+    click.option(
+        "--weak", default="smollm2-135m-instruct", help="Weak model: part, folder, Hub id."
+    ),
+    click.option("--strong", default="", help="Strong model. Default: the simulator."),
+    click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder, Hub id."),
+    click.option("--engine", type=_ENGINES, default="transformers", help="Samples decisions."),
+    click.option("--train-scenes", default=2400),
+    click.option(
+        "--simulator-scenes", default=1600, help="Train scenes the simulator learns from."
+    ),
+    click.option("--trained-layers", default=0, help="Upper layers it trains (0: the recipe's)."),
+    click.option("--decision-scenes", default=16, help="Scenes that both models decide on."),
+    click.option("--check-scenes", default=48, help="Scenes to compare the two models on."),
+    click.option("--test-scenes", default=300, help="Test scenes, scored directly."),
+    click.option("--history", nargs=2, type=int, default=(1, 6), help="Fewest, most shown."),
+    click.option("--decision-test-scenes", default=6, help="Of them, scored with decisions."),
+    click.option("--samples", default=3, help="Decisions a scene and model (the paper: 10)."),
+    click.option("--thought-tokens", default=48, help="Longest generated decision process."),
+    click.option("--pairs", default=12, help="Most preference pairs to keep."),
+    click.option("--sft-steps", default=2),
+    click.option("--dpo-steps", default=2),
+    click.option("--guided/--free", default=True, help="Force the headings of the format."),
+    click.option("--dtype", default="auto", help="float32, bfloat16; auto: what is fast here."),
+    click.option("--version", default="1.0.0", help="Version to publish as."),
+    click.option("--seed", default=0),
+)
+
+
+def _with_options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command(
+    context_settings={"show_default": True},
+    epilog="Example:  usermirrorer quickstart --out runs/mine --test-scenes 1000 --seed 1",
+)
+@_with_options
+def command(out: Path, **options: Any) -> None:
+    """Raw feedback to a released dataset, trained simulators and their scores, on two CPU cores.
+
+    Everything is real, only small: MovieLens-100K, a 135M model, a local Hub. A killed run goes on
+    where it was.
+    """
+    from usermirrorer.builders.common.models import fast_dtype
+
+    if options["dtype"] == "auto":
+        options["dtype"] = fast_dtype()
+    run(out, Plan(**options))

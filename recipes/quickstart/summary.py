@@ -1,0 +1,215 @@
+"""What the main job made and learnt: one table and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from usermirrorer.builders.common import storage
+from usermirrorer.recipes.job import Job
+from usermirrorer.recipes.quickstart.plan import REPO, Plan, Row
+
+if TYPE_CHECKING:
+    from usermirrorer.eval_harness.metrics import Estimate
+
+#: Baseline of the audit -> what the table calls it. All but the last are what a score is held
+#: against; the last reads every feature of every train scene and shows how much there is to learn.
+BASELINES = {
+    "chance": "chance",
+    "most_popular": "most popular",
+    "no_history": "learned without history",
+    "sequential": "what others took next",
+    "collaborative": "collaborative filter",
+    "all_features": "gradient boosting on all features",
+}
+_CEILING = "all_features"
+#: Metric of the simulator's direct task -> what the table calls it.
+_SIMULATOR = {
+    "acc": "simulator, trained",
+    "acc_no_history": "simulator without the history",
+    "acc_swapped": "simulator with another's history",
+    "acc_placebo": "simulator on placebo scenes",
+}
+
+
+def learnt(job: Job, plan: Plan, facts: Row) -> Row:
+    """Compare base, simulator and every baseline on the same test scenes, paired by user.
+
+    Returns:
+        `rows`: `name`, `kind`, `value`, `lower`, `upper` of each; `against`: name -> difference of
+        the simulator to it in accuracy, with its interval and p-value; `picture`: alt text.
+    """
+    from usermirrorer.eval_harness.metrics import mean, paired_test
+    from usermirrorer.model_cards import plots
+
+    simulator, base = (_scenes_of(job, name, plan) for name in ("simulator", "base"))
+    ids = [name for name in simulator if name in base]
+    users = [simulator[name]["user_id"] for name in ids]
+    values: dict[str, tuple[str, list[float]]] = {}
+    hits = storage.read_json(job.out / "baselines.json")
+    for key, title in BASELINES.items():
+        values[title] = ("baseline", [hits[name][key] for name in ids])
+    values["base model"] = ("model", [base[name]["acc"] for name in ids])
+    for metric, title in _SIMULATOR.items():
+        kind = "result" if metric == "acc" else "ablation"
+        if all(metric in simulator[name] for name in ids):
+            values[title] = (kind, [simulator[name][metric] for name in ids])
+    own = values[_SIMULATOR["acc"]][1]
+    against = {
+        title: asdict(paired_test(other, own, users))
+        for title, (_, other) in values.items()
+        if title != _SIMULATOR["acc"]
+    }
+    rows = [_row(title, kind, mean(v, users, "share")) for title, (kind, v) in values.items()]
+    figures = job.out / "figures"
+    picture = plots.compared_bars(rows, rows[0]["value"], figures / "learnt.png")
+    return {"rows": rows, "against": against, "picture": picture, "scenes": len(ids)}
+
+
+def _row(title: str, kind: str, found: Estimate) -> Row:
+    return {
+        "name": title,
+        "kind": kind,
+        "value": found.value,
+        "lower": found.low,
+        "upper": found.high,
+    }
+
+
+def _scenes_of(job: Job, model: str, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return scene id -> metrics of a model's direct task."""
+    from usermirrorer.eval_harness.results import read_results, read_samples
+
+    task = f"usermirror-direct_{plan.source}"
+    scores = read_results(job.out / "scores" / model)
+    return read_samples(next(score for score in scores if score.task == task))
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Say in words what the table shows.
+
+    Args:
+        found: From `learnt`.
+    """
+    against = {name: row for name, row in found["against"].items() if name in _RIVALS}
+    above = [name for name, row in against.items() if row["low"] > 0]
+    below = [name for name, row in against.items() if row["high"] < 0]
+    open_ = [name for name in against if name not in (*above, *below)]
+    parts = [f"The simulator is right more often than {_and(above)}"] if above else []
+    parts += [f"not told apart from {_and(open_)} by these scenes"] if open_ else []
+    parts += [f"right less often than {_and(below)}"] if below else []
+    text = "; ".join(parts) + "."
+    swapped = found["against"].get(_SIMULATOR["acc_swapped"])
+    if swapped is not None:
+        read = "reads the person" if swapped["low"] > 0 else "is not shown to read the person"
+        text += (
+            f" It {read}: with another's history it loses {100 * swapped['difference']:.1f} points"
+            f" [{100 * swapped['low']:+.1f}, {100 * swapped['high']:+.1f}]."
+        )
+    return text[0].upper() + text[1:]
+
+
+_RIVALS = [title for key, title in BASELINES.items() if key != _CEILING] + ["base model"]
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def show(job: Job, plan: Plan, facts: Row) -> None:
+    """Print what was made, what was learnt, and where everything is."""
+    _show_made(job, facts)
+    _show_learnt(job, plan, facts["learnt"])
+    _show_decisions(job, plan, facts["scores"])
+    _show_places(job, plan, facts)
+
+
+def _show_made(job: Job, facts: Row) -> None:
+    from rich.table import Table
+
+    check, counts = facts["simulator"]["check"], facts["scenes"]
+    made = Table(title="What was made", title_justify="left", show_header=False)
+    made.add_row("raw interactions", f"{counts['interactions']:,}")
+    for split in ("train", "test"):
+        rows = counts[split]
+        made.add_row(f"{split} scenes", f"{rows['scenes']:,} of {rows['users']:,} users")
+    made.add_row("audit of the exposures", f"{facts['audit']['verdict']}")
+    made.add_row("scenes that the simulator learnt from", f"{facts['simulator']['scenes']:,}")
+    for role in ("weak", "strong"):
+        rows = facts["decided"][role]
+        made.add_row(
+            f"decisions, {role} model",
+            f"{rows['decisions']:,}, {rows['malformed']:,} malformed; "
+            f"{rows['tokens_in']:,} tokens in, {rows['tokens_out']:,} out",
+        )
+    made.add_row("preference pairs kept", f"{facts['pairs']['fate']['pairs']:,}")
+    difference = check["difference"]
+    made.add_row(
+        "strong over weak on train users' scenes",
+        f"{100 * check['strong']['value']:.1f} % against {100 * check['weak']['value']:.1f} %, "
+        f"difference {100 * difference['difference']:+.1f} "
+        f"[{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}] points, "
+        f"{difference['n']} scenes",
+    )
+    job.console.print(made)
+
+
+def _show_learnt(job: Job, plan: Plan, found: Row) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"What was learnt: right choices on {found['scenes']} test scenes of other users",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("right %", "95 % interval", "simulator minus this, points"):
+        table.add_column(name, justify="right")
+    for row in found["rows"]:
+        against = found["against"].get(row["name"])
+        difference = ""
+        if against:
+            low, high = 100 * against["low"], 100 * against["high"]
+            difference = f"{100 * against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        style = "bold" if row["kind"] == "result" else "dim" if row["kind"] == "baseline" else ""
+        interval = f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
+        interval = "" if row["name"] == "chance" else interval
+        table.add_row(row["name"], f"{100 * row['value']:.1f}", interval, difference, style=style)
+    job.console.print(table)
+    job.console.print(verdict(found))
+    job.console.print(f"[dim]The same as a picture: {job.out / 'figures' / 'learnt.png'}[/]")
+
+
+def _show_decisions(job: Job, plan: Plan, scores: list[Row]) -> None:
+    task = f"usermirror_{plan.source}"
+    told = []
+    for name in ("simulator", "sft", "dpo"):
+        row = next(
+            (r for r in scores if (r["model"], r["task"], r["metric"]) == (name, task, "acc")), None
+        )
+        if row:
+            interval = f"{100 * row['lower']:.0f} to {100 * row['upper']:.0f}"
+            told.append(f"{name} {100 * row['value']:.0f} % ({interval})")
+    job.console.print(
+        f"\nWith decision processes, {plan.decision_test_scenes} test scenes: {', '.join(told)}. "
+        "So few scenes show that the line runs, not what SFT and DPO on decision processes add."
+    )
+
+
+def _show_places(job: Job, plan: Plan, facts: Row) -> None:
+    print_ = job.console.print
+    total = sum(facts["seconds"].values())
+    print_(f"\nTook {total / 60:.1f} minutes. Everything is in {job.out}:")
+    print_(
+        "  release/  the dataset as published   models/       simulator, sft and dpo, with cards"
+    )
+    print_("  scores/   lm_eval's own files        summary.json  these numbers")
+    print_("\nServe it and load it with the plain clients:")
+    print_(f"  usermirrorer hub serve --root {job.out / 'hub'} --port 7861 &")
+    print_(
+        f'  HF_ENDPOINT=http://127.0.0.1:7861 python -c "from datasets import load_dataset; '
+        f"print(load_dataset('{REPO}', revision='v{plan.version}'))\"",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
