@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 TASKS = Path(__file__).parents[2] / "eval_harness" / "tasks"
 
@@ -62,11 +63,16 @@ def timed(lm, tasks, limit: int, manager) -> tuple[float, float]:
     return values["sample_len"] / seconds, values["acc,none"]
 
 
+def _plain(dataset: str) -> dict[str, Any]:
+    """Metadata of a run without ablations, which stock tasks do not have."""
+    return {"dataset": dataset, "ablations": False}
+
+
 def measure(lm, dataset: str, limit: int) -> dict[str, float]:
     """Return scenes a second and accuracy of both ways, each after one warm-up scene."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=TASKS, include_defaults=False, metadata={"dataset": dataset})
+    manager = TaskManager(include_path=TASKS, include_defaults=False, metadata=_plain(dataset))
     ours = ["usermirror-direct_movielens"]
     timed(lm, ours, 1, manager)
     direct, direct_accuracy = timed(lm, ours, limit, manager)
@@ -88,7 +94,7 @@ def measure_decisions(lm, plain, dataset: str, limit: int, tokens: int) -> dict[
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=TASKS, include_defaults=False, metadata={"dataset": dataset})
+    manager = TaskManager(include_path=TASKS, include_defaults=False, metadata=_plain(dataset))
     found = {}
     for name, model in (("shared", lm), ("stock", plain)):
         start = time.perf_counter()
