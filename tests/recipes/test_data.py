@@ -14,7 +14,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import PREFERENCE
 from usermirrorer.builders.common.storage import write_table
 from usermirrorer.builders.decisions.prompts import answer, messages, prompts_hash
-from usermirrorer.recipes import data
+from usermirrorer.recipes import data, sft
 from usermirrorer.recipes.data import IGNORED, DataArguments
 
 
@@ -101,6 +101,43 @@ def test_rows_that_name_the_option_come_beside_the_scenes_and_are_counted(scenes
     for text in named:
         option = text.partition(data.HINT)[2].partition("\n")[0]
         assert f"[{text[-1]}] {option}\n" in text + "\n"
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_hints_first_moves_hints_to_the_front_and_draws_the_order_of_the_rest(
+    copies, scenes, tokenizer
+):
+    more = {"stage": "direct", "hint_share": 0.5, "rotate_options": copies}
+    mixed = data.sft_rows(arguments(scenes, **more), tokenizer, None, seed=0)
+    parts = [
+        data.sft_rows(arguments(scenes, hints_first=True, **more), tokenizer, None, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    texts = [[tokenizer.decode(row["input_ids"]) for row in part.rows] for part in (mixed, *parts)]
+    before, first, again, other = texts
+    hints = mixed.facts["hints"]
+    assert [text for text in before if data.HINT in text] == first[:hints] == other[:hints]
+    assert not any(data.HINT in text for text in first[hints:])
+    assert sorted(before) == sorted(first) == sorted(other)
+    assert first == again != other
+    assert parts[0].facts["fingerprint"] == parts[1].facts["fingerprint"]
+    assert parts[0].facts["fingerprint"] != parts[2].facts["fingerprint"]
+
+
+def test_the_trainer_keeps_the_order_of_hints_first(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "run", lambda stage, trainer, parsed, build: parsed.training)
+    words = ["--model_name_or_path", "m", "--dataset_name", str(scenes), "--stage", "direct"]
+    words += ["--output_dir", str(tmp_path), "--bf16", "false", "--hint_share", "0.5"]
+    assert sft.main(words).train_sampling_strategy == "random"
+    assert sft.main([*words, "--hints_first", "true"]).train_sampling_strategy == "sequential"
+
+
+def test_hints_first_needs_hints_and_sft(scenes):
+    source = data.load_source(arguments(scenes, stage="direct"))
+    with pytest.raises(UserError, match="no hints to begin with"):
+        data.view(source, "sft", arguments(scenes, stage="direct", hints_first=True))
+    with pytest.raises(UserError, match="SFT only"):
+        data.view(source, "grpo", arguments(scenes, hints_first=True, hint_share=0.5))
 
 
 def test_the_old_name_of_the_share_of_hints_still_works(scenes, tmp_path):
