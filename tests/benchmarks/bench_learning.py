@@ -1,13 +1,15 @@
-"""Does real feedback teach a small model to pick as people did? (section 3.1, in small)
+"""Does real feedback teach a small model to pick as people did, and how much of it is needed?
 
-    python tests/benchmarks/bench_learning.py runs/learning
+    python tests/benchmarks/bench_learning.py runs/learning --sizes 300 600 1200 2400
 
-Builds train and test scenes of MovieLens-100K, trains SmolLM2-135M-Instruct on the label token
-alone by `accelerate launch recipes/sft.py` with the configuration and the prompts in
-`recipes/smollm2-135m-instruct/direct_compact/`, scores it and its base by `lm_eval` on the same
-scenes of test users, and writes the card of the trained model, its curve in it. Beside them stand
-chance, the most popular option and the one nearest to the history. A killed run goes on where it
-was. Options that are not its own go to the recipe, e.g. `--learning_rate 1e-4`.
+Builds exchangeable scenes of MovieLens-100K, trains SmolLM2-135M-Instruct on the label token alone
+(section 3.1) on each number of scenes by `accelerate launch recipes/sft.py` with the configuration
+and the prompts in `recipes/smollm2-135m-instruct/direct_compact/`, and scores each, and the base,
+by `lm_eval` on the same scenes of test users: with the history, without it, with another user's.
+Smaller sets are parts of larger ones. A last model is trained on placebo targets, from which there
+is nothing of a person to be learnt. Beside them stand the scenes' baselines, scene by scene. A
+killed run goes on where it was. Options that are not its own go to the recipe, e.g.
+`--learning_rate 1e-4`.
 """
 
 from __future__ import annotations
@@ -15,55 +17,57 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from usermirrorer.builders.audit.report import hits_by_scene
 from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.models import fast_dtype
-from usermirrorer.builders.common.storage import write_json
+from usermirrorer.builders.common.storage import read_json, read_table, write_json
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.builders.scenes import pipeline
 from usermirrorer.builders.scenes.world import SceneConfig
-from usermirrorer.eval_harness.results import card_rows, compare, read_results
-from usermirrorer.model_cards import model_card
-from usermirrorer.recipes.job import Job
+from usermirrorer.eval_harness.metrics import mean, paired_test
+from usermirrorer.eval_harness.results import Score, compare, read_results, read_samples
+from usermirrorer.recipes.job import RECIPES, Job
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 FOLDER = RECIPES / "smollm2-135m-instruct" / "direct_compact"
 PROMPTS = FOLDER / "prompts"
 TASK = "usermirror-direct_movielens"
-BASE, TRAINED = "HuggingFaceTB/SmolLM2-135M-Instruct", "usermirrorer/smollm2-135m-instruct-direct"
-BASELINES = ("acc_chance", "acc_popular", "acc_nearest")
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+#: What the curve shows of each model.
+SHOWN = ("acc", "acc_swapped", "acc_no_history", "acc_placebo", "entropy")
 
 
 def build(job: Job, train: int, test: int, seed: int) -> dict[str, Any]:
-    """Make scenes of five options, as section 3.1 has them; no test user is in train."""
+    """Make scenes of five options and their placebos; no test user is in train."""
     return pipeline.raw_to_scenes(
         get_source("movielens"),
         Path(assets.fetch_asset("ml-100k")),
         job.out / "scenes",
-        SceneConfig(train, test, seed, history=(1, 6), train_others=(4, 4)),
+        SceneConfig(train, test, seed, history=(1, 20), train_others=(4, 4)),
         embedder=assets.resolve_model("all-minilm-l6-v2"),
         bar=job.bar,
     )
 
 
-def train(job: Job, base: str, more: list[str]) -> dict[str, Any]:
+def train(job: Job, base: str, name: str, scenes: str, size: int, more: list[str]) -> Path:
     """Train by the recipe; `more` are options that win over its configuration."""
-    folder = job.out / "model"
+    folder = job.out / "models" / name
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(RECIPES / "accelerate" / "cpu.yaml"), str(RECIPES / "sft.py")]
     command += ["--config", str(FOLDER / "config.yaml")]
     command += ["--model_name_or_path", base, "--base_model_id", BASE, "--prompts", str(PROMPTS)]
-    command += ["--dataset_name", str(job.out / "scenes" / "train.parquet")]
+    command += ["--dataset_name", str(job.out / "scenes" / scenes), "--max_pairs", str(size)]
     command += ["--bf16", str(fast_dtype() == "bfloat16").lower(), "--output_dir", str(folder)]
-    job.call("accelerate launch recipes/sft.py --stage direct", [*command, *more])
-    return {"folder": str(folder)}
+    job.call(f"{name}: accelerate launch recipes/sft.py", [*command, *more])
+    return folder
 
 
 def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
-    """Score by lm_eval on the first `limit` test scenes."""
+    """Score by lm_eval on the first `limit` test scenes, with all ablations."""
     output = job.out / "scores" / name
     scenes = {"dataset": str(job.out / "scenes" / "test.parquet"), "prompt_folder": str(PROMPTS)}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
@@ -74,63 +78,72 @@ def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
     return {"folder": str(output)}
 
 
-def summary(job: Job, limit: int) -> dict[str, Any]:
-    """Compare both on the same scenes and write the trained model's card."""
-    found = {name: read_results(job.out / "scores" / name) for name in ("base", "trained")}
-    model_card.write(
-        job.out / "model",
-        scores=card_rows(found["base"], BASE) + card_rows(found["trained"], TRAINED),
-        dataset=None,
-        repo_id=TRAINED,
-        version="",
-    )
-    values = {
-        name: {s.metric: [round(s.value, 4), round(1.96 * s.stderr, 4)] for s in scores}
-        for name, scores in found.items()
+def against(
+    scores: Sequence[Score], hits: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """Return baseline -> its accuracy and the model's difference to it, paired, by user."""
+    (own,) = [s for s in scores if s.metric == "acc"]
+    samples = read_samples(own)
+    users = [row["user_id"] for row in samples.values()]
+    right = [row["acc"] for row in samples.values()]
+    found = {}
+    for name in next(iter(hits.values())):
+        baseline = [hits[scene][name] for scene in samples]
+        found[name] = {
+            "acc": asdict(mean(baseline, users)),
+            "model_minus_it": asdict(paired_test(baseline, right, users)),
+        }
+    return found
+
+
+def point(job: Job, name: str, hits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return what one model reached: a row of the curve."""
+    scores = read_results(job.out / "scores" / name)
+    row: dict[str, Any] = {
+        s.metric: [round(s.value, 4), *(round(end, 4) for end in s.interval)]
+        for s in scores
+        if s.metric in SHOWN
     }
-    run = json.loads((job.out / "model" / "train_run.json").read_text())
-    return {
-        "test_scenes": limit,
-        "train_rows": run["data"]["rows"],
-        "train_seconds": run["results"]["seconds"],
-        "tokens_per_second": run["results"]["tokens_per_second"],
-        "base": values["base"]["acc"],
-        "trained": values["trained"]["acc"],
-        **{name: values["base"][name] for name in BASELINES},
-        "entropy_bits": [values["base"]["entropy"], values["trained"]["entropy"]],
-        "trained_minus_base": asdict(compare(found["base"], found["trained"])),
-        "card": str(job.out / "model" / "README.md"),
-    }
+    row["baselines"] = against(scores, hits)
+    if name != "base":
+        base = read_results(job.out / "scores" / "base")
+        row["minus_base"] = asdict(compare(base, scores))
+        run = read_json(job.out / "models" / name / "train_run.json")
+        row |= {"rows": run["data"]["rows"], "minutes": round(run["results"]["seconds"] / 60, 1)}
+        row["tokens_per_second"] = run["results"]["tokens_per_second"]
+    return row
 
 
 def main() -> None:
-    """Do it and print one JSON line."""
+    """Do it and print one JSON line per model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=1500, help="train scenes")
-    parser.add_argument("--test", type=int, default=500, help="test scenes")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[300, 600, 1200, 2400])
+    parser.add_argument("--test", type=int, default=1000, help="test scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no_placebo", action="store_true", help="train on no placebo targets")
     asked, more = parser.parse_known_args()  # the rest goes to the recipe
-    job = Job(asked.out)
-    made = job.step(
-        "scenes",
-        [asked.train, asked.test, asked.seed],
-        lambda: build(job, asked.train, asked.test, asked.seed),
-    )
-    base = assets.resolve_model("smollm2-135m-instruct")
-    # From here on the recipe and the prompts decide; the recipe knows a finished run itself.
-    trained = train(job, base, more)
-    limit = made["test"]["scenes"]
-    for name, model in (("base", base), ("trained", trained["folder"])):
-        revision = assets.model_revision(model)
+    job, largest = Job(asked.out), max(asked.sizes)
+    made_from = [largest, asked.test, asked.seed]
+    made = job.step("scenes", made_from, lambda: build(job, largest, asked.test, asked.seed))
+    files = {split: job.out / "scenes" / f"{split}.parquet" for split in ("train", "test")}
+    hits = hits_by_scene({split: read_table(path) for split, path in files.items()})
+    base, limit = assets.resolve_model("smollm2-135m-instruct"), made["test"]["scenes"]
+    runs = [(str(size), "train.parquet", size) for size in sorted(asked.sizes)]
+    if not asked.no_placebo:
+        runs.append((f"placebo-{largest}", "placebo_train.parquet", largest))
+    curve = {}
+    for name, scenes, size in [("base", "", 0), *runs]:
+        # The recipe knows a finished run itself.
+        model = str(train(job, base, name, scenes, size, more)) if size else base
         job.step(
             f"score {name}",
-            [made["files"], revision, limit],
+            [made["files"], assets.model_revision(model), limit],
             lambda name=name, model=model: score(job, name, model, limit),
         )
-    result = summary(job, limit)
-    write_json(job.out / "learning.json", result)
-    print(json.dumps(result))
+        curve[name] = point(job, name, hits)
+        print(json.dumps({"model": name, **curve[name]}), flush=True)
+        write_json(job.out / "learning.json", {"test_scenes": limit, "curve": curve})
 
 
 if __name__ == "__main__":
