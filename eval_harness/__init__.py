@@ -1,15 +1,23 @@
 """Scoring simulators with lm_eval, and comparing the scores.
 
 tasks/              task files that lm_eval finds; their README says what each metric means
-task.py             the task classes: scene -> prompt, model outputs -> metrics
-data.py             test scenes from a Hub or a file, with their provenance
+task_names.py       what the name of a task says: family, source, configuration of its scenes
+metric_table.py     every metric, once: name, title, unit, direction, meaning
+task_files.py       sources and metrics -> the files of `tasks/`
+task.py             the task classes: scene -> prompts, model outputs -> metrics
+data.py             test scenes and placebos from a Hub or a file, with their provenance
+ablations.py        the history taken away or swapped, and the placebo
 scoring.py          the two requests lm_eval lacks, for every model class
+lm_eval_internals.py  all that is known of lm_eval's inside
 hf.py, vllm.py      the same for those models: one forward for all labels, shared prompts
 requests.py         what is asked of a model and what comes back
-metrics.py          metrics with standard errors and paired tests (pure numpy)
+scene_metrics.py    metrics of one scene, and of all
+metrics.py          metrics with intervals and paired tests, clustered by user (pure numpy)
+verdict.py          whether a score shows taste, in words
 user_simulation.py  the metrics as a module of the `evaluate` library
 results.py          lm_eval's files -> scores
-leaderboard.py      scores of several models -> table and page
+leaderboard.py      scores of several models -> ranked rows
+leaderboard_forms.py  those as tables, page, Markdown, CSV, JSON
 published.py        numbers printed in the paper, for reference
 hub_files.py        `.eval_results/*.yaml` and `eval.yaml`
 commands.py         the command line
