@@ -350,3 +350,21 @@ def test_page_opens_from_disk_and_sorts_in_a_browser(runs, tmp_path):
     assert len(down) == 2
     assert down == sorted(down, reverse=True)
     assert up == sorted(up)
+
+
+def test_logged_lists_lead_whatever_their_domain_and_the_page_says_who_learnt_nothing(tmp_path):
+    """Here Steam's lists are the logged ones; the model answers A whatever the person is like."""
+    logged = {"exposure_mode": "logged", "real_exposure": True}
+    rows = [*make_scenes(12), *(row | logged for row in make_scenes(12, source="steam"))]
+    data = write_scenes(tmp_path / "scenes.parquet", rows)
+    make_run(tmp_path / "A", data, "A", 0.9, tasks=["usermirror_movielens", "usermirror_steam"])
+    board = leaderboard.build({"A": tmp_path / "A"})
+    assert (board.domains, board.logged) == (["steam", "movielens"], ["steam"])
+    headline, *_ = leaderboard_forms.tables(board)
+    assert headline.head[2:5] == ["steam", "overall", "synthetic"]
+    row = board.rows[0]
+    synthetic = row.cell("acc_over_placebo", "synthetic")
+    assert synthetic == row.cell("acc_over_placebo", "movielens")
+    assert row.verdict == "no taste learnt" and row.verdict in headline.body[0]
+    assert "<b>A</b> has learnt no taste" in leaderboard_forms.to_html(board)
+    assert "25 % less than a minute" in headline.text and "logged" in headline.text
