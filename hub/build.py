@@ -80,11 +80,7 @@ def write_release(
             no scene, or the version does not fit the one before.
     """
     tag = tag_of(version)
-    tables = {("preference", "train"): _read(preference, "preference")}
-    for name, parts in zip(_SCENES, (scenes, placebo or {}, paper or {}), strict=True):
-        tables |= {(name, split): _read(path, name) for split, path in sorted(parts.items())}
-    _check_users(tables)
-    _check_placebos(tables)
+    tables = _read_tables(preference, scenes, placebo or {}, paper or {})
     with storage.atomic(Path(folder)) as out:
         out.mkdir()
         for (table, split), rows in tables.items():
@@ -92,24 +88,45 @@ def write_release(
         for name, path in sorted((assets or {}).items()):
             (out / "assets").mkdir(exist_ok=True)
             shutil.copyfile(path, out / "assets" / _plain_name(name))
-        full = {
-            **manifest,
-            "repo_id": repo_id,
-            "version": tag.removeprefix("v"),
-            "schema_version": schema.SCHEMA_VERSION,
-            "redistributable": redistributable,
-            "sources": sorted(set().union(*(_values(t, "source") for t in tables.values()))),
-            "statistics": statistics(tables),
-            "assets": [f"assets/{name}" for name in sorted(assets or {})],
-        }
-        if changelog_from is not None:
-            full["changelog"] = changelog(Path(changelog_from), out, full)
-        (out / "eval.yaml").write_text(benchmark(_tested(tables)), encoding="utf-8")
-        (out / "README.md").write_text(card(out, full), encoding="utf-8")
-        full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in files(out)}
-        full["splits"] = splits(out, full["files"])
-        storage.write_json(out / "manifest.json", full)
+        own: dict[str, Any] = {"repo_id": repo_id, "version": tag.removeprefix("v")}
+        own |= {"assets": [f"assets/{name}" for name in sorted(assets or {})]}
+        described = {**manifest, **own, "redistributable": redistributable}
+        _describe_release(out, tables, described, changelog_from)
     return Path(folder)
+
+
+def _read_tables(
+    preference: Path, *of_scenes: Mapping[str, Path]
+) -> dict[tuple[str, str], pa.Table]:
+    """Return (table, split) -> rows, checked alone and against each other."""
+    tables = {("preference", "train"): _read(preference, "preference")}
+    for name, parts in zip(_SCENES, of_scenes, strict=True):
+        tables |= {(name, split): _read(path, name) for split, path in sorted(parts.items())}
+    _check_users(tables)
+    _check_placebos(tables)
+    return tables
+
+
+def _describe_release(
+    out: Path,
+    tables: Mapping[tuple[str, str], pa.Table],
+    described: Mapping[str, Any],
+    changelog_from: Path | None,
+) -> None:
+    """Write benchmark, card and, last, the manifest with a hash of every file."""
+    full = {
+        **described,
+        "schema_version": schema.SCHEMA_VERSION,
+        "sources": sorted(set().union(*(_values(t, "source") for t in tables.values()))),
+        "statistics": statistics(tables),
+    }
+    if changelog_from is not None:
+        full["changelog"] = changelog(Path(changelog_from), out, full)
+    (out / "eval.yaml").write_text(benchmark(_tested(tables)), encoding="utf-8")
+    (out / "README.md").write_text(card(out, full), encoding="utf-8")
+    full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in files(out)}
+    full["splits"] = splits(out, full["files"])
+    storage.write_json(out / "manifest.json", full)
 
 
 def _read(path: Path, table: str) -> pa.Table:
