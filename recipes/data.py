@@ -115,12 +115,12 @@ class DataArguments:
             "option: from these a small model learns to answer by an option's label at all."
         },
     )
-    hints_first: bool = field(
+    hints_early: bool = field(
         default=False,
         metadata={
-            "help": "SFT on scenes: train on the rows of --hint_share before all others, which "
-            "follow in an order drawn by the seed. A few dozen alone teach what hundreds among "
-            "the scenes do not."
+            "help": "SFT on scenes: rows of --hint_share come early, in turn with others, whose "
+            "order the seed draws. Fewer of them are needed so; alone they would teach "
+            "a certainty that scenes do not have."
         },
     )
     asked_share: float | None = field(
@@ -164,7 +164,7 @@ def sft_rows(
         arguments: What to train on.
         tokenizer: Needs a chat template.
         limit: Longest row in tokens; None for no limit.
-        seed: Draws the general rows, and with `hints_first` the order of scenes.
+        seed: Draws the general rows, and with `hints_early` the order of scenes.
 
     Raises:
         UserError: see `load_source`, `view`, `encode`, `fit` and `general_rows`.
@@ -173,8 +173,8 @@ def sft_rows(
 
     source = load_source(arguments)
     task = view(source, "sft", arguments)
-    if arguments.hints_first:
-        task = task.select(hints_before_others(_chosen(source, arguments), arguments, seed))
+    if arguments.hints_early:
+        task = task.select(early_hints_order(_chosen(source, arguments), arguments, seed))
     encoded = encode(task, tokenizer, arguments.stage)
     facts = _facts(arguments, source, task)
     rows, facts["dropped"] = _fit(encoded, lengths(encoded, tokenizer), limit, arguments)
@@ -442,13 +442,15 @@ def _hint_rows(rows: Dataset, arguments: DataArguments) -> int:
     return sum(_has_hint(name, arguments.hint_share) for name in rows["scene_id"])
 
 
-def hints_before_others(rows: Dataset, arguments: DataArguments, seed: int) -> list[int]:
-    """Return the order of a view's rows in which those that name the option come first.
+def early_hints_order(rows: Dataset, arguments: DataArguments, seed: int) -> list[int]:
+    """Return the order of a view's rows that begins with a hint and another row in turn.
+
+    When the rows that name the option are used up, the rest of the others follow.
 
     Args:
         rows: The scenes that the view was made of.
         arguments: How it was made.
-        seed: Draws the order of the other rows.
+        seed: Draws the order of the rows that are no hints.
     """
     hints: list[int] = []
     others: list[int] = []
@@ -461,7 +463,8 @@ def hints_before_others(rows: Dataset, arguments: DataArguments, seed: int) -> l
             hints.append(place)
             place += 1
     random.Random(seed).shuffle(others)
-    return hints + others
+    in_turn = [row for both in zip(hints, others, strict=False) for row in both]
+    return in_turn + others[len(hints) :]
 
 
 def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
@@ -499,10 +502,10 @@ def _check_arguments(kind: View, arguments: DataArguments) -> None:
         raise UserError("--rotate_options is at least 1 and --history_limit at least 0")
     if not 0 <= arguments.hint_share <= 1:
         raise UserError("is a share, from 0 to 1", where="--hint_share")
-    if arguments.hints_first and not arguments.hint_share:
-        raise UserError("there are no hints to begin with", where="--hint_share")
-    if arguments.hints_first and kind != "sft":
-        raise UserError("is for SFT only", where="--hints_first")
+    if arguments.hints_early and not arguments.hint_share:
+        raise UserError("there are no hints", where="--hint_share")
+    if arguments.hints_early and kind != "sft":
+        raise UserError("is for SFT only", where="--hints_early")
     if arguments.general_data and kind != "sft":
         raise UserError("--general_data is for SFT only (appendix C.2)")
 

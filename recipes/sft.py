@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     arguments = parse(SFTConfig, argv)
     packed = arguments.training.packing or arguments.training.padding_free
     arguments.training.include_num_input_tokens_seen = "all" if packed else "non_padding"
-    if arguments.data.hints_first:
+    if arguments.data.hints_early:
         arguments.training.train_sampling_strategy = "sequential"
     return run("sft", SFTTrainer, arguments, build)
 

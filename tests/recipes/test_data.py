@@ -104,40 +104,39 @@ def test_rows_that_name_the_option_come_beside_the_scenes_and_are_counted(scenes
 
 
 @pytest.mark.parametrize("copies", [1, 3])
-def test_hints_first_moves_hints_to_the_front_and_draws_the_order_of_the_rest(
-    copies, scenes, tokenizer
-):
+def test_early_hints_are_in_turn_with_others_whose_order_is_drawn(copies, scenes, tokenizer):
     more = {"stage": "direct", "hint_share": 0.5, "rotate_options": copies}
     mixed = data.sft_rows(arguments(scenes, **more), tokenizer, None, seed=0)
     parts = [
-        data.sft_rows(arguments(scenes, hints_first=True, **more), tokenizer, None, seed=seed)
+        data.sft_rows(arguments(scenes, hints_early=True, **more), tokenizer, None, seed=seed)
         for seed in (0, 0, 1)
     ]
     texts = [[tokenizer.decode(row["input_ids"]) for row in part.rows] for part in (mixed, *parts)]
     before, first, again, other = texts
     hints = mixed.facts["hints"]
-    assert [text for text in before if data.HINT in text] == first[:hints] == other[:hints]
-    assert not any(data.HINT in text for text in first[hints:])
+    named = [text for text in before if data.HINT in text]
+    assert named == first[: 2 * hints : 2] == other[: 2 * hints : 2]
+    assert [text for text in first if data.HINT in text] == named
     assert sorted(before) == sorted(first) == sorted(other)
     assert first == again != other
     assert parts[0].facts["fingerprint"] == parts[1].facts["fingerprint"]
     assert parts[0].facts["fingerprint"] != parts[2].facts["fingerprint"]
 
 
-def test_the_trainer_keeps_the_order_of_hints_first(scenes, tmp_path, monkeypatch):
+def test_the_trainer_keeps_the_order_of_early_hints(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "run", lambda stage, trainer, parsed, build: parsed.training)
     words = ["--model_name_or_path", "m", "--dataset_name", str(scenes), "--stage", "direct"]
     words += ["--output_dir", str(tmp_path), "--bf16", "false", "--hint_share", "0.5"]
     assert sft.main(words).train_sampling_strategy == "random"
-    assert sft.main([*words, "--hints_first", "true"]).train_sampling_strategy == "sequential"
+    assert sft.main([*words, "--hints_early", "true"]).train_sampling_strategy == "sequential"
 
 
-def test_hints_first_needs_hints_and_sft(scenes):
+def test_early_hints_need_hints_and_sft(scenes):
     source = data.load_source(arguments(scenes, stage="direct"))
-    with pytest.raises(UserError, match="no hints to begin with"):
-        data.view(source, "sft", arguments(scenes, stage="direct", hints_first=True))
+    with pytest.raises(UserError, match="there are no hints"):
+        data.view(source, "sft", arguments(scenes, stage="direct", hints_early=True))
     with pytest.raises(UserError, match="SFT only"):
-        data.view(source, "grpo", arguments(scenes, hints_first=True, hint_share=0.5))
+        data.view(source, "grpo", arguments(scenes, hints_early=True, hint_share=0.5))
 
 
 def test_the_old_name_of_the_share_of_hints_still_works(scenes, tmp_path):
