@@ -176,12 +176,11 @@ def _of_source(scenes: Dataset | None, source: str, dataset: str) -> Dataset:
 
 def _read(source: str, dataset: str, commit: str, table: str) -> Dataset | None:
     """Return the rows of a table; None if the dataset has no placebo."""
-    from datasets import Dataset, get_dataset_config_names, load_dataset
+    from datasets import Dataset, load_dataset
 
     if Path(dataset).is_file():
         return Dataset(read_table(Path(dataset)))
-    with _explained("its configurations cannot be listed", dataset, _OTHER):
-        there = get_dataset_config_names(dataset, revision=commit or None)
+    there = _configs(dataset, commit)
     domain = domain_of(source) or (source if source in _domains() else "")
     config = f"{table}_{domain}" if domain else table
     if config not in there and table == "paper":
@@ -190,6 +189,16 @@ def _read(source: str, dataset: str, commit: str, table: str) -> Dataset | None:
         return None
     with _explained(f"split 'test' of config {config!r} cannot be loaded", dataset, _OTHER):
         return load_dataset(dataset, config, split="test", revision=commit or None)
+
+
+def _configs(dataset: str, commit: str) -> Container[str]:
+    """Return the configurations of a dataset: a release's manifest lists them."""
+    from datasets import get_dataset_config_names
+
+    if listed := manifest(dataset, commit).get("splits"):
+        return listed
+    with _explained("its configurations cannot be listed", dataset, _OTHER):
+        return get_dataset_config_names(dataset, revision=commit or None)
 
 
 def _domains() -> Container[str]:
@@ -201,7 +210,7 @@ def _domains() -> Container[str]:
 def manifest(dataset: str, commit: str) -> Mapping[str, Any]:
     """Return the manifest of a release, folder or repository; {} if it has none."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if Path(dataset).is_file():
         return {}
@@ -210,7 +219,7 @@ def manifest(dataset: str, commit: str) -> Mapping[str, Any]:
         return read_json(path) if path.exists() else {}
     try:
         found = hf_hub_download(dataset, MANIFEST, repo_type="dataset", revision=commit or None)
-    except EntryNotFoundError:
+    except (EntryNotFoundError, LocalEntryNotFoundError):
         return {}
     return read_json(Path(found))
 
@@ -225,16 +234,23 @@ def _audit(release: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _resolve(dataset: str, revision: str) -> str:
     """Return the commit of a repository's revision; from the local cache when offline."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
 
+    card: dict[str, Any] = {"revision": revision or "main", "repo_type": "dataset"}
     if constants.HF_HUB_OFFLINE:
-        found = try_to_load_from_cache(
-            dataset, "README.md", revision=revision or "main", repo_type="dataset"
-        )
+        found = try_to_load_from_cache(dataset, "README.md", **card)
+        if not isinstance(found, str) and revision:
+            raise UserError(
+                f"revision {revision!r} is not in the cache", where=dataset, fix="Run once online."
+            )
         return Path(found).parent.name if isinstance(found, str) else ""
     check = "Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file."
     with _explained(f"revision {revision or 'main'!r} cannot be reached", dataset, check):
-        return str(HfApi().dataset_info(dataset, revision=revision or None).sha)
+        commit = str(HfApi().dataset_info(dataset, revision=revision or None).sha)
+        with contextlib.suppress(EntryNotFoundError):  # so that the cache knows the revision
+            hf_hub_download(dataset, "README.md", **card)
+    return commit
 
 
 @contextlib.contextmanager
