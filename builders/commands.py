@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,13 +125,9 @@ def scenes(
     from usermirrorer.builders.scenes import pipeline
     from usermirrorer.builders.scenes.embed import Encoding
 
-    chosen = get_source(source)
     config, most = presets.settings(preset, source, interactions=interactions, **given)
     facts = pipeline.raw_to_scenes(
-        chosen,
-        raw,
-        out,
-        config,
+        *(get_source(source), raw, out, config),
         embedder=embedder,
         encoding=Encoding(pooling=pooling, prompt=prompt, library=library),
         interactions=most,
@@ -138,6 +135,10 @@ def scenes(
         workers=workers,
         ray=ray,
     )
+    _print_scenes(facts, out)
+
+
+def _print_scenes(facts: Mapping[str, Any], out: Path) -> None:
     for line in facts["skipped"]:
         click.echo(f"left out: {line}", err=True)
     for split in facts["files"]:

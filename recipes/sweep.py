@@ -158,7 +158,10 @@ def run_grid(
             """Do nothing."""
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {"learning_rate": list(learning_rates), "epochs": list(epochs)}
+    space: dict[str, list[Any]] = {
+        "learning_rate": list(learning_rates),
+        "epochs": list(epochs),
+    }
     sampler = Grid(space, seed=0)
     output.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

@@ -97,13 +97,8 @@ def run(
         "prompts": prompts_hash(prompts),
         "date": chat.DATE,
     }
-    settings: dict[str, Any] = {
-        "model": model,
-        "sampling": sampling,
-        "seed": seed,
-        "judge": judge,
-    }
-    work = _Worker(engine, functools.partial(_decide, prompts=prompts, **settings))
+    settings: dict[str, Any] = {"model": model, "sampling": sampling, "seed": seed}
+    work = _Worker(engine, functools.partial(_decide, prompts=prompts, judge=judge, **settings))
     return _stage(output, scenes, work, config, part_scenes, spread, meter, progress)
 
 

@@ -230,13 +230,8 @@ def draw(
         drawn = _drawn(pool, split, start[there], end[there], numbers)
         drawn[passed_over(pending, drawn)] = -1
         lists = exposure.compact(np.concatenate([lists, drawn], axis=1))
-        mixed, of, done = exposure.mix(
-            seeds[pending],
-            lists[:, None, :],
-            target[pending],
-            others[pending],
-            passed_over.title_of,
-        )
+        now = seeds[pending], lists[:, None, :], target[pending], others[pending]
+        mixed, of, done = exposure.mix(*now, passed_over.title_of)
         items[pending, : mixed.shape[1]], origin[pending, : of.shape[1]] = mixed, of
         enough[pending] = done
         pending, lists = pending[~done], lists[~done]

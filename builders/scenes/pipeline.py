@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from usermirrorer.builders.common import progress, storage
 from usermirrorer.builders.common.errors import UserError
@@ -70,33 +71,44 @@ def raw_to_scenes(
         UserError: see `tables.write`, `build.make_scenes` and `assets.resolve_model`.
     """
     folder = _tables_folder(source, Path(raw), Path(out), strict)
-    told, canonical = tables.manifest(folder), tables.read(folder)
     dropped: Counter[str] = Counter()
-    kept = limited(canonical, interactions) if interactions else canonical
-    kept = answerable(kept, config, dropped)
+    kept = answerable(limited(tables.read(folder), interactions), config, dropped)
     vectors = embeddings(kept.items["text"], embedder, folder, bar, encoding)
     with bar("building scenes", config.train + config.test) as advance:
         parts = Path(out) / "scenes.parts"
         made, more = make_scenes(
             source, kept, vectors, config, advance, workers=workers, ray=ray, parts=parts
         )
-    for split, table in made.items():
-        storage.write_table(Path(out) / f"{split}.parquet", table)
-    shutil.rmtree(parts, ignore_errors=True)
     facts = {
+        **_origin(source, tables.manifest(folder), kept),
+        "configuration": {**asdict(config), "interactions": interactions},
+        "dropped": dict(dropped + more),
+    }
+    facts = _written(Path(out), made, facts)
+    shutil.rmtree(parts, ignore_errors=True)
+    return facts
+
+
+def _origin(source: Source, manifest: Mapping[str, Any], kept: Tables) -> dict[str, Any]:
+    """Return what `scenes.json` says of the tables that the scenes were made from."""
+    return {
         "source": source.name,
-        "inputs": told["inputs"],
-        "skipped": tables.left_out(told),
+        "inputs": manifest["inputs"],
+        "skipped": tables.left_out(manifest),
         "interactions": kept.interactions.height,
         "items": kept.items.height,
         "users": kept.users.height,
-        "configuration": {**asdict(config), "interactions": interactions},
-        "dropped": dict(dropped + more),
-        "files": {split: storage.file_hash(Path(out) / f"{split}.parquet") for split in made},
-        **summary(made),
     }
-    storage.write_json(Path(out) / "scenes.json", facts)
-    return facts
+
+
+def _written(out: Path, made: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the scenes of each split, then `scenes.json`; return what it holds."""
+    for split, table in made.items():
+        storage.write_table(out / f"{split}.parquet", table)
+    hashes = {split: storage.file_hash(out / f"{split}.parquet") for split in made}
+    whole = {**facts, "files": hashes, **summary(made)}
+    storage.write_json(out / "scenes.json", whole)
+    return whole
 
 
 def _tables_folder(source: Source, raw: Path, out: Path, strict: bool) -> Path:
@@ -150,10 +162,10 @@ def limited(found: Tables, most: int) -> Tables:
 
     Users are taken in the order of a hash of their ids, so that a larger number keeps all that a
     smaller one does; those with a single interaction, who can be in no scene, are passed over.
-    Items that then nobody met are left out as well. Nothing changes where `most` suffices.
+    Items that then nobody met are left out as well. Nothing changes where `most` suffices or is 0.
     """
     counted = found.interactions if found.impressions is None else found.impressions
-    if counted.height <= most:
+    if not most or counted.height <= most:
         return found
     often = found.interactions.group_by("user_id").len().filter(pl.col("len") > 1)["user_id"]
     rows = counted.filter(pl.col("user_id").is_in(often.implode())).group_by("user_id").len()

@@ -40,10 +40,10 @@ def tree(
     record = access.readable(request, kind_of(kinds), namespace, name)
     repo = open_repo(request, record)
     commit = commit_of(repo, revision)
-    found = history.entry(repo, commit, path.strip("/"))
-    if found is None or not found.is_folder:
+    folder = history.entry(repo, commit, path.strip("/"))
+    if folder is None or not folder.is_folder:
         raise not_found(commit, path)
-    entries = list(history.walk(repo, commit, found.path, recursive=_true(request, "recursive")))
+    entries = list(history.walk(repo, commit, folder.path, recursive=_true(request, "recursive")))
     return _page(request, repo, commit, entries, expand=_true(request, "expand"))
 
 
@@ -118,8 +118,8 @@ async def paths_info(
     record = access.readable(request, kind_of(kinds), namespace, name)
     repo = open_repo(request, record)
     commit = commit_of(repo, revision)
-    found = [history.entry(repo, commit, path.strip("/")) for path in paths]
-    rows = await run_in_threadpool(_rows, repo, commit, [e for e in found if e], expand)
+    entries = [history.entry(repo, commit, path.strip("/")) for path in paths]
+    rows = await run_in_threadpool(_rows, repo, commit, [e for e in entries if e], expand)
     return JSONResponse(rows, headers={"X-Repo-Commit": str(commit.id)})
 
 
@@ -137,13 +137,13 @@ async def preupload(
         for file in payload["files"]:
             path, size = str(file["path"]), int(file["size"])
             sample = base64.b64decode(file.get("sample") or "")
-            found = history.entry(repo, commit, path.strip("/"))
+            present = history.entry(repo, commit, path.strip("/"))
             rows.append(
                 {
                     "path": path,
                     "uploadMode": history.upload_mode(path, size, sample),
                     "shouldIgnore": False,
-                    "oid": found.etag if found and not found.is_folder else None,
+                    "oid": present.etag if present and not present.is_folder else None,
                 }
             )
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
@@ -211,10 +211,10 @@ def _signed_record(request: Request, repo_id: int, *parts: object) -> Repo:
     fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
     if not store.signed(query.get("s", ""), *parts, expires) or not fresh:
         raise HubError(403, "The address is not valid, or no longer")
-    found = store.repos("id = ?", (repo_id,))
-    if not found:
+    repos = store.repos("id = ?", (repo_id,))
+    if not repos:
         raise HubError(404, "Repository not found", "RepoNotFound")
-    return found[0]
+    return repos[0]
 
 
 @router.put("/lfs/{repo_id:int}/{oid}")

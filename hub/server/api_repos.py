@@ -189,7 +189,7 @@ def listing(request: Request, kinds: str) -> JSONResponse:
     mine = user.name.lower() if user else ""
     words = [word.lower() for word in query.getlist("search")]
     wanted = {tag for text in query.getlist("filter") for tag in text.split(",")}
-    found = []
+    rows = []
     for record in store_of(request).repos("kind = ?", (kind,)):
         hidden = record.private and record.namespace.lower() != mine
         author = query.get("author", record.namespace).lower()
@@ -199,10 +199,10 @@ def listing(request: Request, kinds: str) -> JSONResponse:
             continue
         described = describe(request, record, files="full" in query)
         if wanted <= set(described["tags"]):
-            found.append(described)
+            rows.append(described)
     if (key := query.get("sort")) in ("lastModified", "createdAt"):
-        found.sort(key=lambda item: item[key], reverse=True)
-    return page(request, found)
+        rows.sort(key=lambda item: item[key], reverse=True)
+    return page(request, rows)
 
 
 @router.get("/api/settings/repositories")
@@ -242,12 +242,12 @@ def auth_check(
 def refs(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
     """List branches and tags."""
     record = access.readable(request, kind_of(kinds), namespace, name)
-    found = history.references(open_repo(request, record))
+    references = history.references(open_repo(request, record))
 
     def rows(group: str) -> list[dict[str, str]]:
         return [
             {"name": ref, "ref": f"refs/{group}/{ref}", "targetCommit": oid}
-            for ref, oid in found[group].items()
+            for ref, oid in references[group].items()
         ]
 
     return {"branches": rows("heads"), "tags": rows("tags"), "converts": [], "pullRequests": []}

@@ -30,9 +30,9 @@ def readable(request: Request, namespace: str, slug: str) -> dict[str, Any]:
     """
     number = slug.rpartition("-")[2]
     if _NUMBER.fullmatch(number):
-        for found in visible(request, "id = ?", (int(number, 16),)):
-            if found["namespace"].lower() == namespace.lower():
-                return found
+        for collection in visible(request, "id = ?", (int(number, 16),)):
+            if collection["namespace"].lower() == namespace.lower():
+                return collection
     raise HubError(404, "Collection not found")
 
 
@@ -45,7 +45,7 @@ def visible(
     store = store_of(request)
     with connect(store.root) as db:
         rows = db.execute(f"select * from collections where {where} order by changed desc", values)
-        found = [dict(row) for row in rows]
+        collections = [dict(row) for row in rows]
         items = [dict(row) for row in db.execute("select * from items order by id")]
     repos = {
         repo.id: repo
@@ -62,7 +62,7 @@ def visible(
                 if item["collection"] == row["id"] and item["repo"] in repos
             ],
         }
-        for row in found
+        for row in collections
         if not row["private"] or row["namespace"].lower() == mine
     ]
 
@@ -72,15 +72,15 @@ def _slug(row: dict[str, Any]) -> str:
     return f"{row['namespace']}/{title}-{row['id']:024x}"
 
 
-def _describe(found: dict[str, Any]) -> dict[str, Any]:
+def _describe(collection: dict[str, Any]) -> dict[str, Any]:
     """Return a collection as the clients read it."""
     return {
-        "slug": found["slug"],
-        "title": found["title"],
-        "description": found["description"],
-        "owner": {"name": found["namespace"], "type": "user"},
-        "lastUpdated": iso(found["changed"]),
-        "private": bool(found["private"]),
+        "slug": collection["slug"],
+        "title": collection["title"],
+        "description": collection["description"],
+        "owner": {"name": collection["namespace"], "type": "user"},
+        "lastUpdated": iso(collection["changed"]),
+        "private": bool(collection["private"]),
         "position": 0,
         "theme": "blue",
         "upvotes": 0,
@@ -92,7 +92,7 @@ def _describe(found: dict[str, Any]) -> dict[str, Any]:
                 "position": position,
                 **({"note": {"text": item["note"]}} if item["note"] else {}),
             }
-            for position, item in enumerate(found["items"])
+            for position, item in enumerate(collection["items"])
         ],
     }
 
@@ -103,15 +103,15 @@ def listing(request: Request) -> JSONResponse:
     query = request.query_params
     owners = {owner.lower() for owner in query.getlist("owner")}
     wanted = {item.lower() for item in query.getlist("item")}
-    found = []
+    rows = []
     for row in visible(request):
         records = [item["record"] for item in row["items"]]
         inside = {f"{record.kind}s/{record.full_name}".lower() for record in records}
         if (not owners or row["namespace"].lower() in owners) and wanted <= inside:
             described = _describe(row)
             del described["position"]  # the client numbers what it lists itself
-            found.append(described)
-    return page(request, found)
+            rows.append(described)
+    return page(request, rows)
 
 
 @router.post("/api/collections")
@@ -148,9 +148,9 @@ def get(request: Request, namespace: str, slug: str) -> dict[str, Any]:
 def delete(request: Request, namespace: str, slug: str) -> dict[str, str]:
     """Delete a collection; the repositories in it stay."""
     access.owned_namespace(request, namespace)
-    found = readable(request, namespace, slug)
+    collection = readable(request, namespace, slug)
     with connect(store_of(request).root) as db:
-        db.execute("delete from collections where id = ?", (found["id"],))
+        db.execute("delete from collections where id = ?", (collection["id"],))
     return {"status": "ok"}
 
 
@@ -159,7 +159,7 @@ async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
     """Add a repository (`item`: `id` and `type`), with a note if wanted."""
     payload = await access.json_body(request)
     access.owned_namespace(request, namespace)
-    found, repo = readable(request, namespace, slug), _repository(request, payload.get("item"))
+    collection, repo = readable(request, namespace, slug), _repository(request, payload.get("item"))
     note = str(payload.get("note") or "")
     if len(note) > _NOTE:
         raise HubError(400, f"A note has at most {_NOTE} characters")
@@ -167,11 +167,13 @@ async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
         try:
             db.execute(
                 "insert into items (collection, repo, note) values (?, ?, ?)",
-                (found["id"], repo.id, note),
+                (collection["id"], repo.id, note),
             )
         except sqlite3.IntegrityError:
             raise HubError(409, "This item is in the collection") from None
-        db.execute("update collections set changed = ? where id = ?", (time.time(), found["id"]))
+        db.execute(
+            "update collections set changed = ? where id = ?", (time.time(), collection["id"])
+        )
     return _describe(readable(request, namespace, slug))
 
 
@@ -186,11 +188,11 @@ def _repository(request: Request, item: Any) -> Repo:
 def remove(request: Request, namespace: str, slug: str, item: str) -> dict[str, str]:
     """Take an item out."""
     access.owned_namespace(request, namespace)
-    found = readable(request, namespace, slug)
+    collection = readable(request, namespace, slug)
     number = int(item, 16) if _NUMBER.fullmatch(item) else 0
     with connect(store_of(request).root) as db:
         gone = db.execute(
-            "delete from items where id = ? and collection = ?", (number, found["id"])
+            "delete from items where id = ? and collection = ?", (number, collection["id"])
         )
         if not gone.rowcount:
             raise HubError(404, "Item not found")

@@ -90,8 +90,8 @@ def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
         if pygit2.reference_is_valid_name(name) and name in repo.references:
             return repo.references[name].peel(pygit2.Commit)
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
-        found = repo.get(revision)
-        return found if isinstance(found, pygit2.Commit) else None
+        target = repo.get(revision)
+        return target if isinstance(target, pygit2.Commit) else None
     return None
 
 
@@ -111,15 +111,15 @@ def walk(
     """Yield files and folders below `path`, in git's order."""
     tree = commit_.tree[path] if path else commit_.tree
     for item in tree.peel(pygit2.Tree):
-        found = _entry(f"{path}/{item.name}" if path else str(item.name), item)
-        yield found
-        if recursive and found.is_folder:
-            yield from walk(repo, commit_, found.path)
+        below = _entry(f"{path}/{item.name}" if path else str(item.name), item)
+        yield below
+        if recursive and below.is_folder:
+            yield from walk(repo, commit_, below.path)
 
 
-def content(repo: pygit2.Repository, found: Entry) -> bytes:
+def content(repo: pygit2.Repository, file: Entry) -> bytes:
     """Return the bytes that git holds for a file; of a large file, its pointer."""
-    return repo[found.oid].peel(pygit2.Blob).data
+    return repo[file.oid].peel(pygit2.Blob).data
 
 
 def _entry(path: str, item: pygit2.Object) -> Entry:
@@ -223,13 +223,13 @@ def check_path(path: str) -> None:
 
 def references(repo: pygit2.Repository) -> dict[str, dict[str, str]]:
     """Return {"heads": {name: commit}, "tags": {name: commit}}."""
-    found: dict[str, dict[str, str]] = {"heads": {}, "tags": {}}
+    groups: dict[str, dict[str, str]] = {"heads": {}, "tags": {}}
     for name in sorted(repo.references):
-        for group, names in found.items():
+        for group, names in groups.items():
             prefix = f"refs/{group}/"
             if name.startswith(prefix):
                 names[name.removeprefix(prefix)] = str(repo.references[name].peel(pygit2.Commit).id)
-    return found
+    return groups
 
 
 def add_reference(
@@ -279,17 +279,17 @@ def last_changes(
     repo: pygit2.Repository, start: pygit2.Commit, paths: Iterable[str]
 ) -> dict[str, pygit2.Commit]:
     """Return for each path the newest commit, from `start` back, that changed it."""
-    found: dict[str, pygit2.Commit] = {}
+    changed: dict[str, pygit2.Commit] = {}
     open_paths = {path: _id(start, path) for path in paths}
     newest = start
     for older in log(repo, start):
         for path in [p for p, oid in open_paths.items() if _id(older, p) != oid]:
-            found[path] = newest
+            changed[path] = newest
             del open_paths[path]
         if not open_paths:
             break
         newest = older
-    return {**found, **dict.fromkeys(open_paths, newest)}
+    return {**changed, **dict.fromkeys(open_paths, newest)}
 
 
 def _id(commit_: pygit2.Commit, path: str) -> str:

@@ -114,9 +114,9 @@ def error_page(request: Request, error: HubError) -> HTMLResponse:
 @router.get("/collections/{namespace}/{slug}", include_in_schema=False)
 def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
     """Show what belongs to a release, each repository at the version that its note names."""
-    found = collections.readable(request, namespace, slug)
+    shown = collections.readable(request, namespace, slug)
     items = []
-    for item in found["items"]:
+    for item in shown["items"]:
         record: Repo = item["record"]
         tags = history.references(open_repo(request, record))["tags"]
         tag = next((word for word in item["note"].split() if word in tags), None)
@@ -129,7 +129,7 @@ def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
                 "leaderboard": f"{address(record)}#leaderboard" if board else "",
             }
         )
-    return _page(request, "collection.html.jinja", collection=found, items=items)
+    return _page(request, "collection.html.jinja", collection=shown, items=items)
 
 
 @router.get("/{namespace}/{name}", include_in_schema=False)
@@ -187,10 +187,10 @@ def _page(request: Request, template: str, *, status: int = 200, **values: Any) 
 
 
 def _readme(repo: pygit2.Repository, commit: pygit2.Commit) -> str:
-    found = history.entry(repo, commit, "README.md")
-    if found is None or found.is_folder or found.lfs:
+    readme = history.entry(repo, commit, "README.md")
+    if readme is None or readme.is_folder or readme.lfs:
         return ""
-    text = history.content(repo, found).decode("utf-8", "replace").replace("\r\n", "\n")
+    text = history.content(repo, readme).decode("utf-8", "replace").replace("\r\n", "\n")
     if text.startswith("---\n") and "\n---" in text[4:]:
         text = text[4:].partition("\n---")[2].partition("\n")[2]
     return text
@@ -235,15 +235,15 @@ def first_rows(
 
 def _patterns(configs: Any) -> list[tuple[str, str, str]]:
     """Return (config, split, pattern) of the first split of each config; ignore what is odd."""
-    found = []
+    patterns = []
     for config in configs if isinstance(configs, list) else []:
         files = config.get("data_files") if isinstance(config, dict) else None
         for row in files[:1] if isinstance(files, list) else []:
             path = row.get("path") if isinstance(row, dict) else None
             first = path[0] if isinstance(path, list) and path else path
             if isinstance(first, str):
-                found.append((str(config.get("config_name")), str(row.get("split")), first))
-    return found[:50]
+                patterns.append((str(config.get("config_name")), str(row.get("split")), first))
+    return patterns[:50]
 
 
 @router.api_route(

@@ -22,15 +22,15 @@ def read(repo: pygit2.Repository, commit: pygit2.Commit) -> list[dict[str, Any]]
     folder = history.entry(repo, commit, _FOLDER)
     if folder is None or not folder.is_folder:
         return []
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for file in history.walk(repo, commit, _FOLDER, recursive=False):
         if file.path.endswith((".yaml", ".yml")) and not file.lfs and file.size <= _LIMIT:
             try:
                 rows = _entries(history.content(repo, file))
-                found += [{"filename": file.path, "data": row} for row in rows]
+                results += [{"filename": file.path, "data": row} for row in rows]
             except ValueError as error:
-                found.append({"filename": file.path, "error": str(error)})
-    return found
+                results.append({"filename": file.path, "error": str(error)})
+    return results
 
 
 def _entries(data: bytes) -> list[dict[str, Any]]:

@@ -36,10 +36,10 @@ def commit_of(repo: pygit2.Repository, revision: str) -> pygit2.Commit:
     Raises:
         HubError: RevisionNotFound.
     """
-    found = history.resolve(repo, revision)
-    if found is None:
+    commit = history.resolve(repo, revision)
+    if commit is None:
         raise HubError(404, f"Invalid rev id: {revision[:100]}", "RevisionNotFound")
-    return found
+    return commit
 
 
 def iso(seconds: float) -> str:

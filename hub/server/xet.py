@@ -83,12 +83,12 @@ def _spool(request: Request, repo_id: int, day: int) -> tuple[Repo, Path]:
     """
     _check_token(request, repo_id, day)
     store = store_of(request)
-    found = store.repos("id = ?", (repo_id,))
-    if not found:
+    repos = store.repos("id = ?", (repo_id,))
+    if not repos:
         raise HubError(404, "Repository not found", "RepoNotFound")
-    spool = store.folder(found[0]) / "xet" / str(day)
+    spool = store.folder(repos[0]) / "xet" / str(day)
     spool.mkdir(parents=True, exist_ok=True)
-    return found[0], spool
+    return repos[0], spool
 
 
 def _check_token(request: Request, repo_id: int, day: int) -> None:

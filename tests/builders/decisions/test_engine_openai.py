@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_parts
 from click.testing import CliRunner
+from tokenizers import processors
 
 from usermirrorer.builders.commands import decide
 from usermirrorer.builders.common import storage
@@ -18,6 +20,7 @@ from usermirrorer.builders.decisions.engines import openai as endpoint
 from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.engines.openai import EndpointEngine
 from usermirrorer.builders.decisions.engines.registry import load_engine
+from usermirrorer.builders.decisions.prompts import messages
 
 from .flaky_proxy import flaky
 from .served import free_port, serving
@@ -120,6 +123,42 @@ def test_a_server_without_logprobs_is_refused_as_judge(server, scenes, remote):
     with pytest.raises(UserError, match="gives no log-probabilities after a thought") as failure:
         stage.direct(scenes[:1], engine)
     assert "--judge-engine transformers" in str(failure.value)
+
+
+DATED = "Today is {{ strftime_now('%d %b %Y') }}.\n" + tiny_parts.CHAT_TEMPLATE
+
+
+def test_a_template_that_prints_the_date_is_rendered_here_not_by_the_server(scenes, tmp_path):
+    """The server's own chat route would show the model its own day."""
+    folder = tiny_parts.chat_model(tmp_path / "dated")
+    (folder / "chat_template.jinja").write_text(DATED)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    here = load_engine(str(folder), "float32", "tiny")
+    assert "Today is 26 Jul 2024.\n" in here.text(messages(scenes[0]))
+    expected = run(scenes, here, tmp_path / "here.parquet")[1]
+    tokenizer = load_tokenizer(str(folder))
+    with serving(command, port, tmp_path / "log"):
+        engine = EndpointEngine(str(folder), tokenizer, f"http://127.0.0.1:{port}/v1")
+        table = run(scenes, engine, tmp_path / "there.parquet")[1]
+    columns = ["scene_id", "sample", "text", "tokens_in"]
+    assert table.select(columns).equals(expected.select(columns))
+
+
+def test_prompts_reach_a_server_in_a_form_that_gives_the_same_tokens(tiny_chat_model):
+    """Servers put a start token before texts: one that the template wrote is taken off again."""
+    tokenizer = load_tokenizer(str(tiny_chat_model))
+    engine = EndpointEngine("m", tokenizer, "http://127.0.0.1:1/v1")
+    text = "<|im_start|>user\nhi"
+    assert engine._server_prompt(text) == text
+    tokenizer.bos_token = "<|im_start|>"
+    start = [(tokenizer.bos_token, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=start
+    )
+    assert engine._server_prompt(text) == "user\nhi"
+    assert engine._server_prompt("no start") == tokenizer("no start")["input_ids"][1:]
 
 
 def test_headings_cannot_be_forced(remote):
