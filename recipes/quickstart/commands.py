@@ -43,14 +43,14 @@ _OPTIONS = (
     click.option("--engine", type=_ENGINES, default="transformers", help="Samples decisions."),
     click.option("--train-scenes", default=2400),
     click.option(
-        "--simulator-scenes", default=1600, help="Train scenes the simulator learns from."
+        "--simulator-scenes", default=900, help="Train scenes the simulator learns from."
     ),
     click.option("--trained-layers", default=0, help="Upper layers it trains (0: the recipe's)."),
-    click.option("--decision-scenes", default=16, help="Scenes that both models decide on."),
+    click.option("--decision-scenes", default=12, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=48, help="Scenes to compare the two models on."),
-    click.option("--test-scenes", default=300, help="Test scenes, scored directly."),
-    click.option("--history", nargs=2, type=int, default=(1, 6), help="Fewest, most shown."),
-    click.option("--decision-test-scenes", default=6, help="Of them, scored with decisions."),
+    click.option("--test-scenes", default=240, help="Test scenes, scored directly."),
+    click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown."),
+    click.option("--decision-test-scenes", default=4, help="Of them, scored with decisions."),
     click.option("--samples", default=3, help="Decisions a scene and model (the paper: 10)."),
     click.option("--thought-tokens", default=48, help="Longest generated decision process."),
     click.option("--pairs", default=12, help="Most preference pairs to keep."),
