@@ -42,9 +42,7 @@ _OPTIONS = (
     click.option("--embedder", default="all-minilm-l6-v2", help="Encoder: part, folder, Hub id."),
     click.option("--engine", type=_ENGINES, default="transformers", help="Samples decisions."),
     click.option("--train-scenes", default=2400),
-    click.option(
-        "--simulator-scenes", default=900, help="Train scenes the simulator learns from."
-    ),
+    click.option("--simulator-scenes", default=900, help="Train scenes the simulator learns from."),
     click.option("--trained-layers", default=0, help="Upper layers it trains (0: the recipe's)."),
     click.option("--decision-scenes", default=12, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=48, help="Scenes to compare the two models on."),

@@ -68,13 +68,9 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
 
 
 def _row(title: str, kind: str, found: Estimate) -> Row:
-    return {
-        "name": title,
-        "kind": kind,
-        "value": found.value,
-        "lower": found.low,
-        "upper": found.high,
-    }
+    known = title != BASELINES["chance"]  # without error
+    lower, upper = (found.low, found.high) if known else (found.value, found.value)
+    return {"name": title, "kind": kind, "value": found.value, "lower": lower, "upper": upper}
 
 
 def _scenes_of(job: Job, model: str, plan: Plan) -> dict[str, dict[str, Any]]:

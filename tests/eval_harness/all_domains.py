@@ -82,7 +82,10 @@ def _scenes(job: Job, embedder: str, train: int, test: int) -> Row:
     counts = {}
     for split in ("train", "test", "placebo_train", "placebo_test"):
         parts = [job.out / "scenes" / s / f"{split}.parquet" for s in raw_data.PUBLISHED]
-        table = pa.concat_tables([storage.read_table(part) for part in parts if part.exists()])
+        parts = [part for part in parts if part.exists()]
+        if not parts:  # a placebo is made of another scene's target: one scene has none
+            continue
+        table = pa.concat_tables([storage.read_table(part) for part in parts])
         storage.write_table(job.out / f"{split}.parquet", table)
         counts[split] = table.num_rows
     return counts | {"file": storage.file_hash(job.out / "train.parquet")}
