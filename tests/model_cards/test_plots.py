@@ -80,5 +80,13 @@ def test_intervals_of_a_sweep_are_drawn_in_percent_of_their_full_width(monkeypat
     assert (start[1], end[1]) == pytest.approx((40 - 9.8, 40 + 9.8))
 
 
+def test_what_was_learnt_is_drawn_in_percent_with_intervals_from_end_to_end(monkeypatch, tmp_path):
+    rows = [{"name": "trained", "kind": "result", "value": 0.4, "lower": 0.3, "upper": 0.55}]
+    axes = drawn(monkeypatch, lambda: plots.compared_bars(rows, 0.2, tmp_path / "a.png"))
+    assert axes.patches[0].get_width() == pytest.approx(40)
+    ends, chance = ([float(x) for x in line.get_xdata()] for line in axes.lines)
+    assert ends == pytest.approx([30, 55]) and chance == pytest.approx([20, 20])
+
+
 def test_models_beside_each_other_are_told_apart_by_shape_and_colour():
     assert len(set(plots.MARKERS)) == len({shape for shape, _ in plots.MARKERS}) == 8
