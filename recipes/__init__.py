@@ -1,7 +1,7 @@
 """What people run: the command line, the main job, and training.
 
 cli.py                    `usermirrorer`, a table of commands imported on use
-quickstart.py, job.py     the main job, step by step, and how steps are done once
+quickstart/, job.py       the main job, step by step, and how steps are done once
 sft.py, dpo.py, grpo.py   TRL scripts, with <model>/<stage>/config.yaml
 data.py                   training views of a release
 arguments.py              the command line of the three

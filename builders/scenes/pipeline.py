@@ -46,10 +46,7 @@ def raw_to_scenes(
     ray: bool = False,
     bar: Bar = progress.bar,
 ) -> dict[str, Any]:
-    """Make the scenes of one source.
-
-    Tables are written anew only if a raw file or the code that reads it changed, and texts are
-    embedded once for each encoder.
+    """Make the scenes of one source; what is there from the same inputs is used again.
 
     Args:
         source: The source.
@@ -74,18 +71,16 @@ def raw_to_scenes(
     dropped: Counter[str] = Counter()
     kept = answerable(limited(tables.read(folder), interactions), config, dropped)
     vectors = embeddings(kept.items["text"], embedder, folder, bar, encoding)
+    spread: dict[str, Any] = {"workers": workers, "ray": ray, "parts": Path(out) / "scenes.parts"}
     with bar("building scenes", config.train + config.test) as advance:
-        parts = Path(out) / "scenes.parts"
-        made, more = make_scenes(
-            source, kept, vectors, config, advance, workers=workers, ray=ray, parts=parts
-        )
+        made, more = make_scenes(source, kept, vectors, config, advance, **spread)
     facts = {
         **_origin(source, tables.manifest(folder), kept),
         "configuration": {**asdict(config), "interactions": interactions},
         "dropped": dict(dropped + more),
     }
     facts = _written(Path(out), made, facts)
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(spread["parts"], ignore_errors=True)
     return facts
 
 

@@ -278,13 +278,14 @@ def _decisions(job: Job, plan: Plan, parts: Row, simulator: Row) -> Row:
     for name, count in resumed.items():
         if count:
             job.console.print(f"  [dim]{name}: {count} scenes were done by an earlier run[/]")
-    return {
-        role: {
-            **stage.summary(storage.read_table(folder / f"{role}.parquet")),
-            "file": _hash(job, f"decisions/{role}.parquet"),
-        }
-        for role in ("weak", "strong")
-    }
+    return {role: _decided(job, role) for role in ("weak", "strong")}
+
+
+def _decided(job: Job, role: str) -> Row:
+    from usermirrorer.builders.decisions.stage import summary
+
+    name = f"decisions/{role}.parquet"
+    return {**summary(storage.read_table(job.out / name)), "file": _hash(job, name)}
 
 
 def _hash(job: Job, name: str) -> str:

@@ -70,7 +70,8 @@ def test_chat_api_entropy_is_estimated_from_samples_and_marked(serve, dataset, f
     assert found["acc,none"] == pytest.approx((2 * at.count(0) + 3 * at.count(1)) / 20)
     assert found["entropy_is_estimate,none"] == 1
     assert found["entropy,none"] == pytest.approx(0.970951 + 1 / (10 * math.log(2)))
-    assert sorted(p["seed"] for p in payloads) == sorted(list(range(5)) * 4)
+    # Five samples of each of four scenes, and one of each scene without and with another history.
+    assert sorted(p["seed"] for p in payloads) == sorted([*range(5), 0, 0] * 4)
     assert {p["temperature"] for p in payloads} == {1.0}
     assert {p["top_p"] for p in payloads} == {0.9}
     assert payloads[0]["messages"][0]["role"] == "system"

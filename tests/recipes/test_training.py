@@ -160,7 +160,9 @@ def answering(tiny_model, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("answering")
     rows = [pair(i) | {"prompt": messages(scene(i), "direct")} for i in range(24)]
     for row in rows:
-        row["chosen"] = [{"role": "assistant", "content": answer(row["chosen_behavior"])}]
+        row["chosen"] = [
+            {"role": "assistant", "content": answer(row["chosen_behavior"], "Thought: x")}
+        ]
     write_table(folder / "pairs.parquet", pa.Table.from_pylist(rows, schema=PREFERENCE))
     more = ["--per_device_train_batch_size", "8", "--save_strategy", "no"]
     model = sft.main([*words("sft", tiny_model, folder / "pairs.parquet", folder / "m", 30), *more])

@@ -138,4 +138,4 @@ def test_an_actor_takes_its_gpus_and_one_that_fits_nowhere_is_refused():
     )
     taken, refused = told.stdout.splitlines()[-2:]
     assert taken == "[[1]]"
-    assert "asks for 2 GPUs an engine, and no node of Ray has more than 1" in refused
+    assert "asks for 2 GPUs per engine, and no node of Ray has more than 1" in refused
