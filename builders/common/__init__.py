@@ -7,5 +7,7 @@ text.py      raw text made safe and short
 progress.py  progress bars
 assets.py    real raw files and models from the package registry
 models.py    language models and tokenizers, loaded or explained
+transformers_internals.py   what depends on the inside of transformers
+choice.py    the one rule for ties when the best option is chosen
 versions.py  semantic versions and their tags
 """

@@ -1,9 +1,14 @@
 """Canonical tables to user simulation scenes (Definition 2.1, sections 2.2 and B.1).
 
+feedback.py  interactions as arrays that are looked up as of a time
+contemporaries.py   exposures in which nothing but the person tells the target
+targets.py   which behaviors can become scenes
 world.py     what scenes may draw from: users split, feedback indexed
-plan.py      which behaviors become scenes
+plan.py      which of them become scenes, and the target of each placebo
 exposure.py  candidate lists and how they are mixed into an exposure
 gfcf.py      collaborative scores, as of a time
+sequence.py  what people took next
+features.py  cues and baselines of each option, which travel with the scenes
 embed.py     item text -> sentence embeddings
 render.py    rows -> text, by templates/<domain>/
 part.py      a part of the plan -> scenes
