@@ -64,9 +64,9 @@ def test_prompts_of_ones_own_are_trained_on_and_told_by_their_hash(scenes, token
     )
     prepared = data.sft_rows(wanted, tokenizer, None, seed=0)
     texts = [tokenizer.decode(row["input_ids"]) for row in prepared.rows]
-    for number, text in enumerate(texts):  # the name alone, and the label behind it
-        name = scene(number, 3 + number % 5)["exposure"][0].split(" - ")[0]
-        assert f"{name} [A]\n" in text
+    for number, text in enumerate(texts):  # the year without its century, the label behind it
+        title, _, year = scene(number, 3 + number % 5)["exposure"][0].partition(" (19")
+        assert f"{title} {year[:2]} [A]\n" in text
     assert prepared.facts["prompts"] == prompts_hash(data.prompt_folder(wanted))
     with pytest.raises(UserError, match=r"nowhere.*not a folder of prompt templates"):
         data.view(
