@@ -86,7 +86,7 @@ def validate(
     findings.append(_users(frames))
     for split, frame in frames.items():
         findings += [
-            Finding(f"{split}: {promise}", *_told(frame, bad)) for promise, bad in _SCENE_CHECKS
+            Finding(f"{split}: {promise}", *_held(frame, bad)) for promise, bad in _SCENE_CHECKS
         ]
         findings += [_clean_texts(split, frame), _position(split, frame)]
         if split.startswith(PLACEBO):
@@ -117,7 +117,7 @@ def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
     return Finding(f"{name}: columns as documented", not empty, f"{table.num_rows:,} rows")
 
 
-def _told(frame: pl.DataFrame, bad: pl.Expr) -> tuple[bool, str]:
+def _held(frame: pl.DataFrame, bad: pl.Expr) -> tuple[bool, str]:
     """Say whether no scene is bad; what cannot be computed is."""
     ids = frame.filter(bad.fill_null(True))["scene_id"]
     return not len(ids), f"{len(ids):,} break it, first: {ids[0]}" if len(ids) else "all"
@@ -155,7 +155,7 @@ def _beside(split: str, frame: pl.DataFrame, real: pl.DataFrame | None) -> Findi
         return Finding(promise, False, "there are no scenes beside them")
     joined = frame.join(real, on="scene_id", how="left", suffix="_real")
     same = pl.all_horizontal(pl.col(n) == pl.col(f"{n}_real") for n in ("user_id", "timestamp"))
-    return Finding(promise, *_told(joined, ~(same & (pl.col("item_id") != pl.col("item_id_real")))))
+    return Finding(promise, *_held(joined, ~(same & (pl.col("item_id") != pl.col("item_id_real")))))
 
 
 def _lengths(split: str, table: pa.Table, tokens: Callable[[str], int] | None) -> Finding:
@@ -282,7 +282,7 @@ def _clean_texts(split: str, frame: pl.DataFrame) -> Finding:
     bad = pl.col("scene_id").is_in(
         lines.filter(pl.col("line").is_in(unclean))["scene_id"].to_list()
     )
-    return Finding(f"{split}: texts cannot pass for prompt structure", *_told(frame, bad))
+    return Finding(f"{split}: texts cannot pass for prompt structure", *_held(frame, bad))
 
 
 def _position(split: str, frame: pl.DataFrame) -> Finding:

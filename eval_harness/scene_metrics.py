@@ -38,9 +38,9 @@ class SceneValue(float):
 
 
 def scene_metrics(
-    scene: Scene, outcomes: Sequence[ModelOutput], *, mode: Mode, positions: int = 0
+    scene: Scene, outputs: Sequence[ModelOutput], *, mode: Mode, positions: int = 0
 ) -> dict[str, Any]:
-    """Return the metrics of one scene from its outcomes, one per rotation of its options.
+    """Return the metrics of one scene from its outputs, one per rotation of its options.
 
     With sampled decisions, accuracy is that of the generated behaviors (malformed ones are wrong);
     without, that of the most likely label. `entropy` is E over decisions of H(P(Y | X + D))
@@ -50,13 +50,13 @@ def scene_metrics(
 
     Args:
         scene: A row of the SCENE schema.
-        outcomes: Model outputs; outcome r belongs to the options rotated left by r.
+        outputs: Model outputs; output r belongs to the options rotated left by r.
         mode: Of the prompts.
         positions: Report accuracy at the first so many positions of the target.
     """
     k, truth = len(scene["exposure"]), int(scene["answer"])
-    behaviors = _behaviors(outcomes, k, mode)
-    rows = _distributions(outcomes)
+    behaviors = _behaviors(outputs, k, mode)
+    rows = _distributions(outputs)
     probabilities = np.array(rows) if rows else metrics.frequencies(behaviors, k)[None]
     expected = probabilities.mean(axis=0)
     best = top_choice(expected, truth)
@@ -79,7 +79,7 @@ def scene_metrics(
         "ece": [float(expected.max()), best],
     }
     if behaviors:
-        texts = [text for outcome in outcomes for text in outcome["texts"]]
+        texts = [text for output in outputs for text in output["texts"]]
         found["malformed"] = float(np.mean([b is None for b in behaviors]))
         found["decision_words"] = float(np.mean([len(text.split()) for text in texts]))
     gap = gap_of(history_gap(scene))
@@ -89,9 +89,9 @@ def scene_metrics(
     return found
 
 
-def accuracy(scene: Scene, outcome: ModelOutput, mode: Mode) -> float:
-    """Return the accuracy of one outcome, as `acc` counts it."""
-    return scene_metrics(scene, [outcome], mode=mode)["acc"]
+def accuracy(scene: Scene, output: ModelOutput, mode: Mode) -> float:
+    """Return the accuracy of one output, as `acc` counts it."""
+    return scene_metrics(scene, [output], mode=mode)["acc"]
 
 
 def taste_metrics(
@@ -172,21 +172,21 @@ def _calibration(items: Sequence[Sequence[Any]], field: str) -> float:
     ).stderr
 
 
-def _behaviors(outcomes: Sequence[ModelOutput], options: int, mode: Mode) -> list[int | None]:
+def _behaviors(outputs: Sequence[ModelOutput], options: int, mode: Mode) -> list[int | None]:
     """Parsed behaviors as indices of the scene's own order; None where malformed."""
     return [
         None
         if (index := parse(text, options, mode).behavior) is None
         else (index + rotation) % options
-        for rotation, outcome in enumerate(outcomes)
-        for text in outcome["texts"]
+        for rotation, output in enumerate(outputs)
+        for text in output["texts"]
     ]
 
 
-def _distributions(outcomes: Sequence[ModelOutput]) -> list[np.ndarray]:
+def _distributions(outputs: Sequence[ModelOutput]) -> list[np.ndarray]:
     """Probabilities in the scene's own order, one row per decision; [] if the model gives none."""
     return [
         np.roll(row, rotation)
-        for rotation, outcome in enumerate(outcomes)
-        for row in outcome["probabilities"] or []
+        for rotation, output in enumerate(outputs)
+        for row in output["probabilities"] or []
     ]
