@@ -24,7 +24,7 @@ Logged exposures have no placebo: nobody drew them. They are reported, not judge
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -112,9 +112,7 @@ def hits_by_scene(scenes: _TABLES) -> dict[str, dict[str, float]]:
         scenes: Split (`train`, `test`) -> scenes; learners learn from train.
     """
     lists = {split: make_lists(table) for split, table in scenes.items()}
-    found = {id(each): marks.find(each.text) for each in lists.values()}
-    common = marks.common(list(found.values()))
-    has = {key: marks.flags(of_lists, common) for key, of_lists in found.items()}
+    common, has = _fields(lists.values())
     hits = _side(lists, "test", common, has).baselines
     ids = lists["test"].table["scene_id"].to_pylist()
     rows = zip(*(values.tolist() for values in hits.values()), strict=True)
@@ -162,9 +160,7 @@ def _audit_source(
     if not all(len(lists) for lists in (*real.values(), *fake.values())):
         return _unjudged("no scene has lists that fit each other")
     split = "test" if "test" in real else sorted(real)[0]
-    found = {id(lists): marks.find(lists.text) for lists in (*real.values(), *fake.values())}
-    common = marks.common(list(found.values()))
-    has = {key: marks.flags(of_lists, common) for key, of_lists in found.items()}
+    common, has = _fields((*real.values(), *fake.values()))
     sides = [_side(real, split, common, has)]
     if split in fake:
         sides.append(_side(fake, split, common, has))
@@ -180,6 +176,13 @@ def _audit_source(
     }
     verdict, why = _verdict(real[split], sides, accuracy(later, users), margins)
     return {**told, "verdict": verdict, "why": why}
+
+
+def _fields(every: Iterable[Lists]) -> tuple[list[str], dict[int, np.ndarray]]:
+    """Return the fields that options of these lists have, and which has which, by `id` of lists."""
+    found = {id(lists): marks.find(lists.text) for lists in every}
+    common = marks.common(list(found.values()))
+    return common, {key: marks.flags(of_lists, common) for key, of_lists in found.items()}
 
 
 def _unjudged(why: str) -> dict[str, Any]:

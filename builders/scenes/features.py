@@ -23,6 +23,7 @@ def of_options(
     fitted: gfcf.Filter,
     batch: Targets,
     past: sparse.csr_matrix,
+    score: np.ndarray,
     items: np.ndarray,
     options: np.ndarray,
 ) -> dict[str, np.ndarray]:
@@ -30,9 +31,10 @@ def of_options(
 
     Args:
         world: See `make_world`.
-        fitted: Collaborative filter and followers as of the scenes.
+        fitted: Holds the followers as of the scenes.
         batch: The scenes.
         past: What each user had taken, CSR [b, items].
+        score: Collaborative scores of all items for it, [b, items].
         items: Item of each option [n].
         options: How many options each scene has [b].
 
@@ -53,7 +55,7 @@ def of_options(
     age = np.where(known < NEVER, (times - known) / DAY, np.nan)
     found = {
         "history_similarity": near,
-        "exposure_collaborative": gfcf.scores(fitted, past)[row, items],
+        "exposure_collaborative": score[row, items],
         "exposure_sequential": _at(sequence.scores(fitted, newest), row, items),
         "exposure_hub": hub,
         "exposure_before": before,

@@ -75,7 +75,8 @@ def _scenes(
         others = random_numbers.integers(seeds, exposure.OTHERS, *config.train_others)
     if batch.logged is not None:
         others = np.minimum(others, (batch.logged >= 0).sum(axis=1))
-    items, of, enough, origins = _exposures(world, fitted, batch, past, seeds, others, split)
+    score = gfcf.scores(fitted, past)
+    items, of, enough, origins = _exposures(world, score, batch, past, seeds, others, split)
     shown = random_numbers.integers(seeds, exposure.HISTORY, *config.history)
     starts = np.maximum(world.log.offsets[batch.user], batch.end - shown)
 
@@ -96,7 +97,9 @@ def _scenes(
         options=options,
         items=flat,
         origins=names.gather(np.where(of[real] < 0, len(origins), of[real])),
-        features=features.of_options(world, fitted, batch, past[enough], flat, options),
+        features=features.of_options(
+            world, fitted, batch, past[enough], score[enough], flat, options
+        ),
         answer=np.argmax((of == -1) & real, axis=1),
         mode=world.mode,
     )
@@ -109,7 +112,7 @@ _Exposures = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
 
 def _exposures(
     world: World,
-    fitted: gfcf.Filter,
+    score: np.ndarray,
     batch: Targets,
     past: sparse.csr_matrix,
     seeds: np.ndarray,
@@ -134,26 +137,33 @@ def _exposures(
         )
         return *drawn, ("contemporary",)
     if world.mode == "retrieved":
-        return _retrieved(world, fitted, batch, past, seeds, others)
-    return _as_printed(world, fitted, batch, past, seeds, others)
+        return _retrieved(world, score, batch, past, seeds, others)
+    return _as_printed(world, score, batch, past, seeds, others)
+
+
+def _untaken(world: World, batch: Targets, until: np.ndarray) -> np.ndarray:
+    """Say which items were there before each scene and not taken by its user before `until`.
+
+    Bool [b, items]; `until` [b] in seconds.
+    """
+    taken = feedback.histories(world.log, batch.user, world.log.ends(batch.user, until))
+    allowed = world.visible_from[None, :] < batch.time[:, None]
+    allowed[taken.nonzero()] = False
+    return allowed
 
 
 def _retrieved(
     world: World,
-    fitted: gfcf.Filter,
+    score: np.ndarray,
     batch: Targets,
     past: sparse.csr_matrix,
     seeds: np.ndarray,
     others: np.ndarray,
 ) -> _Exposures:
     """Candidates for the history alone: the target is one of a list, the others are of the same."""
-    later = batch.time + round(world.config.later_days * DAY) + 1
-    taken = feedback.histories(world.log, batch.user, world.log.ends(batch.user, later))
-    allowed = world.visible_from[None, :] < batch.time[:, None]
-    allowed[taken.nonzero()] = False
+    allowed = _untaken(world, batch, batch.time + round(world.config.later_days * DAY) + 1)
     allowed[np.arange(len(batch)), batch.item] = True  # a target is visible, or it were none
     near = np.asarray(past @ world.embeddings) @ world.embeddings.T
-    score = gfcf.scores(fitted, past)
     lists = np.stack(
         [
             exposure.top(near.astype(np.float32), allowed),
@@ -175,21 +185,18 @@ def _retrieved(
 
 def _as_printed(
     world: World,
-    fitted: gfcf.Filter,
+    score: np.ndarray,
     batch: Targets,
     past: sparse.csr_matrix,
     seeds: np.ndarray,
     others: np.ndarray,
 ) -> _Exposures:
     """Algorithm 1 over candidates near the target, for the history, and at random (B.1)."""
-    allowed = world.visible_from[None, :] < batch.time[:, None]
-    met = feedback.histories(world.log, batch.user, world.log.ends(batch.user, batch.time))
-    allowed[met.nonzero()] = False
+    allowed = _untaken(world, batch, batch.time)
     allowed[np.arange(len(batch)), batch.item] = False
     # Summed in float64 and compared in float32: how BLAS sums, which depends on the size of the
     # batch and the number of threads, decides nothing.
     near = (world.embeddings[batch.item] @ world.embeddings.T).astype(np.float32)
-    score = gfcf.scores(fitted, past)
     lists = [
         exposure.top(near, allowed),
         # What no user of the history's items had met is no recommendation.

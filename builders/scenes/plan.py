@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.scenes.contemporaries import cap, known
+from usermirrorer.builders.scenes.contemporaries import known
 from usermirrorer.builders.scenes.feedback import refresh_times
 from usermirrorer.builders.scenes.targets import SPLITS, Targets, at_most
 from usermirrorer.builders.scenes.world import World
@@ -42,7 +42,7 @@ def plan(world: World) -> list[Part]:
     rows_of = {}
     for split, wanted in zip(SPLITS, (config.train, config.test), strict=True):
         rows = world.rows_of(split)
-        most = cap(np.bincount(targets.user[rows], minlength=1), wanted)
+        most = world.most_per_user(split)
         rows_of[split] = np.sort(at_most(targets, rows, most, config.seed, split)[:wanted])
         if wanted and not len(rows):
             raise UserError(

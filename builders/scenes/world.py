@@ -128,6 +128,12 @@ class World:
         theirs = self.train_user[self.targets.user] == (split == "train")
         return np.flatnonzero(theirs & targets.on_side(self.targets, split, self.cut))
 
+    def most_per_user(self, split: str) -> int:
+        """Return how many behaviors of one user may become scenes of a split."""
+        wanted = self.config.train if split == "train" else self.config.test
+        counts = np.bincount(self.targets.user[self.rows_of(split)], minlength=1)
+        return contemporaries.cap(counts, wanted)
+
 
 def make_world(
     source: Source, tables: Tables, embeddings: np.ndarray, config: SceneConfig
@@ -192,9 +198,8 @@ def _with_pool(world: World, found: Targets, pool: Contemporaries) -> World:
     kept = targets.eligible(found, world.visible_from, alike, window)
     world = _cut(replace(world, targets=kept))
     masses, discounts = [], []
-    for split, wanted in zip(targets.SPLITS, (config.train, config.test), strict=True):
-        of_split = np.bincount(kept.user[world.rows_of(split)], minlength=1)
-        most = contemporaries.cap(of_split, wanted)
+    for split in targets.SPLITS:
+        most = world.most_per_user(split)
         # Contemporaries are train users: what they would give if this split were theirs.
         side = targets.on_side(kept, split, world.cut)
         theirs = np.flatnonzero(side & world.train_user[kept.user])
