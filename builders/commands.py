@@ -421,8 +421,8 @@ def validate(
             told = audit(real, placebo, progress=advance)
         findings += checks.audited(told)
     if as_json:
-        found = [finding._asdict() for finding in findings]
-        click.echo(json.dumps({"findings": found, **({"audit": told} if told else {})}, indent=2))
+        rows = [finding._asdict() for finding in findings]
+        click.echo(json.dumps({"findings": rows, **({"audit": told} if told else {})}, indent=2))
     else:
         _tell(findings)
     broken = sum(finding.ok is False for finding in findings)

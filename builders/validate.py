@@ -315,20 +315,20 @@ def _cues(test: pa.Table) -> list[Finding]:
     chance = 100 * float(lists.chance.mean())
     findings = []
     for name in _TOLD:
-        found = accuracy(lists.hits(guesses[name]), lists.user, lists.item)
-        detail = f"{_percent(found)} (chance {chance:.1f} %)"
+        right = accuracy(lists.hits(guesses[name]), lists.user, lists.item)
+        detail = f"{_percent(right)} (chance {chance:.1f} %)"
         findings.append(Finding(f"cue: {name}", None, detail))
     return findings
 
 
-def audited(found: Mapping[str, Any]) -> list[Finding]:
+def audited(report: Mapping[str, Any]) -> list[Finding]:
     """Return the verdict of an audit on each source, and what is behind it.
 
     Args:
-        found: Of `audit.report.audit`; it has further cues than the few that are told here.
+        report: Of `audit.report.audit`; it has further cues than the few that are told here.
     """
     findings = []
-    for source, told in found["sources"].items():
+    for source, told in report["sources"].items():
         promise = f"audit, {source}: nothing but the person tells the target"
         ok = {"holds": True, "tells": False}.get(told["verdict"])
         findings.append(Finding(promise, ok, "; ".join(told["why"][:_REASONS])))
@@ -349,9 +349,9 @@ def _strongest(told: Mapping[str, Any]) -> list[str]:
     return sorted(values, key=lambda name: -values[name]["value"])[:_CUES]
 
 
-def _percent(found: Estimate) -> str:
-    low, high = 100 * found.low, 100 * found.high
-    return f"{100 * found.value:.1f} %, {low:.1f} to {high:.1f}"
+def _percent(estimate: Estimate) -> str:
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{100 * estimate.value:.1f} %, {low:.1f} to {high:.1f}"
 
 
 def _pair_checks(pairs: list[Row], scenes: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -370,8 +370,8 @@ def _pair_checks(pairs: list[Row], scenes: dict[str, pl.DataFrame]) -> list[Find
             text = row[side][-1]["content"]
             # Pairs without decision processes (strategy random_direct) hold the label alone.
             mode: Mode = "direct" if text.startswith(LABEL_PREFIX) else "decision"
-            found = parse(text, row["options"], mode)
-            if found.malformed or LABELS[found.behavior or 0] != row[f"{side}_behavior"]:
+            decision = parse(text, row["options"], mode)
+            if decision.malformed or LABELS[decision.behavior or 0] != row[f"{side}_behavior"]:
                 return True
         return False
 

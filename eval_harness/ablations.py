@@ -45,16 +45,16 @@ class Ablations:
 
     def variants(self, scene: Scene) -> list[Variant]:
         """Return the changed scenes of one scene; a scene without history has none to lose."""
-        found = []
+        asked = []
         if self.on and len(scene["history"]):
-            found.append(Variant("no_history", {**scene, "history": []}))
+            asked.append(Variant("no_history", {**scene, "history": []}))
             if scene["scene_id"] in self.swapped:
                 history = self.swapped[scene["scene_id"]]
-                found.append(Variant("swapped", {**scene, "history": history}))
+                asked.append(Variant("swapped", {**scene, "history": history}))
         if placebo := self.placebo.get(scene["scene_id"]):
             drawn = {name: placebo[name] for name in ("exposure", "answer")}
-            found.append(Variant("placebo", {**scene, **drawn}))
-        return found
+            asked.append(Variant("placebo", {**scene, **drawn}))
+        return asked
 
     @property
     def reference(self) -> str:

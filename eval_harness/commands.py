@@ -25,15 +25,15 @@ Accuracy and entropy of user simulators. `leaderboard.csv` and `leaderboard.json
 
 
 def _named(models: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for text in models:
         name, sign, path = text.partition("=")
         if not sign:
             name, path = Path(text).name, text
-        if name in found:
+        if name in paths:
             raise UserError(f"two models are called {name!r}", fix="Write NAME=FOLDER.")
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 @click.command(

@@ -127,7 +127,7 @@ def swapped_histories(scenes: Dataset) -> dict[str, list[str]]:
     items = [c for c in ("history_item_ids", "exposure_item_ids") if c in scenes.column_names]
     rows = scenes.select_columns([*columns, *items]).to_list()
     order = sorted(rows, key=lambda row: hashlib.sha256(row["scene_id"].encode()).digest())
-    found = {}
+    histories = {}
     for place, row in enumerate(order):
         ring = (order[(place + step) % len(order)] for step in range(1, len(order)))
         others = (o for o in ring if o["user_id"] != row["user_id"] and o["history"])
@@ -135,8 +135,8 @@ def swapped_histories(scenes: Dataset) -> dict[str, list[str]]:
         if first is not None:
             nearest = itertools.chain([first], others)
             clean = next((other for other in nearest if not _shares(other, row)), first)
-            found[row["scene_id"]] = list(clean["history"])
-    return found
+            histories[row["scene_id"]] = list(clean["history"])
+    return histories
 
 
 def _shares(other: Scene, row: Scene) -> bool:
@@ -295,10 +295,10 @@ def local_model_revision(pretrained: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that a score depends on, of those installed."""
-    found: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -39,20 +39,20 @@ def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> l
         rows: Tokens before the label, and k labels of one token each.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
-    found: dict[int, Floats] = {}
+    logits: dict[int, Floats] = {}
     size = lm.batch_size if isinstance(lm.batch_size, int) else 32
     start = 0
     while start < len(order):
         batch = order[start : start + size]
         try:
-            found.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
+            logits.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
         except RuntimeError as error:
             if size == 1 or "out of memory" not in str(error).lower():
                 raise
             size //= 2
             continue
         start += size
-    return [found[i] for i in range(len(rows))]
+    return [logits[i] for i in range(len(rows))]
 
 
 def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[Floats]:
@@ -68,12 +68,12 @@ def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list
     extra = {"logits_to_keep": torch.tensor(ends, device=lm.device)} if keep else {}
     with torch.no_grad():
         logits = lm.model(inputs, use_cache=False, **extra).logits
-    found = []
+    last = []
     for i, (_, endings) in enumerate(rows):
         position = ends.index(lengths[i] - 1) if keep else lengths[i] - 1
         picked = logits[i, position, torch.tensor([e[0] for e in endings], device=lm.device)]
-        found.append(picked.double().cpu().numpy())
-    return found
+        last.append(picked.double().cpu().numpy())
+    return last
 
 
 def engine_of(lm: Any) -> Any | None:
@@ -139,7 +139,7 @@ def decide(
     """
     # Ablations have fewer samples: a batch has one setting, so equal ones come in a row.
     order = sorted(range(len(prompts)), key=lambda i: (-settings[i].sampling.n, -len(prompts[i])))
-    found: dict[int, ModelOutput] = {}
+    answers: dict[int, ModelOutput] = {}
     for batch in tqdm(list(_batches(lm, order, settings)), desc="Deciding"):
         texts = [prompts[i] for i in batch]
         options = [settings[i].options for i in batch]
@@ -153,8 +153,8 @@ def decide(
         thoughts = [[thought_of(text) for text in row] for row in written]
         scores = engine.score(texts, thoughts, options)
         for i, row, score in zip(batch, written, scores, strict=True):
-            found[i] = {"texts": row, "probabilities": score.tolist()}
-    return [found[i] for i in range(len(prompts))]
+            answers[i] = {"texts": row, "probabilities": score.tolist()}
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _batches(lm: Any, order: Sequence[int], settings: Sequence[SceneRequest]) -> list[list[int]]:

@@ -107,7 +107,7 @@ def build(models: Mapping[str, Path], family: str = "usermirror") -> Board:
     """
     scores = {name: _of_family(name, path, family) for name, path in models.items()}
     _same_scenes(scores)
-    rows = [_model_row(name, found) for name, found in scores.items()]
+    rows = [_model_row(name, own) for name, own in scores.items()]
     rows.sort(key=lambda row: -_rank_key(row))
     best = scores[rows[0].name]
     _test_against(best, rows[1:], scores)
@@ -119,13 +119,13 @@ def build(models: Mapping[str, Path], family: str = "usermirror") -> Board:
 
 def _reference(scores: Sequence[Score]) -> str:
     """Say what accuracy is compared with: `placebo`, or `placebo (mind: chance)`."""
-    found: dict[str, list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for score in scores:
         if score.metric == HEADLINE:
-            found.setdefault(str(score.facts.get("reference", "chance")), []).append(score.source)
-    if set(found) == {"placebo", "chance"}:
-        return f"placebo ({', '.join(sorted(found['chance']))}: chance)"
-    return next(iter(found), "chance")
+            sources.setdefault(str(score.facts.get("reference", "chance")), []).append(score.source)
+    if set(sources) == {"placebo", "chance"}:
+        return f"placebo ({', '.join(sorted(sources['chance']))}: chance)"
+    return next(iter(sources), "chance")
 
 
 def _rank_key(row: Row) -> float:
@@ -136,37 +136,37 @@ def _rank_key(row: Row) -> float:
 def _test_against(
     best: Sequence[Score], rows: Sequence[Row], scores: Mapping[str, Sequence[Score]]
 ) -> None:
-    found: dict[str, float] = {}
+    p_values: dict[str, float] = {}
     metric = HEADLINE if any(s.metric == HEADLINE for s in best) else "acc"
     for row in rows:
         try:
-            found[row.name] = compare(best, scores[row.name], metric).p_value
+            p_values[row.name] = compare(best, scores[row.name], metric).p_value
         except UserError as error:
             row.note = f"not tested: {error} {row.note}".strip()
-    corrected = dict(zip(found, metrics.holm(list(found.values())), strict=True))
+    corrected = dict(zip(p_values, metrics.holm(list(p_values.values())), strict=True))
     for row in rows:
         row.p_value = corrected.get(row.name)
 
 
 def _of_family(name: str, path: Path, family: str) -> list[Score]:
-    found = [s for s in read_results(path) if s.task.partition("_")[0] == family]
-    if not found:
+    scores = [s for s in read_results(path) if s.task.partition("_")[0] == family]
+    if not scores:
         raise UserError(f"{name} has no result of {family}_*", where=path)
     for what in ("model", "settings"):
-        kinds = sorted({getattr(s, what) for s in found})
+        kinds = sorted({getattr(s, what) for s in scores})
         if len(kinds) > 1:
             raise UserError(
                 f"{name} mixes runs of several {what}: {'; '.join(kinds)}",
                 where=path,
                 fix="Keep each in a folder of its own.",
             )
-    return found
+    return scores
 
 
 def _same_scenes(scores: Mapping[str, Sequence[Score]]) -> None:
     seen: dict[str, tuple[tuple, str]] = {}
-    for name, found in scores.items():
-        for score in found:
+    for name, own in scores.items():
+        for score in own:
             placebo = score.facts.get("placebo_hash", "")
             key = (score.scenes_hash, score.prompt_hash, score.n, placebo)
             first = seen.setdefault(score.task, (key, name))
@@ -177,9 +177,9 @@ def _same_scenes(scores: Mapping[str, Sequence[Score]]) -> None:
                     where=score.task,
                     fix="Run both on one dataset revision, with the same --limit.",
                 )
-    tasks: dict[str, set[str]] = {n: {s.task for s in found} for n, found in scores.items()}
+    tasks: dict[str, set[str]] = {n: {s.task for s in own} for n, own in scores.items()}
     every: set[str] = set().union(*tasks.values())
-    missing = {task for task in every if any(task not in found for found in tasks.values())}
+    missing = {task for task in every if any(task not in own for own in tasks.values())}
     if missing:
         raise UserError(
             f"not every model has {', '.join(sorted(missing))}", fix="Run it there too."
@@ -212,8 +212,8 @@ def _baseline_rows(scores: Sequence[Score]) -> list[Row]:
 
 def _unusual(settings: str) -> str:
     """Return the settings that are not `USUAL`, e.g. `guided, max_gen_toks 40`."""
-    found = {k: v for k, v in json.loads(settings).items() if v != USUAL.get(k)}
-    return ", ".join(k if v is True else f"{k} {v}".lower() for k, v in sorted(found.items()))
+    unusual = {k: v for k, v in json.loads(settings).items() if v != USUAL.get(k)}
+    return ", ".join(k if v is True else f"{k} {v}".lower() for k, v in sorted(unusual.items()))
 
 
 def _cell(score: Score) -> Cell:
@@ -228,15 +228,15 @@ def _columns(scores: Sequence[Score], metric: str) -> dict[str, Cell]:
         return {}
     if lookup(metric).group == "gap":
         return {OVERALL: pool([_cell(s) for s in own])}
-    found = {}
+    columns = {}
     if not (_is_partial(metric) and _lacks(scores, own)):
-        found[OVERALL] = pool([_cell(s) for s in own])
+        columns[OVERALL] = pool([_cell(s) for s in own])
     for domain in dict.fromkeys(s.domain for s in own):
-        found[domain] = pool([_cell(s) for s in own if s.domain == domain])
+        columns[domain] = pool([_cell(s) for s in own if s.domain == domain])
     drawn, every = ([s for s in some if not _is_logged(s)] for some in (own, scores))
     if drawn and not (_is_partial(metric) and _lacks(every, own)):
-        found[SYNTHETIC] = pool([_cell(s) for s in drawn], [1.0] * len(drawn))
-    return found
+        columns[SYNTHETIC] = pool([_cell(s) for s in drawn], [1.0] * len(drawn))
+    return columns
 
 
 def _is_partial(metric: str) -> bool:
@@ -266,8 +266,8 @@ def _domains(scores: Sequence[Score]) -> list[str]:
     """Return the domains in table order: logged lists first, then as in Table 1, then others."""
     logged = _logged(scores)
     order = {domain: number for number, domain in enumerate(published.DOMAINS)}
-    found = {s.domain for s in scores}
-    return sorted(found, key=lambda d: (d not in logged, order.get(d, len(order)), d))
+    domains = {s.domain for s in scores}
+    return sorted(domains, key=lambda d: (d not in logged, order.get(d, len(order)), d))
 
 
 def _scenes(scores: Sequence[Score]) -> str:

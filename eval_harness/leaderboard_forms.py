@@ -27,8 +27,8 @@ class Table(NamedTuple):
 
 def tables(board: Board) -> list[Table]:
     """Return the board's tables: what stands for taste first, then accuracy, then gaps."""
-    found = [_headline(board), _accuracy(board), _gaps(board)]
-    return [table for table in found if table.body]
+    every = [_headline(board), _accuracy(board), _gaps(board)]
+    return [table for table in every if table.body]
 
 
 def columns(board: Board, metric: str) -> list[str]:
@@ -235,15 +235,15 @@ def _scatter(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     `label` is the height of the name, moved down where it would lie on a neighbour's.
     """
-    found = []
+    points = []
     for row in rows:
         accuracy = row.cell("acc") or row.cell("acc", SYNTHETIC)
         entropy = row.cell("entropy")
         if accuracy and entropy:
-            found.append((row, entropy.value, accuracy.value))
-    top = max((x for _, x, _ in found), default=1) * 1.15 or 1
+            points.append((row, entropy.value, accuracy.value))
+    top = max((x for _, x, _ in points), default=1) * 1.15 or 1
     placed: list[dict[str, Any]] = []
-    for row, x, y in sorted(found, key=lambda item: -item[2]):
+    for row, x, y in sorted(points, key=lambda item: -item[2]):
         spot: dict[str, Any] = {"name": row.name, "kind": row.kind}
         spot |= {"x": 50 + 690 * x / top, "y": 340 - 330 * y}
         near = [p["label"] for p in placed if abs(p["x"] - spot["x"]) < 190]

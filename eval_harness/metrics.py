@@ -263,9 +263,9 @@ def paired_test(
     if x.shape != y.shape or (users is not None and len(users) != len(x)):
         raise ValueError(f"{x.shape[0]} and {y.shape[0]} scenes cannot be paired")
     difference = y - x
-    found = mean(difference, users, "difference" if _are_shares(x, y) else "number")
+    gap = mean(difference, users, "difference" if _are_shares(x, y) else "number")
     sums = np.bincount(_numbers(users, len(x)), difference).astype(np.float64)
-    return Comparison(found.value, found.low, found.high, _sign_flip(sums, seed), len(x))
+    return Comparison(gap.value, gap.low, gap.high, _sign_flip(sums, seed), len(x))
 
 
 def _are_shares(*scores: Floats) -> bool:

@@ -75,12 +75,12 @@ def result_files(path: Path) -> list[Path]:
         UserError: if there is none.
     """
     path = Path(path)
-    found = [path] if path.is_file() else sorted(path.rglob("results_*.json"))
-    if not found:
+    files = [path] if path.is_file() else sorted(path.rglob("results_*.json"))
+    if not files:
         raise UserError(
             "holds no results_*.json", where=path, fix="Run lm_eval with --output_path first."
         )
-    return found
+    return files
 
 
 def read_results(path: Path) -> list[Score]:
@@ -181,16 +181,16 @@ def card_rows(scores: Iterable[Score], model: str) -> list[dict[str, Any]]:
 def _settings(run: Mapping[str, Any], task: str) -> str:
     config = run["configs"][task]
     metadata, generation = config.get("metadata", {}), config.get("generation_kwargs", {})
-    found = {
+    settings = {
         name: metadata[name] for name in ("samples", "guided", "rotations") if metadata.get(name)
     }
     if metadata.get("max_history", -1) not in (None, -1):  # 0 shows no history at all
-        found["max_history"] = metadata["max_history"]
-    found |= {name: generation.get(name) for name in ("temperature", "top_p", "max_gen_toks")}
-    found["chat_template"] = bool(run.get("chat_template"))
+        settings["max_history"] = metadata["max_history"]
+    settings |= {name: generation.get(name) for name in ("temperature", "top_p", "max_gen_toks")}
+    settings["chat_template"] = bool(run.get("chat_template"))
     if metadata.get("ablations") is False:
-        found["ablations"] = False
-    return json.dumps(found, sort_keys=True)
+        settings["ablations"] = False
+    return json.dumps(settings, sort_keys=True)
 
 
 def read_samples(score: Score) -> dict[str, dict[str, Any]]:
@@ -204,14 +204,14 @@ def read_samples(score: Score) -> dict[str, dict[str, Any]]:
     samples = file.with_name(f"samples_{score.task}_{stamp}.jsonl")
     if not samples.exists():
         raise UserError("is missing", where=samples, fix="Run lm_eval with --log_samples.")
-    found: dict[str, dict[str, Any]] = {}
+    scenes: dict[str, dict[str, Any]] = {}
     with samples.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             values = {k: row[k] for k in row["metrics"] if isinstance(row[k], int | float)}
             scene = row["doc"]
-            found[scene["scene_id"]] = values | {"user_id": scene.get("user_id", len(found))}
-    return found
+            scenes[scene["scene_id"]] = values | {"user_id": scene.get("user_id", len(scenes))}
+    return scenes
 
 
 def compare(a: Iterable[Score], b: Iterable[Score], metric: str = "acc") -> metrics.Comparison:

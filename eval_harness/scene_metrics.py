@@ -66,7 +66,7 @@ def scene_metrics(
         total = float(metrics.entropy(expected))
     else:
         entropy = total = metrics.sampled_entropy(behaviors, k)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "acc": accuracy,
         "acc_chance": 1 / k,
         **{name: top_choice(scene.get(c), truth, k) for c, name in BASELINE_COLUMNS.items()},
@@ -80,13 +80,13 @@ def scene_metrics(
     }
     if behaviors:
         texts = [text for output in outputs for text in output["texts"]]
-        found["malformed"] = float(np.mean([b is None for b in behaviors]))
-        found["decision_words"] = float(np.mean([len(text.split()) for text in texts]))
+        values["malformed"] = float(np.mean([b is None for b in behaviors]))
+        values["decision_words"] = float(np.mean([len(text.split()) for text in texts]))
     gap = gap_of(history_gap(scene))
-    found |= {f"acc_gap_{name}": accuracy if name == gap else None for name in GAPS}
+    values |= {f"acc_gap_{name}": accuracy if name == gap else None for name in GAPS}
     for position, label in enumerate(LABELS[:positions]):
-        found[f"{AT_POSITION}{label}"] = accuracy if position == truth else None
-    return found
+        values[f"{AT_POSITION}{label}"] = accuracy if position == truth else None
+    return values
 
 
 def accuracy(scene: Scene, output: ModelOutput, mode: Mode) -> float:
@@ -95,38 +95,38 @@ def accuracy(scene: Scene, output: ModelOutput, mode: Mode) -> float:
 
 
 def taste_metrics(
-    found: Mapping[str, float], ablated: Mapping[str, float], has_placebo: bool
+    values: Mapping[str, float], ablated: Mapping[str, float], has_placebo: bool
 ) -> dict[str, float | None]:
     """Return what a scene's score says of taste; None where the scene lacks what it takes.
 
     Args:
-        found: The scene's own metrics.
+        values: The scene's own metrics.
         ablated: Accuracy under `no_history`, `swapped` and `placebo`, of those that were run.
         has_placebo: Whether the task has placebo scenes; without, chance is taken off.
     """
 
     def loss(name: str) -> float | None:
-        return found["acc"] - ablated[name] if name in ablated else None
+        return values["acc"] - ablated[name] if name in ablated else None
 
     taste = {f"acc_{name}": ablated.get(name) for name in ("placebo", "no_history", "swapped")}
     taste |= {f"acc_loss_{name}": loss(name) for name in ("no_history", "swapped")}
-    over = loss("placebo") if has_placebo else found["acc"] - found["acc_chance"]
+    over = loss("placebo") if has_placebo else values["acc"] - values["acc_chance"]
     return {"acc_over_placebo": over, **taste}
 
 
-def reported(found: Mapping[str, Any], user: str, without: Collection[str] = ()) -> dict[str, Any]:
+def reported(values: Mapping[str, Any], user: str, without: Collection[str] = ()) -> dict[str, Any]:
     """Return a scene's metrics in the form in which lm_eval carries them.
 
     Each stands twice, the second time for its standard error, which lm_eval cannot be told
     otherwise. Values know their user; None stays None.
 
     Args:
-        found: Metrics of the scene.
+        values: Metrics of the scene.
         user: Whose scene it is.
         without: Metrics that no scene of the task has, so that there is nothing to report.
     """
     carried: dict[str, Any] = {"users": user}
-    for name, value in found.items():
+    for name, value in values.items():
         if name in without:
             continue
         item = value

@@ -172,24 +172,24 @@ class DecisionTask(ConfigurableTask):
             return {"bypass": None}
         variants = self._variants(doc)
         own = [output for v, output in zip(variants, results, strict=True) if not v.name]
-        found = scene_metrics(doc, own, mode=self.mode, positions=self._options)
+        own_values = scene_metrics(doc, own, mode=self.mode, positions=self._options)
         ablated = {
             variant.name: accuracy(variant.scene, output, self.mode)
             for variant, output in zip(variants, results, strict=True)
             if variant.name
         }
-        taste = taste_metrics(found, ablated, self._ablations.reference == "placebo")
-        return reported(taste | found, doc["user_id"], self._absent)
+        taste = taste_metrics(own_values, ablated, self._ablations.reference == "placebo")
+        return reported(taste | own_values, doc["user_id"], self._absent)
 
     def aggregation(self) -> dict[str, Callable[[list], Any]]:
         """Return how each metric's values over the scenes become one number, and its error."""
         if self._predicts_only:
             return super().aggregation()
-        found: dict[str, Callable[[list], Any]] = {}
+        functions: dict[str, Callable[[list], Any]] = {}
         for name in self._names():
-            found[name] = partial(over_scenes, name=name, field="value")
-            found[f"{name}_stderr"] = partial(over_scenes, name=name, field="stderr")
-        return found
+            functions[name] = partial(over_scenes, name=name, field="value")
+            functions[f"{name}_stderr"] = partial(over_scenes, name=name, field="stderr")
+        return functions
 
     def higher_is_better(self) -> dict[str, bool | None]:
         """Return each metric's direction."""

@@ -83,15 +83,15 @@ def _groups(family: Family, sources: Mapping[str, Source]) -> dict[str, str]:
         is_logged = any(s.logged for s in sources.values() if s.domain == domain)
         (logged if is_logged else drawn).extend(listed)
     synthetic = f"{family.name}-synthetic"
-    found = {
+    groups = {
         family.name: _group(family, family.name, [*logged, synthetic], _NOTES[""], True),
         synthetic: _group(family, synthetic, drawn, _NOTES["synthetic"], False),
     }
     for domain, tasks in several.items():
         name = f"{family.name}-{domain}"
         note = f"The sources of {domain}, weighted by scenes (a column of Table 1)."
-        found[name] = _group(family, name, tasks, note, True)
-    return found
+        groups[name] = _group(family, name, tasks, note, True)
+    return groups
 
 
 def _group(family: Family, name: str, tasks: Iterable[str], note: str, by_scenes: bool) -> str:

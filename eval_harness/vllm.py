@@ -50,10 +50,10 @@ def label_scores(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> 
             "this version of vLLM cannot score given tokens", fix="Install a newer one (0.32 does)."
         ) from error
     outputs = vllm_outputs(lm, [tokens for tokens, _ in rows], settings)
-    found = []
+    scores = []
     for output, ids in zip(outputs, wanted, strict=True):
         given = output.outputs[0].logprobs[0]
-        found.append(np.array([given[token].logprob for token in ids], dtype=np.float64))
-    if not all(np.isfinite(row).all() for row in found):
+        scores.append(np.array([given[token].logprob for token in ids], dtype=np.float64))
+    if not all(np.isfinite(row).all() for row in scores):
         raise UserError("the model gives NaN", fix="Try another dtype.")
-    return found
+    return scores

@@ -177,13 +177,13 @@ def _check_placebos(tables: Mapping[tuple[str, str], pa.Table]) -> None:
 
 def _tested(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, dict[str, str]]:
     """Return table -> source -> domain of the scenes that tasks score."""
-    found = {}
+    configs = {}
     for table in ("scenes", "paper"):
         if rows := tables.get((table, "test")):
             pairs = rows.select(["source", "domain"]).group_by(["source", "domain"]).aggregate([])
             named = zip(pairs["source"].to_pylist(), pairs["domain"].to_pylist(), strict=True)
-            found[table] = dict(named)
-    return found
+            configs[table] = dict(named)
+    return configs
 
 
 def _values(rows: pa.Table, column: str) -> list[str]:
@@ -238,11 +238,11 @@ def statistics(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, Any]:
 
 
 def _modes(tables: Mapping[tuple[str, str], pa.Table]) -> dict[str, list[str]]:
-    found: dict[str, set[str]] = {}
+    by_table: dict[str, set[str]] = {}
     for (table, _), rows in tables.items():
         if len(rows):
-            found.setdefault(table, set()).update(_values(rows, "exposure_mode"))
-    return {table: sorted(modes) for table, modes in found.items()}
+            by_table.setdefault(table, set()).update(_values(rows, "exposure_mode"))
+    return {table: sorted(modes) for table, modes in by_table.items()}
 
 
 def _mean(rows: pa.Table, column: str) -> float:

@@ -103,11 +103,11 @@ def _audit(
 
     real, fake = read_files(scenes, placebo)
     with bar("audit", len(sources(real))) as advance:
-        found = audit(real, fake, allow_tells=allow_tells, progress=advance)
-    assert_no_tells(found)
-    for name, source in found["sources"].items():
+        report = audit(real, fake, allow_tells=allow_tells, progress=advance)
+    assert_no_tells(report)
+    for name, source in report["sources"].items():
         click.echo(f"audit, {name}: {source['verdict']}: {'; '.join(source['why'])}", err=True)
-    return found
+    return report
 
 
 @release.command("push")

@@ -72,8 +72,8 @@ def render(manifest: Mapping[str, Any]) -> str:
         has_tells=audit.get("verdict", "tells" if audit.get("allowed_tells") else "") == "tells",
         audit=list(_audit_rows(audit)),
         verdicts=[
-            (name, found.get("verdict", ""), "; ".join(found.get("why", ())))
-            for name, found in audit.get("sources", {}).items()
+            (name, one.get("verdict", ""), "; ".join(one.get("why", ())))
+            for name, one in audit.get("sources", {}).items()
         ],
         means=statistics["pair_means_bits"],
         example_domain=next(iter(statistics["domains"]), ""),
@@ -91,11 +91,11 @@ def render(manifest: Mapping[str, Any]) -> str:
 
 def _modes(domains: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return table -> the exposure modes in it, over all domains."""
-    found: dict[str, set[str]] = {}
+    by_table: dict[str, set[str]] = {}
     for row in domains.values():
         for table, modes in row.get("exposure_modes", {}).items():
-            found.setdefault(table, set()).update(modes)
-    return {table: sorted(modes) for table, modes in found.items()}
+            by_table.setdefault(table, set()).update(modes)
+    return {table: sorted(modes) for table, modes in by_table.items()}
 
 
 def _gaps(domains: Mapping[str, Any]) -> str:
@@ -110,9 +110,9 @@ def _gaps(domains: Mapping[str, Any]) -> str:
 
 
 def _audit_rows(audit: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    for source, found in audit.get("sources", {}).items():
-        for guess, real in found.get("baselines", {}).items():
-            placebo = found.get("placebo", {}).get(guess)
+    for source, one in audit.get("sources", {}).items():
+        for guess, real in one.get("baselines", {}).items():
+            placebo = one.get("placebo", {}).get(guess)
             yield {
                 "source": source,
                 "guess": GUESSES.get(guess, guess),
@@ -122,11 +122,15 @@ def _audit_rows(audit: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             }
 
 
-def _estimate(found: Mapping[str, float]) -> str:
-    text = percent(found["value"])
-    if found.get("low") is None or found.get("high") is None or found["low"] == found["high"]:
+def _estimate(estimate: Mapping[str, float]) -> str:
+    text = percent(estimate["value"])
+    if (
+        estimate.get("low") is None
+        or estimate.get("high") is None
+        or estimate["low"] == estimate["high"]
+    ):
         return text
-    return f"{text} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return f"{text} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
 def _source(name: str) -> dict[str, str]:

@@ -41,17 +41,17 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
     Raises:
         UserError: see `candidates.candidates`; also if `pairs` breaks its schema.
     """
-    found = candidates.candidates(scenes, weak, strong)
+    usable = candidates.candidates(scenes, weak, strong)
     made = None if pairs is None else _pairs(pairs)
-    decided = {role: _decided(found, role) for role in ("weak", "strong")}
-    fates = outcomes(found)
+    decided = {role: _decided(usable, role) for role in ("weak", "strong")}
+    fates = outcomes(usable)
     out.mkdir(parents=True, exist_ok=True)
     facts = {
         "models": {
             role: ", ".join(rows["model"].unique().sort()) for role, rows in decided.items()
         },
-        "scenes": found.scenes.num_rows,
-        "uncertainty": uncertainty(found),
+        "scenes": usable.scenes.num_rows,
+        "uncertainty": uncertainty(usable),
         "outcomes": REASONS,
         "fates": fates,
         "malformed": [row for rows in decided.values() for row in malformed(rows)],
@@ -59,18 +59,18 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
         "pairs": None if made is None else made.height,
         "composition": [] if made is None else composition(made),
         "lengths": [] if made is None else lengths(made),
-        "alts": _plots(out, found, decided, fates, made),
+        "alts": _plots(out, usable, decided, fates, made),
     }
     with atomic(out / "report.md") as temporary:
         temporary.write_text(_render(facts), encoding="utf-8")
     return out / "report.md"
 
 
-def _decided(found: Candidates, role: str) -> pl.DataFrame:
+def _decided(candidates: Candidates, role: str) -> pl.DataFrame:
     """Return source, model, fault and tokens of a role's decisions on the scenes of both."""
     columns = ["scene_id", "model", "malformed", "tokens_in", "tokens_out"]
-    rows = pl.scan_parquet(found.files[role]).select(columns)
-    scenes = pl.from_arrow(found.scenes.select(["scene_id", "source"]))
+    rows = pl.scan_parquet(candidates.files[role]).select(columns)
+    scenes = pl.from_arrow(candidates.scenes.select(["scene_id", "source"]))
     assert isinstance(scenes, pl.DataFrame)
     return rows.join(scenes.lazy(), on="scene_id").collect()
 
@@ -90,43 +90,43 @@ def _pairs(path: Path) -> pl.DataFrame:
     )
 
 
-def _groups(found: Candidates) -> dict[str, np.ndarray]:
+def _groups(candidates: Candidates) -> dict[str, np.ndarray]:
     """Return the scene indices of each source, and of all where there are several."""
-    sources = np.array(found.scenes["source"].to_pylist())
+    sources = np.array(candidates.scenes["source"].to_pylist())
     groups = {name: np.flatnonzero(sources == name) for name in sorted(set(sources))}
     return groups | ({ALL: np.arange(len(sources))} if len(groups) > 1 else {})
 
 
-def uncertainty(found: Candidates) -> list[Row]:
+def uncertainty(candidates: Candidates) -> list[Row]:
     """Return means of equation 2 by source, in bits, over scenes that both models have."""
-    both = {"weak": found.weak_uncertainty, "strong": found.strong_uncertainty}
+    both = {"weak": candidates.weak_uncertainty, "strong": candidates.strong_uncertainty}
     rows = []
-    for source, every in _groups(found).items():
-        own = every[np.isfinite(found.delta[every])]
+    for source, every in _groups(candidates).items():
+        own = every[np.isfinite(candidates.delta[every])]
         if len(own):
             means = {
                 f"{role}_{part}": float(getattr(values, part)[own].mean())
                 for role, values in both.items()
                 for part in ("total", "mutual", "epistemic")
             }
-            delta = found.delta[own]
+            delta = candidates.delta[own]
             means |= {"delta": float(delta.mean()), "higher": float((delta > 0).mean())}
             rows.append({"source": source, "scenes": len(own), **means})
     return rows
 
 
-def outcomes(found: Candidates) -> list[Row]:
+def outcomes(candidates: Candidates) -> list[Row]:
     """Return by source the scenes of each outcome, and how often the models were right."""
     rows = []
-    for source, own in _groups(found).items():
-        counts = np.bincount(found.reason[own], minlength=len(REASONS)).tolist()
+    for source, own in _groups(candidates).items():
+        counts = np.bincount(candidates.reason[own], minlength=len(REASONS)).tolist()
         rows.append(
             {
                 "source": source,
                 "scenes": len(own),
                 **dict(zip(REASONS, counts, strict=True)),
-                "weak_accuracy": _mean(found.weak_accuracy[own]),
-                "strong_accuracy": _mean(found.strong_accuracy[own]),
+                "weak_accuracy": _mean(candidates.weak_accuracy[own]),
+                "strong_accuracy": _mean(candidates.strong_accuracy[own]),
             }
         )
     return rows
@@ -195,16 +195,16 @@ def lengths(made: pl.DataFrame) -> list[Row]:
 
 def _plots(
     out: Path,
-    found: Candidates,
+    candidates: Candidates,
     decided: Mapping[str, pl.DataFrame],
     fates: Sequence[Row],
     made: pl.DataFrame | None,
 ) -> dict[str, str]:
     """Draw the plots and return their alt texts by file name."""
-    epistemic = (found.weak_uncertainty.epistemic, found.strong_uncertainty.epistemic)
+    epistemic = (candidates.weak_uncertainty.epistemic, candidates.strong_uncertainty.epistemic)
     by_source = {}
-    for source, every in _groups(found).items():
-        own = every[np.isfinite(found.delta[every])]
+    for source, every in _groups(candidates).items():
+        own = every[np.isfinite(candidates.delta[every])]
         if len(own):
             by_source[source] = (epistemic[0][own], epistemic[1][own])
     bars = {row["source"]: _bar(row, made) for row in fates if row["source"] != ALL}

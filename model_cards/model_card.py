@@ -365,11 +365,11 @@ def _table(
             row["model"] for row in scores if row["metric"] in metrics and row["model"] != repo_id
         )
     )
-    found = {(row["model"], row["task"], row["metric"]): row for row in scores}
+    by_key = {(row["model"], row["task"], row["metric"]): row for row in scores}
     rows = []
     for row in own:
         key = (row["task"], row["metric"])
-        beside = [found.get((name, *key)) for name in others]
+        beside = [by_key.get((name, *key)) for name in others]
         rows.append(
             [
                 title_of(row["task"]),
@@ -404,13 +404,13 @@ def _known(value: Any) -> TypeGuard[float]:
 def _references(scores: Sequence[Row], repo_id: str) -> str:
     """Say what accuracy is compared with: `placebo`, or `chance` where there is none."""
     rows = [row for row in _own(scores, repo_id) if row["metric"] == "acc_over_placebo"]
-    found: dict[str, list[str]] = {}
+    tasks: dict[str, list[str]] = {}
     for row in rows:
         reference = str(row.get("facts", {}).get("reference", "placebo"))
-        found.setdefault(reference, []).append(title_of(row["task"]))
-    if set(found) == {"placebo", "chance"}:
-        return f"placebo ({', '.join(found['chance'])}: chance)"
-    return next(iter(found), "")
+        tasks.setdefault(reference, []).append(title_of(row["task"]))
+    if set(tasks) == {"placebo", "chance"}:
+        return f"placebo ({', '.join(tasks['chance'])}: chance)"
+    return next(iter(tasks), "")
 
 
 def _scenes(scores: Sequence[Row], repo_id: str) -> list[str]:

@@ -111,8 +111,8 @@ def accuracy(
             scene_metrics.accuracy(scene, output, mode)
             for scene, output in zip(batch, outputs, strict=True)
         ]
-    found = metrics.mean(hits, [scene["user_id"] for scene in rows], "share")
-    return found.value, found.stderr
+    share = metrics.mean(hits, [scene["user_id"] for scene in rows], "share")
+    return share.value, share.stderr
 
 
 def _outputs(

@@ -28,7 +28,7 @@ def cues(lists: Lists, marks: list[str], has: np.ndarray) -> dict[str, np.ndarra
     numbers = lists.numbers
     age, seen = numbers["exposure_age"], numbers["exposure_popularity"]
     length = lengths(lists.text)
-    found = {
+    scores = {
         "most popular": seen,
         "least popular": -seen,
         "never met before": (seen < 1).astype(float),
@@ -45,11 +45,11 @@ def cues(lists: Lists, marks: list[str], has: np.ndarray) -> dict[str, np.ndarra
         "farthest from the history": -numbers["history_similarity"],
     }
     most = int(lists.sizes.max(initial=0))
-    found |= {f"option {LABELS[k]}": (lists.position == k).astype(float) for k in range(most)}
+    scores |= {f"option {LABELS[k]}": (lists.position == k).astype(float) for k in range(most)}
     for number, mark in enumerate(marks):
-        found[f"has {mark!r}"] = has[:, number].astype(float)
-        found[f"lacks {mark!r}"] = -has[:, number].astype(float)
-    return found
+        scores[f"has {mark!r}"] = has[:, number].astype(float)
+        scores[f"lacks {mark!r}"] = -has[:, number].astype(float)
+    return scores
 
 
 def lengths(text: pa.Array) -> np.ndarray:

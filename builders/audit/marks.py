@@ -28,13 +28,13 @@ Found = tuple[pl.DataFrame, int]
 def find(text: pa.Array) -> Found:
     """Return a frame of `option` and `mark`, each pair once, and the number of options."""
     texts = pl.Series("text", text, dtype=pl.String).to_frame().with_row_index("option")
-    found = [
+    by_option = [
         texts.select("option", mark=pl.col("text").str.extract_all(pattern))
         .explode("mark")
         .drop_nulls()
         for pattern in _PATTERNS
     ]
-    marks = pl.concat(found).with_columns(
+    marks = pl.concat(by_option).with_columns(
         pl.col("mark")
         .str.strip_chars(",;|(-\n ")
         .str.replace_all(r"\d[\d.,]*", "#")
@@ -43,19 +43,19 @@ def find(text: pa.Array) -> Found:
     return marks.unique(), len(texts)
 
 
-def common(found: list[Found]) -> list[str]:
+def common(per_list: list[Found]) -> list[str]:
     """Return the marks that tell most options apart, at most 16, in order of the alphabet."""
-    options = sum(size for _, size in found)
-    counts = pl.concat(marks for marks, _ in found).group_by("mark").len("count")
+    options = sum(size for _, size in per_list)
+    counts = pl.concat(marks for marks, _ in per_list).group_by("mark").len("count")
     least = max(_FEWEST, _RARE * options)
     kept = counts.filter(pl.col("count").is_between(least, options - least))
     uneven = (pl.col("count") - options / 2).abs()
     return sorted(kept.sort(uneven, "mark")["mark"].head(_MOST).to_list())
 
 
-def flags(found: Found, marks: list[str]) -> np.ndarray:
+def flags(one: Found, marks: list[str]) -> np.ndarray:
     """Return which options have which marks, bool [options, marks]."""
-    frame, size = found
+    frame, size = one
     number = pl.DataFrame({"mark": marks, "number": range(len(marks))}, schema_overrides=_MARK)
     there = frame.join(number, on="mark")
     has = np.zeros((size, len(marks)), bool)

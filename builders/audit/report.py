@@ -91,14 +91,14 @@ def audit(
     names = sources(scenes)
     if not names:
         raise UserError("there are no scenes to audit")
-    found = {}
+    reports = {}
     for name in names:
-        found[name] = _audit_source(_of(scenes, name), _of(placebo or {}, name), margins)
+        reports[name] = _audit_source(_of(scenes, name), _of(placebo or {}, name), margins)
         progress(1)
-    verdicts = {source["verdict"] for source in found.values()}
+    verdicts = {source["verdict"] for source in reports.values()}
     overall = next((v for v in ("tells", "holds") if v in verdicts), "not judged")
     return {
-        "sources": found,
+        "sources": reports,
         "verdict": overall,
         "margin_points": dict(margins),
         "allowed_tells": allow_tells and overall == "tells",
@@ -124,14 +124,14 @@ def sources(scenes: _TABLES) -> list[str]:
     return sorted({name for table in scenes.values() for name in _unique(table, "source")})
 
 
-def assert_no_tells(found: Mapping[str, Any]) -> None:
+def assert_no_tells(report: Mapping[str, Any]) -> None:
     """Refuse scenes whose targets are told by something else than the person.
 
     Raises:
         UserError: naming the first source with tells, unless they are allowed.
     """
-    for name, source in found["sources"].items():
-        if source["verdict"] == "tells" and not found["allowed_tells"]:
+    for name, source in report["sources"].items():
+        if source["verdict"] == "tells" and not report["allowed_tells"]:
             raise UserError(
                 f"exposures tell the target: {source['why'][0]}",
                 where=name,
@@ -180,9 +180,9 @@ def _audit_source(
 
 def _fields(every: Iterable[Lists]) -> tuple[list[str], dict[int, np.ndarray]]:
     """Return the fields that options of these lists have, and which has which, by `id` of lists."""
-    found = {id(lists): marks.find(lists.text) for lists in every}
-    common = marks.common(list(found.values()))
-    return common, {key: marks.flags(of_lists, common) for key, of_lists in found.items()}
+    fields = {id(lists): marks.find(lists.text) for lists in every}
+    common = marks.common(list(fields.values()))
+    return common, {key: marks.flags(of_lists, common) for key, of_lists in fields.items()}
 
 
 def _unjudged(why: str) -> dict[str, Any]:
@@ -247,14 +247,14 @@ def _found_placebos(side: _Side, margin: float) -> list[tuple[float, str]]:
         level = 1 - (1 - LEVEL) / len(guesses)
         for name in guesses:
             hits = side.cues[name] if kind == "cue" else side.baselines[name]
-            found = accuracy(hits, lists.user, lists.item, level)
-            excess = found.low - chance
+            right = accuracy(hits, lists.user, lists.item, level)
+            excess = right.low - chance
             if 100 * excess > margin:
                 what = f"the cue {name!r}" if kind == "cue" else f"the learned baseline {name}"
                 tells.append(
                     (
                         excess,
-                        f"{what} finds the placebo in {_percent(found)}, chance is "
+                        f"{what} finds the placebo in {_percent(right)}, chance is "
                         f"{100 * chance:.1f} %",
                     )
                 )
@@ -287,17 +287,17 @@ def _unlike_placebos(real: _Side, fake: _Side, margin: float) -> list[tuple[floa
     return tells
 
 
-def _percent(found: Estimate) -> str:
-    return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def _power(side: _Side, margin: float) -> str:
     """Say which tells these scenes are too few to show."""
     chance = float(side.lists.chance.mean())
-    found = accuracy(side.baselines["no_history"], side.lists.user, side.lists.item)
-    reach = max(found.value - found.low, 0.0)
+    baseline = accuracy(side.baselines["no_history"], side.lists.user, side.lists.item)
+    reach = max(baseline.value - baseline.low, 0.0)
     users = len(np.unique(side.lists.user))
     return (
-        f"{found.n:,} scenes of {users:,} users: what finds the placebo in more than about "
+        f"{baseline.n:,} scenes of {users:,} users: what finds the placebo in more than about "
         f"{100 * (chance + reach) + margin:.0f} % would show"
     )

@@ -178,7 +178,7 @@ def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = Fa
             are scored; otherwise the generation is malformed, `inexact behavior line`. For those
             who teach the format.
     """
-    found: dict[str, str] = {}
+    headings: dict[str, str] = {}
     current, behaviors, after = "", [], ""
     for line in text.strip().splitlines():
         match = _HEADING.match(line)
@@ -189,32 +189,32 @@ def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = Fa
             elif behaviors:
                 after = line
             else:
-                found.setdefault(current, match.group(2).strip())
+                headings.setdefault(current, match.group(2).strip())
         elif line.strip():
             if behaviors:
                 after = line
             elif current:
-                found[current] = f"{found[current]} {line.strip()}".strip()
-    decision = _judge(found, behaviors, after, options, mode)
+                headings[current] = f"{headings[current]} {line.strip()}".strip()
+    decision = _judge(headings, behaviors, after, options, mode)
     if strict and decision.behavior is not None:
         last = text.rstrip().rpartition("\n")[2]
         if last != answer(LABELS[decision.behavior]):
-            return Decision(fields=found, malformed="inexact behavior line")
+            return Decision(fields=headings, malformed="inexact behavior line")
     return decision
 
 
 def _judge(
-    found: dict[str, str], behaviors: list[str], after: str, options: int, mode: Mode
+    headings: dict[str, str], behaviors: list[str], after: str, options: int, mode: Mode
 ) -> Decision:
     reason, index = _behavior_fault(behaviors, after, options)
     if not reason and mode == "decision":
-        reason = _field_fault(found)
+        reason = _field_fault(headings)
     if reason:
-        return Decision(fields=found, malformed=reason)
+        return Decision(fields=headings, malformed=reason)
     if mode == "direct":
         return Decision(behavior=index)
-    thought = "\n".join(["Thought:", *(f"{name}: {found[name]}" for name in FIELDS)])
-    return Decision(thought=thought, behavior=index, fields=found)
+    thought = "\n".join(["Thought:", *(f"{name}: {headings[name]}" for name in FIELDS)])
+    return Decision(thought=thought, behavior=index, fields=headings)
 
 
 def _behavior_fault(behaviors: list[str], after: str, options: int) -> tuple[str, int]:
@@ -229,8 +229,8 @@ def _behavior_fault(behaviors: list[str], after: str, options: int) -> tuple[str
     return ("text after behavior" if after else ""), index
 
 
-def _field_fault(found: dict[str, str]) -> str:
+def _field_fault(headings: dict[str, str]) -> str:
     for name in FIELDS:
-        if not found.get(name):
-            return f"{'empty' if name in found else 'missing'} {name.lower()}"
+        if not headings.get(name):
+            return f"{'empty' if name in headings else 'missing'} {name.lower()}"
     return ""

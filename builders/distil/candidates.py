@@ -291,23 +291,23 @@ def _most_confident(decisions: Decisions, among: np.ndarray, scenes: int) -> np.
     return best
 
 
-def thoughts(found: Candidates, decisions: np.ndarray) -> pa.ChunkedArray:
-    """Return the texts of decision processes, given indices into `found.decisions`."""
-    weak, row = found.decisions.weak[decisions], found.decisions.row[decisions]
+def thoughts(candidates: Candidates, decisions: np.ndarray) -> pa.ChunkedArray:
+    """Return the texts of decision processes, given indices into `candidates.decisions`."""
+    weak, row = candidates.decisions.weak[decisions], candidates.decisions.row[decisions]
     place = np.empty(len(decisions), dtype=np.int64)
     parts: list[pa.ChunkedArray] = []
     for role, own in (("weak", np.flatnonzero(weak)), ("strong", np.flatnonzero(~weak))):
         place[own] = np.arange(len(own)) + sum(len(part) for part in parts)
-        parts.append(_take(found.files[role], ["thought"], row[own])["thought"])
+        parts.append(_take(candidates.files[role], ["thought"], row[own])["thought"])
     return pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()).take(
         pa.array(place)
     )
 
 
-def scene_texts(found: Candidates, indices: np.ndarray) -> pa.Table:
+def scene_texts(candidates: Candidates, indices: np.ndarray) -> pa.Table:
     """Return columns `scene_id`, `profile`, `history`, `exposure` of scenes by their indices."""
-    rows = found.scenes["row"].to_numpy()[indices]
-    return _take(found.files["scenes"], ["scene_id", "profile", "history", "exposure"], rows)
+    rows = candidates.scenes["row"].to_numpy()[indices]
+    return _take(candidates.files["scenes"], ["scene_id", "profile", "history", "exposure"], rows)
 
 
 def _take(path: Path, columns: list[str], rows: np.ndarray) -> pa.Table:

@@ -38,7 +38,7 @@ SCORES = pa.schema(
 
 
 def scores(
-    found: candidates.Candidates,
+    usable: candidates.Candidates,
     model: str,
     output: Path,
     *,
@@ -51,7 +51,7 @@ def scores(
     The texts of these scenes are held in memory, 5 to 10 KB each.
 
     Args:
-        found: From `candidates.candidates`.
+        usable: From `candidates.candidates`.
         model: Local folder or Hub id (the paper: the weak model).
         output: Parquet file of schema `SCORES` to make; parts lie beside it until it is whole.
         dtype: See `load_causal_lm`.
@@ -59,7 +59,7 @@ def scores(
         progress: Called with the scenes of each finished part, and whether it was resumed.
 
     Returns:
-        [s] of all scenes of `found`, NaN where there is no pair.
+        [s] of all scenes of `usable`, NaN where there is no pair.
 
     Raises:
         UserError: if the model cannot be loaded.
@@ -70,27 +70,29 @@ def scores(
         "dtype": dtype,
         "prompts": prompts_hash(prompts),
         "date": chat.DATE,
-        **{name: storage.file_hash(path) for name, path in found.files.items()},
+        **{name: storage.file_hash(path) for name, path in usable.files.items()},
     }
     storage.in_parts(
         output,
-        range(len(found.usable)),
-        _Worker(found, model, dtype, prompts),
+        range(len(usable.usable)),
+        _Worker(usable, model, dtype, prompts),
         config=config,
         part_rows=_PART_SCENES,
         on_progress=progress,
     )
-    values = np.full(found.scenes.num_rows, np.nan)
-    values[found.usable] = storage.read_table(output)["ifd"].to_numpy()
+    values = np.full(usable.scenes.num_rows, np.nan)
+    values[usable.usable] = storage.read_table(output)["ifd"].to_numpy()
     return values
 
 
 class _Worker:
     """Scores usable scenes by their numbers; loads model and texts when first needed."""
 
-    def __init__(self, found: candidates.Candidates, model: str, dtype: str, prompts: Path) -> None:
-        self.found, self.model, self.dtype, self.prompts = found, model, dtype, prompts
-        self.chosen = found.chosen[found.usable]
+    def __init__(
+        self, usable: candidates.Candidates, model: str, dtype: str, prompts: Path
+    ) -> None:
+        self.usable, self.model, self.dtype, self.prompts = usable, model, dtype, prompts
+        self.chosen = usable.chosen[usable.usable]
 
     @functools.cached_property
     def engine(self) -> Any:
@@ -100,14 +102,14 @@ class _Worker:
 
     @functools.cached_property
     def scenes(self) -> pa.Table:
-        return candidates.scene_texts(self.found, self.found.usable)
+        return candidates.scene_texts(self.usable, self.usable.usable)
 
     @functools.cached_property
     def thoughts(self) -> pa.ChunkedArray:
-        return candidates.thoughts(self.found, self.chosen)
+        return candidates.thoughts(self.usable, self.chosen)
 
     def __call__(self, numbers: Sequence[int]) -> pa.Table:
-        behaviors = self.found.decisions.behavior[self.chosen]
+        behaviors = self.usable.decisions.behavior[self.chosen]
         rows = self.scenes.slice(numbers[0], len(numbers)).to_pylist()
         responses = [
             answer(LABELS[behaviors[number]], self.thoughts[number].as_py()) for number in numbers

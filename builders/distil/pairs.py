@@ -38,7 +38,7 @@ from usermirrorer.builders.distil.strategies import get_strategy
 
 
 def make_pairs(
-    found: Candidates,
+    candidates: Candidates,
     pairs: int,
     *,
     strategy: str = "delta_eu",
@@ -51,7 +51,7 @@ def make_pairs(
     """Select scenes and form preference pairs.
 
     Args:
-        found: From `candidates`.
+        candidates: From `candidates.candidates`.
         pairs: How many pairs to make.
         strategy: A key of `STRATEGIES`.
         exact: Fail if there are fewer; otherwise make as many as there are.
@@ -69,19 +69,19 @@ def make_pairs(
             does not end in its one behavior.
     """
     chosen = get_strategy(strategy)
-    assert_enough(found, pairs if exact else 1)
-    counts, usable = found.counts, found.usable
-    taken = _allocate(found, usable, chosen.rank(found, seed), min(pairs, len(usable)))
+    assert_enough(candidates, pairs if exact else 1)
+    counts, usable = candidates.counts, candidates.usable
+    taken = _allocate(candidates, usable, chosen.rank(candidates, seed), min(pairs, len(usable)))
     show = functools.partial(fit, count=count, room=room, prompts=prompts, mode=chosen.mode)
-    return _pairs(found, taken, chosen.mode, show), {**counts, "pairs": len(taken)}
+    return _pairs(candidates, taken, chosen.mode, show), {**counts, "pairs": len(taken)}
 
 
-def assert_enough(found: Candidates, pairs: int) -> None:
+def assert_enough(candidates: Candidates, pairs: int) -> None:
     """Raise UserError, telling what became of the scenes, unless `pairs` of them allow a pair."""
-    counts = found.counts
-    if len(found.usable) < pairs:
+    counts = candidates.counts
+    if len(candidates.usable) < pairs:
         raise UserError(
-            f"{pairs} pairs wanted, but only {len(found.usable)} of {counts['scenes']} scenes "
+            f"{pairs} pairs wanted, but only {len(candidates.usable)} of {counts['scenes']} scenes "
             f"allow one ({_reasons(counts)})",
             fix="Ask for fewer pairs, or build more scenes or decisions.",
         )
@@ -92,14 +92,16 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in others.items()) or "no other scenes"
 
 
-def _allocate(found: Candidates, usable: np.ndarray, rank: np.ndarray, pairs: int) -> np.ndarray:
+def _allocate(
+    candidates: Candidates, usable: np.ndarray, rank: np.ndarray, pairs: int
+) -> np.ndarray:
     """Take the best-ranked scenes, in proportion to (source, number of options).
 
     Returns:
         Indices of `pairs` scenes, best first; ties go by scene id.
     """
     names, sources, options = (
-        found.scenes[column].to_pylist() for column in ("scene_id", "source", "options")
+        candidates.scenes[column].to_pylist() for column in ("scene_id", "source", "options")
     )
     value = np.nan_to_num(rank, nan=-np.inf)
     best = sorted(usable.tolist(), key=lambda i: (-value[i], names[i]))
@@ -128,20 +130,20 @@ def quotas(sizes: Mapping[Any, int], total: int) -> dict[Any, int]:
 
 
 def _pairs(
-    found: Candidates, taken: np.ndarray, mode: Mode, show: Callable[[Row], list[Message]]
+    candidates: Candidates, taken: np.ndarray, mode: Mode, show: Callable[[Row], list[Message]]
 ) -> pa.Table:
     """Return the preference pairs of the scenes `taken`, in that order; `show` is their prompt."""
-    sides = {"chosen": found.chosen[taken], "rejected": found.rejected[taken]}
-    texts = {name: thoughts(found, side) for name, side in sides.items()}
-    scenes = scene_texts(found, taken)
+    sides = {"chosen": candidates.chosen[taken], "rejected": candidates.rejected[taken]}
+    texts = {name: thoughts(candidates, side) for name, side in sides.items()}
+    scenes = scene_texts(candidates, taken)
     blocks = []
     for start in range(0, len(taken), BLOCK_ROWS):
         rows = [
             {
-                **_numbers(found, taken[i], {name: side[i] for name, side in sides.items()}),
+                **_numbers(candidates, taken[i], {name: side[i] for name, side in sides.items()}),
                 "prompt": show(scene),
                 **{
-                    name: _turn(found, side[i], texts[name][i].as_py(), scene, mode)
+                    name: _turn(candidates, side[i], texts[name][i].as_py(), scene, mode)
                     for name, side in sides.items()
                 },
             }
@@ -151,15 +153,17 @@ def _pairs(
     return pa.concat_tables(blocks)
 
 
-def _numbers(found: Candidates, index: int, sides: Mapping[str, int]) -> Row:
+def _numbers(candidates: Candidates, index: int, sides: Mapping[str, int]) -> Row:
     """Return what a pair says beside its texts."""
-    scene = {name: found.scenes[name][int(index)].as_py() for name in found.scenes.column_names}
+    scene = {
+        name: candidates.scenes[name][int(index)].as_py() for name in candidates.scenes.column_names
+    }
     row = {name: scene[name] for name in ("scene_id", "domain", "source", "options")}
     for name, decision in sides.items():
-        row[f"{name}_behavior"] = LABELS[found.decisions.behavior[decision]]
-        row[f"{name}_model"] = found.decisions.names[found.decisions.model[decision]]
-        row[f"{name}_entropy"] = float(found.decisions.entropy[decision])
-    both = (found.weak_uncertainty, found.strong_uncertainty)
+        row[f"{name}_behavior"] = LABELS[candidates.decisions.behavior[decision]]
+        row[f"{name}_model"] = candidates.decisions.names[candidates.decisions.model[decision]]
+        row[f"{name}_entropy"] = float(candidates.decisions.entropy[decision])
+    both = (candidates.weak_uncertainty, candidates.strong_uncertainty)
     weak, strong = (uncertainty.epistemic[index] for uncertainty in both)
     return {
         **row,
@@ -170,20 +174,20 @@ def _numbers(found: Candidates, index: int, sides: Mapping[str, int]) -> Row:
 
 
 def _turn(
-    found: Candidates, decision: int, thought: str, scene: Row, mode: Mode
+    candidates: Candidates, decision: int, thought: str, scene: Row, mode: Mode
 ) -> list[dict[str, str]]:
     """Return the assistant's turn of a decision.
 
     Raises:
         UserError: if its text does not read as one decision for the stored behavior.
     """
-    behavior = int(found.decisions.behavior[decision])
+    behavior = int(candidates.decisions.behavior[decision])
     text = answer(LABELS[behavior], thought if mode == "decision" else "")
     read = parse(text, len(scene["exposure"]), mode)
     if read.behavior != behavior:
         raise UserError(
             f"decision process does not end in its one behavior: {read.malformed}",
-            where=f"scene {scene['scene_id']}, sample {found.decisions.sample[decision]}",
+            where=f"scene {scene['scene_id']}, sample {candidates.decisions.sample[decision]}",
             fix="Sample the decisions again.",
         )
     return [{"role": "assistant", "content": text}]

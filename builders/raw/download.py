@@ -185,9 +185,9 @@ def _recorded(target: Path) -> str:
 
 def _verify(path: Path, expected: str) -> None:
     kind, _, digest = expected.partition(":")
-    if expected and (found := _digest(path, kind)) != digest:
+    if expected and (actual := _digest(path, kind)) != digest:
         raise UserError(
-            f"has {kind} {found}, not {digest}",
+            f"has {kind} {actual}, not {digest}",
             where=path,
             fix="It was changed or damaged: remove it and download it again.",
         )

@@ -74,9 +74,9 @@ def make_scenes(
             dropped[f"{part.split}: fewer candidates than options"] += lost
         progress(len(part.targets))
     return {
-        split: pa.concat_tables(found).combine_chunks().sort_by("scene_id")
-        for split, found in made.items()
-        if split in SPLITS or len(found) > 1
+        split: pa.concat_tables(pieces).combine_chunks().sort_by("scene_id")
+        for split, pieces in made.items()
+        if split in SPLITS or len(pieces) > 1
     }, dropped
 
 

@@ -107,9 +107,9 @@ def last_before(pool: Contemporaries, items: np.ndarray, ends: np.ndarray) -> np
     """Return the last place of each item before its end, -1 where there is none (all [n])."""
     count = len(pool.item)
     keys = pool.item[pool.places].astype(np.int64) * count + pool.places
-    found = np.searchsorted(keys, np.asarray(items, np.int64) * count + ends) - 1
-    place = pool.places[np.maximum(found, 0)] if count else np.zeros(len(items), np.int64)
-    there = (found >= 0) & (pool.item[place] == items) if count else np.zeros(len(items), bool)
+    nearest = np.searchsorted(keys, np.asarray(items, np.int64) * count + ends) - 1
+    place = pool.places[np.maximum(nearest, 0)] if count else np.zeros(len(items), np.int64)
+    there = (nearest >= 0) & (pool.item[place] == items) if count else np.zeros(len(items), bool)
     return np.where(there, place, -1)
 
 

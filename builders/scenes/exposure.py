@@ -50,12 +50,12 @@ def random_items(seeds: np.ndarray, allowed: np.ndarray, count: int = K) -> np.n
     good = np.take_along_axis(allowed, drawn, axis=1) & _first_in_row(drawn)
     place = np.cumsum(good, axis=1) - 1
     row, column = np.nonzero(good & (place < count))
-    found = np.full((rows, count), -1)
-    found[row, place[row, column]] = drawn[row, column]
-    for short in np.flatnonzero(found[:, -1] < 0):
+    chosen = np.full((rows, count), -1)
+    chosen[row, place[row, column]] = drawn[row, column]
+    for short in np.flatnonzero(chosen[:, -1] < 0):
         order = random_numbers.uniform(seeds[[short]], MORE_CANDIDATES, items)
-        found[short] = top(order, allowed[[short]], count)[0]
-    return found
+        chosen[short] = top(order, allowed[[short]], count)[0]
+    return chosen
 
 
 def _first_in_row(values: np.ndarray) -> np.ndarray:

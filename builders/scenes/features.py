@@ -53,7 +53,7 @@ def of_options(
     hub, before = _among(world.embeddings, items, options)
     known = world.known_from[items]
     age = np.where(known < NEVER, (times - known) / DAY, np.nan)
-    found = {
+    columns = {
         "history_similarity": near,
         "exposure_collaborative": score[row, items],
         "exposure_sequential": _at(sequence.scores(fitted, newest), row, items),
@@ -61,7 +61,7 @@ def of_options(
         "exposure_before": before,
         "exposure_age": age,
     }
-    rounded = {name: _rounded(values) for name, values in found.items()}
+    rounded = {name: _rounded(values) for name, values in columns.items()}
     return {"exposure_popularity": world.popularity.before(items, times), **rounded}
 
 

@@ -152,17 +152,17 @@ def embeddings(
     return np.load(stored, allow_pickle=False)[unique.search_sorted(texts).to_numpy()]
 
 
-def limited(found: Tables, most: int) -> Tables:
+def limited(tables: Tables, most: int) -> Tables:
     """Keep at most so many interactions (logged lists, where there are some), of whole users.
 
     Users are taken in the order of a hash of their ids, so that a larger number keeps all that a
     smaller one does; those with a single interaction, who can be in no scene, are passed over.
     Items that then nobody met are left out as well. Nothing changes where `most` suffices or is 0.
     """
-    counted = found.interactions if found.impressions is None else found.impressions
+    counted = tables.interactions if tables.impressions is None else tables.impressions
     if not most or counted.height <= most:
-        return found
-    often = found.interactions.group_by("user_id").len().filter(pl.col("len") > 1)["user_id"]
+        return tables
+    often = tables.interactions.group_by("user_id").len().filter(pl.col("len") > 1)["user_id"]
     rows = counted.filter(pl.col("user_id").is_in(often.implode())).group_by("user_id").len()
     order = [hashlib.blake2b(user.encode(), digest_size=8).digest() for user in rows["user_id"]]
     ranked = rows.with_columns(pl.Series("order", order)).sort("order")
@@ -171,29 +171,29 @@ def limited(found: Tables, most: int) -> Tables:
     def theirs(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.join(users, on="user_id", how="semi", maintain_order="left")
 
-    interactions = theirs(found.interactions)
-    impressions = None if found.impressions is None else theirs(found.impressions)
+    interactions = theirs(tables.interactions)
+    impressions = None if tables.impressions is None else theirs(tables.impressions)
     met = interactions["item_id"].unique()
     if impressions is not None:
         met = pl.concat([met, impressions["item_ids"].explode().unique()])
     return replace(
-        found,
-        users=theirs(found.users),
-        items=found.items.filter(pl.col("item_id").is_in(met.implode())),
+        tables,
+        users=theirs(tables.users),
+        items=tables.items.filter(pl.col("item_id").is_in(met.implode())),
         interactions=interactions,
         impressions=impressions,
     )
 
 
-def answerable(found: Tables, config: SceneConfig, dropped: Counter[str]) -> Tables:
+def answerable(tables: Tables, config: SceneConfig, dropped: Counter[str]) -> Tables:
     """Keep the logged lists that scenes can be made of, counting the others in `dropped`.
 
     The rule: exactly one article of the list was clicked, it has at least as many articles as a
     test scene shows (longer ones are drawn from), its user has enough earlier interactions, and the
     same user did not click the same article at the same moment in another list.
     """
-    if found.impressions is None:
-        return found
+    if tables.impressions is None:
+        return tables
     shown, clicks = pl.col("item_ids").list.n_unique(), pl.col("clicked").list.sum()
     shortest = max(config.test_others, config.train_others[0]) + 1
     rules = {
@@ -203,7 +203,7 @@ def answerable(found: Tables, config: SceneConfig, dropped: Counter[str]) -> Tab
         f"logged list after fewer than {config.history[0]} interactions": pl.col("earlier")
         >= config.history[0],
     }
-    lists = found.impressions.with_columns(_earlier(found))
+    lists = tables.impressions.with_columns(_earlier(tables))
     for reason, good in rules.items():
         kept = lists.filter(good)
         dropped[reason] += lists.height - kept.height
@@ -213,15 +213,15 @@ def answerable(found: Tables, config: SceneConfig, dropped: Counter[str]) -> Tab
         ["user_id", "target", "timestamp"], keep="first", maintain_order=True
     )
     dropped["logged list with the same click at the same moment"] += lists.height - once.height
-    return replace(found, impressions=once.select(found.impressions.columns))
+    return replace(tables, impressions=once.select(tables.impressions.columns))
 
 
-def _earlier(found: Tables) -> pl.Series:
+def _earlier(tables: Tables) -> pl.Series:
     """How many interactions each list's user had strictly before it."""
-    assert found.impressions is not None
-    times = found.interactions.sort("timestamp").select("user_id", "timestamp")
+    assert tables.impressions is not None
+    times = tables.interactions.sort("timestamp").select("user_id", "timestamp")
     counted = times.with_columns(pl.int_range(1, pl.len() + 1).over("user_id").alias("earlier"))
-    asked = found.impressions.select("user_id", "timestamp").with_row_index("row")
+    asked = tables.impressions.select("user_id", "timestamp").with_row_index("row")
     joined = asked.sort("timestamp").join_asof(
         counted,
         on="timestamp",

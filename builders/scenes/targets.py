@@ -71,7 +71,7 @@ def behaviors(log: Log, firsts: FirstTimes, fewest: int, gap: int) -> tuple[Targ
 
 
 def eligible(
-    found: Targets,
+    targets: Targets,
     visible_from: np.ndarray,
     pool: Contemporaries | None,
     window: Window,
@@ -79,36 +79,36 @@ def eligible(
     """Keep the behaviors whose item would be allowed beside another target.
 
     Args:
-        found: Behaviors.
+        targets: Behaviors.
         visible_from: Seconds from which each item is there, [items].
         pool: What contemporaries took, if the others are drawn from it: then the item must stand in
             the scene's window as well.
         window: How far back they go.
     """
-    good = visible_from[found.item] < found.time
+    good = visible_from[targets.item] < targets.time
     if pool is not None:
-        good &= known(pool, window, found.item, found.time)[0]
-    return found.take(np.flatnonzero(good))
+        good &= known(pool, window, targets.item, targets.time)[0]
+    return targets.take(np.flatnonzero(good))
 
 
-def cut_time(found: Targets, share: float) -> int:
+def cut_time(targets: Targets, share: float) -> int:
     """Return the time before which a share of the behaviors lies."""
-    return int(np.quantile(found.time, share, method="lower"))
+    return int(np.quantile(targets.time, share, method="lower"))
 
 
-def on_side(found: Targets, split: str, cut: int | None) -> np.ndarray:
+def on_side(targets: Targets, split: str, cut: int | None) -> np.ndarray:
     """Say which behaviors lie on a split's side of the time cut, [b] (None: there is no cut)."""
     if cut is None:
-        return np.ones(len(found), bool)
-    return (found.time < cut) == (split == "train")
+        return np.ones(len(targets), bool)
+    return (targets.time < cut) == (split == "train")
 
 
-def at_most(found: Targets, rows: np.ndarray, most: int, seed: int, split: str) -> np.ndarray:
+def at_most(targets: Targets, rows: np.ndarray, most: int, seed: int, split: str) -> np.ndarray:
     """Return at most so many of the given rows of each user, drawn at random, in random order."""
     rng = np.random.default_rng([seed, 2, split == "test"])
     mixed = rng.permutation(rows)
-    order = np.argsort(found.user[mixed], kind="stable")
-    owner = found.user[mixed][order]
+    order = np.argsort(targets.user[mixed], kind="stable")
+    owner = targets.user[mixed][order]
     nth = np.arange(len(owner)) - np.searchsorted(owner, owner)
     return mixed[np.sort(order[nth < most])]
 

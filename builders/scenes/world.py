@@ -163,10 +163,10 @@ def make_world(
     arrays |= {"first_keys": firsts.keys, "first_rows": firsts.rows}
     bare = world_of(source, config, tables, arrays, users)
     if tables.impressions is not None:
-        found = targets.logged(tables, log, users, config.history_gap)
-        return _cut(replace(bare, targets=found))
-    found, rows = targets.behaviors(log, firsts, config.history[0], config.history_gap)
-    return _with_pool(bare, found, contemporaries.gather(log, rows, bare.train_user))
+        chosen = targets.logged(tables, log, users, config.history_gap)
+        return _cut(replace(bare, targets=chosen))
+    chosen, rows = targets.behaviors(log, firsts, config.history[0], config.history_gap)
+    return _with_pool(bare, chosen, contemporaries.gather(log, rows, bare.train_user))
 
 
 def _numbered(tables: Tables, users: pl.Series) -> pl.DataFrame:
@@ -191,11 +191,11 @@ def _cut(world: World) -> World:
     return replace(world, cut=cut)
 
 
-def _with_pool(world: World, found: Targets, pool: Contemporaries) -> World:
+def _with_pool(world: World, chosen: Targets, pool: Contemporaries) -> World:
     """Keep eligible targets, and weight what contemporaries took as scenes weight targets."""
     config, window = world.config, world.window
     alike = pool if config.exposure == "exchangeable" else None
-    kept = targets.eligible(found, world.visible_from, alike, window)
+    kept = targets.eligible(chosen, world.visible_from, alike, window)
     world = _cut(replace(world, targets=kept))
     masses, discounts = [], []
     for split in targets.SPLITS:

@@ -127,11 +127,11 @@ def _audit(job: Job) -> Row:
             where=job.out / "scenes",
         )
     real, placebo = read_files(_scene_files(job), _scene_files(job, "placebo_"))
-    found = audit(real, placebo)
-    assert_no_tells(found)
-    storage.write_json(job.out / "audit.json", found)
+    report = audit(real, placebo)
+    assert_no_tells(report)
+    storage.write_json(job.out / "audit.json", report)
     storage.write_json(job.out / "baselines.json", hits_by_scene(real))
-    (source,) = found["sources"].values()
+    (source,) = report["sources"].values()
     return {"verdict": source["verdict"], "why": source["why"], "baselines": source["baselines"]}
 
 
@@ -197,9 +197,10 @@ def _check(job: Job, plan: Plan, models: dict[str, str], scenes: list[Row]) -> R
     right = {}
     with job.bar("checking both models", 2 * len(scenes)) as advance:
         for role, name in models.items():
-            found = stage.direct(scenes, _engine(plan, name).load(), PROMPTS, progress=advance)
+            answers = stage.direct(scenes, _engine(plan, name).load(), PROMPTS, progress=advance)
             right[role] = [
-                float(p.argmax() == scene["answer"]) for p, scene in zip(found, scenes, strict=True)
+                float(p.argmax() == scene["answer"])
+                for p, scene in zip(answers, scenes, strict=True)
             ]
     users = [scene["user_id"] for scene in scenes]
     return {
@@ -300,10 +301,10 @@ def _pairs(job: Job, plan: Plan) -> Row:
     from usermirrorer.model_cards import plots
 
     decided = [job.out / "decisions" / f"{role}.parquet" for role in ("weak", "strong")]
-    found = candidates.candidates(job.out / "scenes" / "train.parquet", *decided)
-    table, fate = pairs.make_pairs(found, plan.pairs, exact=False, seed=plan.seed, prompts=PROMPTS)
+    usable = candidates.candidates(job.out / "scenes" / "train.parquet", *decided)
+    table, fate = pairs.make_pairs(usable, plan.pairs, exact=False, seed=plan.seed, prompts=PROMPTS)
     storage.write_table(job.out / "pairs.parquet", table)
-    epistemic = [found.weak_uncertainty.epistemic, found.strong_uncertainty.epistemic]
+    epistemic = [usable.weak_uncertainty.epistemic, usable.strong_uncertainty.epistemic]
     both = np.isfinite(epistemic[0]) & np.isfinite(epistemic[1])
     figures = job.out / "figures"
     figures.mkdir(exist_ok=True)

@@ -67,10 +67,10 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
     return {"rows": rows, "against": against, "picture": picture, "scenes": len(ids)}
 
 
-def _row(title: str, kind: str, found: Estimate) -> Row:
+def _row(title: str, kind: str, estimate: Estimate) -> Row:
     known = title != BASELINES["chance"]  # without error
-    lower, upper = (found.low, found.high) if known else (found.value, found.value)
-    return {"name": title, "kind": kind, "value": found.value, "lower": lower, "upper": upper}
+    lower, upper = (estimate.low, estimate.high) if known else (estimate.value, estimate.value)
+    return {"name": title, "kind": kind, "value": estimate.value, "lower": lower, "upper": upper}
 
 
 def _scenes_of(job: Job, model: str, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -82,13 +82,13 @@ def _scenes_of(job: Job, model: str, plan: Plan) -> dict[str, dict[str, Any]]:
     return read_samples(next(score for score in scores if score.task == task))
 
 
-def verdict(found: Mapping[str, Any]) -> str:
+def verdict(learnt: Mapping[str, Any]) -> str:
     """Say in words what the table shows.
 
     Args:
-        found: From `learnt`.
+        learnt: From `learnt`.
     """
-    against = {name: row for name, row in found["against"].items() if name in _RIVALS}
+    against = {name: row for name, row in learnt["against"].items() if name in _RIVALS}
     above = [name for name, row in against.items() if row["low"] > 0]
     below = [name for name, row in against.items() if row["high"] < 0]
     open_ = [name for name in against if name not in (*above, *below)]
@@ -96,7 +96,7 @@ def verdict(found: Mapping[str, Any]) -> str:
     parts += [f"not told apart from {_and(open_)} by these scenes"] if open_ else []
     parts += [f"right less often than {_and(below)}"] if below else []
     text = "; ".join(parts) + "."
-    swapped = found["against"].get(_SIMULATOR["acc_swapped"])
+    swapped = learnt["against"].get(_SIMULATOR["acc_swapped"])
     if swapped is not None:
         read = "reads the person" if swapped["low"] > 0 else "is not shown to read the person"
         text += (
@@ -151,18 +151,18 @@ def _show_made(job: Job, facts: Row) -> None:
     job.console.print(made)
 
 
-def _show_learnt(job: Job, plan: Plan, found: Row) -> None:
+def _show_learnt(job: Job, plan: Plan, learnt: Row) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"What was learnt: right choices on {found['scenes']} test scenes of other users",
+        title=f"What was learnt: right choices on {learnt['scenes']} test scenes of other users",
         title_justify="left",
     )
     table.add_column("")
     for name in ("right %", "95 % interval", "simulator minus this, points"):
         table.add_column(name, justify="right")
-    for row in found["rows"]:
-        against = found["against"].get(row["name"])
+    for row in learnt["rows"]:
+        against = learnt["against"].get(row["name"])
         difference = ""
         if against:
             low, high = 100 * against["low"], 100 * against["high"]
@@ -172,7 +172,7 @@ def _show_learnt(job: Job, plan: Plan, found: Row) -> None:
         interval = "" if row["name"] == "chance" else interval
         table.add_row(row["name"], f"{100 * row['value']:.1f}", interval, difference, style=style)
     job.console.print(table)
-    job.console.print(verdict(found))
+    job.console.print(verdict(learnt))
     job.console.print(f"[dim]The same as a picture: {job.out / 'figures' / 'learnt.png'}[/]")
 
 
