@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from usermirrorer.builders.common.intervals import between, quantile, variance_of_mean, wilson
 from usermirrorer.builders.decisions import uncertainty
 from usermirrorer.eval_harness.metric_table import Unit
 
@@ -111,10 +112,9 @@ def mean(
     Scenes that are all alike, as 0 right of 12, do not say that all others are: see
     `_error_of_a_constant`.
 
-    The variance is that of sums over users with the factor G / (G - 1) for G users (Cameron and
-    Miller, "A practitioner's guide to cluster-robust inference", 2015, CR1); without users, each
-    scene is a user of its own and it is the ordinary one. The standard error of fewer than two
-    users, or of an infinite mean, is NaN.
+    The variance is that of `intervals.variance_of_mean`; without users, each scene is a user of its
+    own and it is the ordinary one. The standard error of fewer than two users, or of an infinite
+    mean, is NaN.
 
     Args:
         values: One per scene.
@@ -127,8 +127,7 @@ def mean(
     groups = int(number.max()) + 1
     error = math.nan
     if groups > 1 and math.isfinite(value):  # log-loss can be infinite
-        sums = np.bincount(number, x - value)
-        error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(x)
+        error = math.sqrt(variance_of_mean(x, number))
         if error < 1e-12:  # rounding of a constant
             error = _error_of_a_constant(value, groups, unit)
     return Estimate(value, error, *interval(value, error, groups, unit), len(x))
@@ -161,9 +160,7 @@ def interval(value: float, stderr: float, users: int, unit: Unit) -> tuple[float
     """Return the 95 % interval of a mean: the one rule of tasks, tables, cards and pages.
 
     The quantile is Student's with one degree of freedom less than there are users. A share has
-    Wilson's score interval for as many independent scenes as would have this standard error
-    (Korn and Graubard, "Confidence intervals for proportions with small expected number of
-    positive counts estimated from survey data", 1998).
+    Wilson's score interval for as many independent scenes as would have this standard error.
 
     Args:
         value: The mean.
@@ -176,14 +173,13 @@ def interval(value: float, stderr: float, users: int, unit: Unit) -> tuple[float
     z = _quantile(users)
     if unit == "share":
         return _wilson(min(max(value, 0.0), 1.0), stderr, z)
-    low, high = value - z * stderr, value + z * stderr
-    return (max(low, -1.0), min(high, 1.0)) if unit == "difference" else (low, high)
+    if unit == "difference":
+        return between(value, stderr, z)
+    return value - z * stderr, value + z * stderr
 
 
 def _quantile(users: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(users - 1, 0.975)) if users > 1 else _Z
+    return quantile(users) if users > 1 else _Z
 
 
 def _wilson(share: float, stderr: float, z: float) -> tuple[float, float]:
@@ -191,11 +187,7 @@ def _wilson(share: float, stderr: float, z: float) -> tuple[float, float]:
         return share, share
     spread = share * (1 - share)
     n = spread / stderr**2 if spread > 1e-9 else max(1 / stderr - 2, 1.0)
-    middle = share + z * z / (2 * n)
-    half = z * math.sqrt(spread / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low, high = (middle - half) / scale, (middle + half) / scale
-    return max(min(low, share), 0.0), min(max(high, share), 1.0)
+    return wilson(share, n, z)
 
 
 def bootstrap(

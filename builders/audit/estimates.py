@@ -1,12 +1,6 @@
 """Accuracies and their differences, with intervals clustered by user and by item.
 
-Scenes of one user are not independent, nor are scenes with one target: where a film is the target
-of fifty scenes, a guess that likes its title is right or wrong in all of them. An interval that
-takes them for so many draws is too narrow. Both functions use the cluster-robust variance of a
-mean, two-way where items are given (Cameron, Gelbach and Miller 2011), never less than by user
-alone, and Student's t with one degree of freedom less than there are users. An accuracy has
-Wilson's interval at the number of independent scenes that this variance is worth, so that it stays
-within 0 and 1 and 0 of 12 is not 0 +- 0; a difference has the symmetric one.
+An accuracy has Wilson's interval, a difference the symmetric one: `builders.common.intervals`.
 """
 
 from __future__ import annotations
@@ -14,10 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-#: Level of every interval that is shown.
-LEVEL = 0.95
+from usermirrorer.builders.common.intervals import (
+    LEVEL,
+    between,
+    quantile,
+    variance_of_mean,
+    wilson,
+)
 
 
 class Estimate(NamedTuple):
@@ -56,15 +54,11 @@ def accuracy(
     n, value, variance, clusters = _moments(hits, users, items)
     if clusters < 2:
         return Estimate(value, 0.0, 1.0, n)
-    t = float(stats.t.ppf((1 + level) / 2, clusters - 1))
     if 0 < value < 1 and np.ptp(hits) == 0:
         return Estimate(value, value, value, n)  # a guess of the same chance in every scene
     spread = value * (1 - value)
     independent = min(n, spread / variance) if variance > 0 else float(clusters)
-    centre = (value + t**2 / (2 * independent)) / (1 + t**2 / independent)
-    half = t / (1 + t**2 / independent)
-    half *= (spread / independent + t**2 / (4 * independent**2)) ** 0.5
-    return Estimate(value, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Estimate(value, *wilson(value, independent, quantile(clusters, level)), n)
 
 
 def difference(
@@ -74,8 +68,7 @@ def difference(
     n, value, variance, clusters = _moments(deltas, users, items)
     if clusters < 2:
         return Estimate(value, -1.0, 1.0, n)
-    half = float(stats.t.ppf((1 + level) / 2, clusters - 1)) * variance**0.5
-    return Estimate(value, max(-1.0, value - half), min(1.0, value + half), n)
+    return Estimate(value, *between(value, variance**0.5, quantile(clusters, level)), n)
 
 
 def _moments(
@@ -84,18 +77,5 @@ def _moments(
     """Return the number of scenes, their mean, its variance and the number of users."""
     if not len(values):
         raise ValueError("no scenes to take a mean of")
-    residuals = values - np.mean(values)
-    clusters = len(np.unique(users))
-    variance = _variance(residuals, users)
-    if items is not None:
-        _, pairs = np.unique(np.stack([users, items]), axis=1, return_inverse=True)
-        two_way = variance + _variance(residuals, items) - _variance(residuals, pairs)
-        variance = max(variance, two_way)
-    return len(values), float(np.mean(values)), variance, clusters
-
-
-def _variance(residuals: np.ndarray, groups: np.ndarray) -> float:
-    _, number = np.unique(groups, return_inverse=True)
-    sums = np.bincount(number, weights=residuals)
-    correction = len(sums) / max(len(sums) - 1, 1)
-    return correction * float(sums @ sums) / len(residuals) ** 2
+    variance = variance_of_mean(np.asarray(values, np.float64), users, items)
+    return len(values), float(np.mean(values)), variance, len(np.unique(users))
