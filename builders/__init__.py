@@ -1,4 +1,4 @@
-"""Raw feedback to preference pairs: a package a stage, in the order in which the data flows.
+"""Raw feedback to preference pairs: one package per stage, in the order in which the data flows.
 
     raw/         raw files of a source -> canonical tables (users, items, interactions)
     scenes/      canonical tables -> scenes of train and test users

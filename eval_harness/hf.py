@@ -80,7 +80,7 @@ def engine_of(lm: Any) -> Any | None:
     """Return the embedded engine around `lm`'s model, or None where it does not apply.
 
     It does not where labels take several tokens, or where its shared attention does not give the
-    probabilities of plain forward passes (found out by trying, once a model).
+    probabilities of plain forward passes (found out by trying, once per model).
     """
     if not supports(lm):
         return None

@@ -14,7 +14,7 @@ DOMAINS = (
     "steam",
 )
 
-#: Table 1: accuracy in percent, 5 samples a scene, in the order of `DOMAINS`, then "Overall".
+#: Table 1: accuracy in percent, 5 samples per scene, in the order of `DOMAINS`, then "Overall".
 #: "Overall" reproduces as the plain mean of the ten synthetic sources (Amazon counted as four) for
 #: the open and fine-tuned models, and as the mean over all scenes, MIND included, for the
 #: proprietary ones: `usermirror-synthetic` and `usermirror`.

@@ -20,7 +20,7 @@ from usermirrorer.eval_harness import metrics
 _DESCRIPTION = "Accuracy, entropy, log-loss, Brier score and calibration of P(option) over scenes."
 _INPUTS = """
 Args:
-    predictions: One list of option probabilities a scene.
+    predictions: One list of option probabilities per scene.
     references: Index of the real behavior of each scene.
 Returns:
     accuracy, entropy (bits), normalised_entropy, log_loss (bits), brier, calibration_error, and

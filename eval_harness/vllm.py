@@ -2,7 +2,7 @@
 
 What vLLM does by itself is enough for the rest: its prefix cache computes a prompt once for all the
 samples of a scene, and once more only for the last few tokens before a label. lm_eval's own
-requests would read the log-probabilities of whole prompts, once an option, without that cache.
+requests would read the log-probabilities of whole prompts, once per option, without that cache.
 """
 
 from __future__ import annotations

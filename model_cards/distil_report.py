@@ -147,7 +147,7 @@ def malformed(decided: pl.DataFrame) -> list[Row]:
 def tokens(decided: pl.DataFrame) -> list[Row]:
     """Return Table 5 of one model: average and total tokens by source.
 
-    Input is counted once a scene, whose decisions share the prompt; output for every decision.
+    Input is counted once per scene, whose decisions share the prompt; output for every decision.
     """
     scenes = decided.group_by("source", "model", "scene_id").agg(
         pl.col("tokens_in").first(), pl.col("tokens_out").sum(), pl.len().alias("decisions")

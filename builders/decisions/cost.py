@@ -51,7 +51,7 @@ class DecisionMeter:
 
     @property
     def run(self) -> dict[str, Any]:
-        """Counts, seconds and tokens a second of this run."""
+        """Counts, seconds and tokens per second of this run."""
         return _with_rates(self.counts, time.monotonic() - self.began)
 
     def stored(self) -> dict[str, Any]:

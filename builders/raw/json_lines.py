@@ -28,7 +28,7 @@ def read_json_lines(
     *,
     python_literals: bool = False,
 ) -> pl.DataFrame:
-    """Read a file of one JSON object a line.
+    """Read a file of one JSON object per line.
 
     Args:
         raw: The file.

@@ -1,7 +1,7 @@
 """How much to build of each source and how: the paper's counts, and smaller ones.
 
-    standard  Table 4's interactions, 16,384 train scenes a source (Table 5), Table 6's test scenes;
-              exposures without tells, test scenes later than all train scenes
+    standard  Table 4's interactions, 16,384 train scenes per source (Table 5), the test scenes
+              of Table 6, exposures without tells, test scenes later than all train scenes
     paper     the same counts with the exposures of Algorithm 1 and no time cut, for reproduction
     small     as standard, at most 100,000 interactions, 2,048 train scenes, a fifth of the test
     tiny      at most 10,000 interactions, 256 train scenes, a twentieth of the test scenes; no time

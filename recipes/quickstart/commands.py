@@ -49,7 +49,7 @@ _OPTIONS = (
     click.option("--test-scenes", default=240, help="Test scenes, scored directly."),
     click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown."),
     click.option("--decision-test-scenes", default=4, help="Of them, scored with decisions."),
-    click.option("--samples", default=3, help="Decisions a scene and model (the paper: 10)."),
+    click.option("--samples", default=3, help="Decisions per scene and model (the paper: 10)."),
     click.option("--thought-tokens", default=48, help="Longest generated decision process."),
     click.option("--pairs", default=12, help="Most preference pairs to keep."),
     click.option("--sft-steps", default=2),

@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_decisions.py score SCENES --model MODEL
     python tests/benchmarks/bench_decisions.py distil FOLDER
 
-`sample`: tokens a second of the embedded engine against a plain loop of
+`sample`: tokens per second of the embedded engine against a plain loop of
 `model.generate(num_return_sequences=n)` over the same scenes one by one.
 `score`: seconds of the engine to score the options after a decision, its prompts still cached from
 sampling, against one short forward of that decision's tokens over a cached prompt, by the plain
@@ -73,7 +73,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, list[dict], list
 
 
 def engine_samples(engine: Any, scenes: list[dict], prompts: list, sampling: Any) -> list:
-    """Sample in the engine's own batches; return its generations, a list a scene."""
+    """Sample in the engine's own batches; return its generations, one list per scene."""
     found = []
     for start in range(0, len(scenes), engine.batch_scenes):
         batch = slice(start, start + engine.batch_scenes)
@@ -112,7 +112,7 @@ def plain_tokens(model: Any, tokenizer: Any, prompts: list, sampling: Any) -> in
 
 
 def sample(arguments: argparse.Namespace) -> None:
-    """Compare tokens a second."""
+    """Compare tokens per second."""
     from usermirrorer.builders.decisions.engines.base import Sampling
 
     engine, plain, tokenizer, scenes, prompts = load(arguments)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_eval.py --pretrained MODEL --scenes scenes.parquet --limit 40
 
-Stock scores the full text of each option as a continuation of the prompt, one forward an option;
+Stock scores the full text of each option as a continuation of the prompt, one forward per option;
 the direct mode reads all labels' logits in one forward. With --decisions it times the decision
 mode instead: shared prompts against lm_eval's own generate_until and loglikelihood. Prints one JSON
 line.
@@ -51,7 +51,7 @@ def stock_task(dataset: str, limit: int):
 
 
 def timed(lm, tasks, limit: int, manager) -> tuple[float, float]:
-    """Run and return scenes a second and accuracy; the model is warm before."""
+    """Run and return scenes per second and accuracy; the model is warm before."""
     from lm_eval import simple_evaluate
 
     start = time.perf_counter()
@@ -69,7 +69,7 @@ def _plain(dataset: str) -> dict[str, Any]:
 
 
 def measure(lm, dataset: str, limit: int) -> dict[str, float]:
-    """Return scenes a second and accuracy of both ways, each after one warm-up scene."""
+    """Return scenes per second and accuracy of both ways, each after one warm-up scene."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=TASKS, include_defaults=False, metadata=_plain(dataset))
@@ -87,7 +87,7 @@ def measure(lm, dataset: str, limit: int) -> dict[str, float]:
 
 
 def measure_decisions(lm, plain, dataset: str, limit: int, tokens: int) -> dict[str, float]:
-    """Return scenes a second of 5 decisions and their scores, with and without shared prompts.
+    """Return scenes per second of 5 decisions and their scores, with and without shared prompts.
 
     Accuracies are of different random samples; entropies may be compared.
     """

@@ -4,9 +4,9 @@
     python tests/benchmarks/bench_train.py dpo --model MODEL --pairs pairs.parquet --steps 4
 
 All runs train the same rows with the same settings, each in a process of its own, in turns (a, b,
-c, c, b, a) so that a slow spell of the machine meets all. Steps and tokens a second are the
+c, c, b, a) so that a slow spell of the machine meets all. Steps and tokens per second are the
 trainer's own, without start-up; tokens are those of the rows, padding not counted. `loss` is the
-mean over the steps: equal losses say that the same work was done (packing takes other rows a step).
+mean over the steps: equal losses say that the same work was done (but packing: other rows per step).
 Prints one JSON line.
 """
 
@@ -52,7 +52,7 @@ def settings(asked: argparse.Namespace, output: Path) -> list[str]:
 
 
 def measured(command: list[str], output: Path) -> dict[str, float]:
-    """Run a training script; return its steps and tokens a second and its peak memory."""
+    """Run a training script; return its steps and tokens per second and its peak memory."""
     with (output.parent / f"{output.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)

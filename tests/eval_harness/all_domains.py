@@ -41,8 +41,8 @@ def run(out: Path, model: str, embedder: str, train: int, test: int) -> Path:
         out: Where to; `logs/` in it holds what each command printed.
         model: Chat model to train and score: known part, folder or Hub id.
         embedder: Encoder for the content candidates.
-        train: Train scenes a source.
-        test: Test scenes a source.
+        train: Train scenes per source.
+        test: Test scenes per source.
     """
     job = Job(out)
     weak = assets.resolve_model(model)
@@ -181,8 +181,8 @@ def _leaderboard(job: Job, hub: LocalHub, names: list[str]) -> Row:
 @click.argument("out", type=click.Path(path_type=Path), default=Path("runs/all-domains"))
 @click.option("--model", default="smollm2-135m-instruct", help="Part, folder or Hub id.")
 @click.option("--embedder", default="all-minilm-l6-v2", help="Part, folder or Hub id.")
-@click.option("--train", default=1, help="Train scenes a source.")
-@click.option("--test", default=2, help="Test scenes a source.")
+@click.option("--train", default=1, help="Train scenes per source.")
+@click.option("--test", default=2, help="Test scenes per source.")
 def command(out: Path, **options: Any) -> None:
     """Score base, SFT and DPO on all eight domains at fixture scale; make the leaderboard."""
     page = run(out, **options)
