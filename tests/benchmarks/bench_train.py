@@ -6,7 +6,7 @@
 All runs train the same rows with the same settings, each in a process of its own, in turns (a, b,
 c, c, b, a) so that a slow spell of the machine meets all. Steps and tokens per second are the
 trainer's own, without start-up; tokens are those of the rows, padding not counted. `loss` is the
-mean over the steps: equal losses say that the same work was done (packing has other rows in a step).
+mean over the steps: equal losses say that the same work was done (packing: other rows in a step).
 Prints one JSON line.
 """
 
