@@ -121,7 +121,11 @@ def _train(job: Job, plan: Plan, facts: Row, environment: dict[str, str]) -> Row
 def _evaluate(
     job: Job, plan: Plan, models: Row, release: Row, environment: dict[str, str]
 ) -> list[Row]:
-    """Score by `lm_eval`: base and simulator directly, the trained ones with a decision process."""
+    """Score by `lm_eval`: base and simulator directly, the trained ones with a decision process.
+
+    Each ablation asks for every scene once more. So the simulator alone is asked without the
+    history, with another's and on placebo scenes: it is the one that has to show taste.
+    """
     from usermirrorer.eval_harness.results import card_rows, read_results
 
     direct = {f"usermirror-direct_{plan.source}": plan.test_scenes}
@@ -132,7 +136,8 @@ def _evaluate(
         output = job.out / "scores" / name
 
         def work(name: str = name, model: Row = model, output: Path = output) -> Row:
-            _lm_eval(job, plan, model["folder"], tasks[name], output, environment)
+            ablations = name == "simulator"
+            _lm_eval(job, plan, model["folder"], tasks[name], output, ablations, environment)
             return {"rows": card_rows(read_results(output), name)}
 
         made_from = [release, model, tasks[name], plan.guided, plan.thought_tokens, plan.dtype]
@@ -146,6 +151,7 @@ def _lm_eval(
     model: str,
     tasks: dict[str, int],
     output: Path,
+    ablations: bool,
     environment: dict[str, str],
 ) -> None:
     """Score a model by `lm_eval` on the first so many scenes of each task."""
@@ -153,6 +159,7 @@ def _lm_eval(
         "dataset": REPO,
         "dataset_revision": f"v{plan.version}",
         "guided": plan.guided,
+        "ablations": ablations,
         "prompt_folder": str(PROMPTS),
     }
     scenes = {task: list(range(number)) for task, number in tasks.items()}
