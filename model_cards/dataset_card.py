@@ -29,6 +29,7 @@ GUESSES = {
     "most_popular": "most popular",
     "collaborative": "collaborative",
     "sequential": "taken after the last items",
+    "item_item": "item-item neighbours",
     "no_history": "learned, no history",
     "all_features": "learned, all features",
 }

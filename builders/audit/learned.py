@@ -17,16 +17,19 @@ from usermirrorer.builders.audit.lists import Lists
 #: What says something of the option only; the others compare it with the person's history.
 _OF_OPTION = ("exposure_popularity", "exposure_age", "exposure_hub", "exposure_before")
 _OF_HISTORY = ("history_similarity", "exposure_collaborative", "exposure_sequential")
+#: Of `neighbours`, beside what travels with the scenes.
+ALIKE = "item_item"
 _FOLDS = 5
 
 
-def features(lists: Lists, has: np.ndarray, history: bool) -> np.ndarray:
+def features(lists: Lists, has: np.ndarray, alike: np.ndarray | None) -> np.ndarray:
     """Return what the learner reads, float32 [options, features].
 
     Args:
         lists: Scenes.
         has: Which fields the options' texts have, bool [options, fields].
-        history: Whether to read what depends on the person.
+        alike: How alike each option is to its history, see `neighbours`, [options]; None for a
+            learner that reads nothing that depends on the person.
     """
     columns = [lists.position, lists.sizes[lists.scene]]
     columns += [lists.position / (lists.sizes[lists.scene] - 1)]
@@ -34,8 +37,9 @@ def features(lists: Lists, has: np.ndarray, history: bool) -> np.ndarray:
     numbers["exposure_popularity"] = np.log1p(np.maximum(numbers["exposure_popularity"], 0))
     numbers["exposure_age"] = np.log1p(np.maximum(numbers["exposure_age"], 0))
     numbers["length"] = lengths(lists.text)
-    if history:
+    if alike is not None:
         numbers |= {name: lists.numbers[name] for name in _OF_HISTORY}
+        numbers[ALIKE] = alike
         columns += [lists.gap[lists.scene]]
     for values in numbers.values():
         columns += [values, lists.standardised(values), lists.ranks(values)]
@@ -69,7 +73,7 @@ def fit(x: np.ndarray, lists: Lists) -> Any:
         return model.fit(x, chosen)
 
 
-def scores(train: Lists | None, test: Lists, has: tuple, history: bool) -> np.ndarray:
+def scores(train: Lists | None, test: Lists, has: tuple, alike: tuple) -> np.ndarray:
     """Return how likely each option of the test scenes is the target, [options].
 
     Args:
@@ -77,11 +81,11 @@ def scores(train: Lists | None, test: Lists, has: tuple, history: bool) -> np.nd
             five parts by users, each by what the others teach.
         test: Scenes to score.
         has: Fields of the train and of the test scenes' options, see `features`.
-        history: Whether to read what depends on the person.
+        alike: The same of the neighbours, or None for both.
     """
-    x = features(test, has[1], history)
+    x = features(test, has[1], alike[1])
     if train is not None:
-        return _score(fit(features(train, has[0], history), train), x)
+        return _score(fit(features(train, has[0], alike[0]), train), x)
     fold = test.user % _FOLDS
     scored = np.zeros(len(x))
     for part in np.unique(fold):

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from usermirrorer.builders.audit import learned, marks
+from usermirrorer.builders.audit import learned, marks, neighbours
 from usermirrorer.builders.audit.cues import OF_HISTORY, cues, taken_later
 from usermirrorer.builders.audit.estimates import LEVEL, Estimate, accuracy, difference
 from usermirrorer.builders.audit.lists import Lists, make_lists
@@ -194,14 +194,18 @@ def _side(lists: dict[str, Lists], split: str, common: list[str], has: dict) -> 
     test = lists[split]
     train = lists.get("train") if split == "test" else None
     flags = (has[id(train)] if train is not None else None, has[id(test)])
+    alike = (neighbours.scores(None, train) if train else None, neighbours.scores(train, test))
     with ThreadPoolExecutor(min(len(_LEARNED), os.cpu_count() or 1)) as pool:
         fitted = {
-            name: pool.submit(learned.scores, train, test, flags, history)
+            name: pool.submit(
+                learned.scores, train, test, flags, alike if history else (None, None)
+            )
             for name, history in _LEARNED.items()
         }
         guesses = {name: test.hits(scores) for name, scores in cues(test, common, flags[1]).items()}
         baselines = {"chance": test.chance}
         baselines |= {name: test.hits(test.numbers[column]) for name, column in _BASELINES.items()}
+        baselines[learned.ALIKE] = test.hits(alike[1])
         baselines |= {name: test.hits(future.result()) for name, future in fitted.items()}
     return _Side(test, baselines, guesses)
 

@@ -21,6 +21,7 @@ BASELINES = {
     "no_history": "learned without history",
     "sequential": "what others took next",
     "collaborative": "collaborative filter",
+    "item_item": "item-item neighbours",
     "all_features": "gradient boosting on all features",
 }
 _CEILING = "all_features"
