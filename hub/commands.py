@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from usermirrorer.builders.common.errors import UserError
+
+if TYPE_CHECKING:
+    import socket
+
+    from usermirrorer.hub.server.folders import Finding
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -212,21 +217,139 @@ def serve_command(root: Path, host: str, port: int) -> None:
     from usermirrorer.hub.server.app import configuration
     from usermirrorer.hub.server.store import create_token, list_tokens
 
-    first = not list_tokens(root)
+    listener = _listen(host, port)
     server = uvicorn.Server(configuration(root, host, port))
-    click.echo(f"HF_ENDPOINT=http://{host}:{port}")
-    if first:
+    click.echo(f"HF_ENDPOINT=http://{_in_address(host)}:{listener.getsockname()[1]}")
+    if not _is_loopback(host):
+        click.echo(
+            f"Warning: {host} can be reached from other machines. Whoever reaches it reads all "
+            "public repositories, and tokens pass unencrypted: put a proxy with TLS before it.",
+            err=True,
+        )
+    if not list_tokens(root):
         click.echo(f"HF_TOKEN={create_token(root, 'usermirrorer', label='first')}")
         click.echo("The token is shown this once; it may write as the user 'usermirrorer'.")
-    server.run()
+    server.run([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything else is done or shown.
+
+    Raises:
+        UserError: if it is in use, or is none of this machine.
+    """
+    import socket
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen here: {error.strerror}",
+            where=f"{host}:{port}",
+            fix="Choose another --port or --host.",
+        ) from None
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+_ROOT = click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@hub.command("check")
+@_ROOT
+@_JSON
+@click.option("--every-byte", is_flag=True, help="Hash all content too; reads everything.")
+def check_command(root: Path, as_json: bool, every_byte: bool) -> None:
+    """Say where accounts, folders and content disagree; changes nothing. Exits with 1 if they do.
+
+    What is not this Hub's own, and is left alone, is listed and does not count.
+    """
+    from usermirrorer.hub.server import folders, maintenance
+
+    findings = maintenance.check(root, every_byte=every_byte)
+    _show(findings, as_json)
+    if any(finding.kind != folders.STRAY for finding in findings):
+        if not as_json:
+            click.echo(f"`usermirrorer hub repair --root {root}` mends what can be.", err=True)
+        raise SystemExit(1)
+
+
+@hub.command("repair")
+@_ROOT
+@_JSON
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def repair_command(root: Path, as_json: bool, dry_run: bool) -> None:
+    """Rebuild the records from the folders; what is in doubt goes to quarantine/, nothing is lost.
+
+    The server must be stopped. A folder that does not say whose it is becomes a private repository.
+    """
+    from usermirrorer.hub.server import maintenance
+
+    _show(maintenance.repair(root, dry_run=dry_run), as_json)
+
+
+@hub.command("backup")
+@click.argument("target", type=_FOLDER, metavar="DEST")
+@_ROOT
+@_JSON
+def backup_command(target: Path, root: Path, as_json: bool) -> None:
+    """Copy the Hub to DEST and prove the copy, while the server runs.
+
+    DEST is then the folder of a Hub like any other: `hub serve --root DEST`. The next backup into
+    the same DEST copies only what is new.
+    """
+    import json
+
+    from usermirrorer.hub.server.backup import backup
+
+    done = backup(root, target)
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+        return
+    for warning in done["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
+    click.echo(
+        f"{target}: {done['repositories']} repositories with {done['references']} references and "
+        f"{done['files']} files, {done['new_files']} of them new ({done['new_bytes']} bytes); "
+        "all proved"
+    )
+
+
+def _show(findings: list[Finding], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        click.echo(json.dumps([finding.row() for finding in findings], indent=2))
+        return
+    for finding in findings:
+        action = f": {finding.action}" if finding.action else ""
+        click.echo(f"{finding.kind}: {finding.where} {finding.what}{action}")
+    if not findings:
+        click.echo("Everything is as it should be.")
 
 
 @hub.group("token")
 def token() -> None:
     """Make, list and revoke tokens."""
-
-
-_ROOT = click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub.")
 
 
 @token.command("create")

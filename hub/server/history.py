@@ -87,12 +87,22 @@ def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
     if revision.startswith("refs/"):
         names.append(revision)
     for name in names:
-        if pygit2.reference_is_valid_name(name) and name in repo.references:
-            return repo.references[name].peel(pygit2.Commit)
+        if commit_ := _commit_at(repo, name):
+            return commit_
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
         target = repo.get(revision)
         return target if isinstance(target, pygit2.Commit) else None
     return None
+
+
+def _commit_at(repo: pygit2.Repository, name: str) -> pygit2.Commit | None:
+    """Return where a full reference leads, None if it does not exist or is broken."""
+    try:
+        if not pygit2.reference_is_valid_name(name):
+            return None
+        return repo.references[name].peel(pygit2.Commit)
+    except (KeyError, ValueError, pygit2.GitError):
+        return None
 
 
 def entry(repo: pygit2.Repository, commit_: pygit2.Commit, path: str) -> Entry | None:
@@ -222,13 +232,13 @@ def check_path(path: str) -> None:
 
 
 def references(repo: pygit2.Repository) -> dict[str, dict[str, str]]:
-    """Return {"heads": {name: commit}, "tags": {name: commit}}."""
+    """Return {"heads": {name: commit}, "tags": {name: commit}}; a broken one is left out."""
     groups: dict[str, dict[str, str]] = {"heads": {}, "tags": {}}
     for name in sorted(repo.references):
         for group, names in groups.items():
             prefix = f"refs/{group}/"
-            if name.startswith(prefix):
-                names[name.removeprefix(prefix)] = str(repo.references[name].peel(pygit2.Commit).id)
+            if name.startswith(prefix) and (commit_ := _commit_at(repo, name)):
+                names[name.removeprefix(prefix)] = str(commit_.id)
     return groups
 
 

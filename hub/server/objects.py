@@ -10,9 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from usermirrorer.hub.server import disk
+
 #: Bytes moved at a time; memory stays bounded whatever the size of a file.
 BLOCK = 1 << 20
 OID = re.compile(r"[0-9a-f]{64}")
+#: A pointer to a large file is shorter than this.
+POINTER_LIMIT = 1024
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:[a-z0-9.-]+ [^\n]*\n)*?"
     rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n"
@@ -85,7 +89,7 @@ class Incoming:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         Path(self.file.name).replace(self.target)
         for parent in (self.target.parent, *self.target.parents[1:3]):
-            _sync_folder(parent)
+            disk.sync_folder(parent)
 
     def close(self) -> None:
         """Drop whatever was not finished."""
@@ -128,13 +132,5 @@ def pointer(oid: str, size: int) -> bytes:
 
 def parse_pointer(data: bytes) -> tuple[str, int] | None:
     """Return (SHA-256, size) if `data` is a git-lfs pointer file."""
-    match = _POINTER.fullmatch(data) if len(data) < 1024 else None
+    match = _POINTER.fullmatch(data) if len(data) < POINTER_LIMIT else None
     return (match[1].decode(), int(match[2])) if match else None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import logging
+import os
 import re
 import secrets
 import shutil
@@ -14,11 +16,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.hub.server import disk, folders
 
 KINDS = ("model", "dataset", "space")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
@@ -32,7 +35,7 @@ create table if not exists repos (
     id integer primary key autoincrement, kind text not null,
     namespace text not null collate nocase, name text not null collate nocase,
     private integer not null, gated text not null,
-    created real not null, unique (kind, namespace, name));
+    created real not null, revision integer not null default 0, unique (kind, namespace, name));
 create table if not exists collections (
     id integer primary key, namespace text not null collate nocase, title text not null,
     description text not null, private integer not null, changed real not null,
@@ -44,6 +47,11 @@ create table if not exists items (
 """
 #: How long a browser stays signed in.
 _SESSION_SECONDS = 12 * 3600
+#: The file of accounts, tokens and records; and what says that a folder is a backup only.
+ACCOUNTS, BACKUP_MARK = "hub.sqlite", "backup.json"
+_SECRET_BYTES = 32
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_log = logging.getLogger("usermirrorer.hub")
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Repo:
     private: bool
     gated: str
     created: float
+    #: Counts the changes of this record: of a record and a folder, the newer one is right.
+    revision: int = 0
 
     @property
     def full_name(self) -> str:
@@ -77,22 +87,26 @@ class Store:
     """The folder of one local Hub. Only one process may have it open.
 
     Raises:
-        UserError: if another process serves the same folder.
+        UserError: if another process serves the same folder, or if its accounts are broken, or
+            do not name the repositories that are there.
     """
 
     def __init__(self, root: Path) -> None:
+        disk.keep_private()
         self.root = Path(root).resolve()
-        (self.root / "repos").mkdir(parents=True, exist_ok=True)
-        self._lock_file = (self.root / "hub.lock").open("w")
+        _make_folders(self.root)
+        self._lock_file = lock(self.root)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError("another server uses this folder", where=self.root) from None
-        self.locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
-        self.secret = _secret(self.root / "secret")
-        with connect(self.root) as db:
-            kept = {str(row["id"]) for row in db.execute("select id from repos")}
-        _clean_up(self.root / "repos", kept)
+            self.locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
+            self.secret = _secret(self.root / "secret")
+            prepare_accounts(self.root)
+            mend(self.root, all_repos(self.root))
+            for repo in self.repos():
+                _tidy(self.folder(repo))
+            _begin_service(self.root)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another process open the folder."""
@@ -150,68 +164,245 @@ class Store:
         """Return repositories that fulfil an SQL condition, newest first."""
         with connect(self.root) as db:
             rows = db.execute(f"select * from repos where {where} order by created desc", values)
-            return [Repo(**{**dict(row), "private": bool(row["private"])}) for row in rows]
+            return [_repo(row) for row in rows]
 
     def create(self, kind: str, namespace: str, name: str, private: bool) -> Repo | None:
         """Record a repository and make its folder; None if it exists.
 
-        The folder is filled by `history.create` before the record is committed (see `connect`):
-        a kill in between leaves a folder without a record, which the next start removes.
+        The folder is filled by `history.create` before the record is committed (see `connect`),
+        and says so until then: what a kill in between leaves is unborn, and goes at the next start.
         """
-        from usermirrorer.hub.server import history
-
-        now = time.time()
         with connect(self.root) as db:
+            repo = Repo(
+                _free_number(db, self.root), kind, namespace, name, private, "", time.time()
+            )
             try:
-                cursor = db.execute(
-                    "insert into repos (kind, namespace, name, private, gated, created)"
-                    " values (?, ?, ?, ?, '', ?)",
-                    (kind, namespace, name, private, now),
+                db.execute(
+                    "insert into repos (id, kind, namespace, name, private, gated, created)"
+                    " values (?, ?, ?, ?, ?, ?, ?)",
+                    (repo.id, kind, namespace, name, private, "", repo.created),
                 )
             except sqlite3.IntegrityError:
                 return None
-            repo = Repo(int(cursor.lastrowid or 0), kind, namespace, name, private, "", now)
-            shutil.rmtree(self.folder(repo), ignore_errors=True)
-            for part in ("lfs", "incoming"):
-                (self.folder(repo) / part).mkdir(parents=True)
-            history.create(self.folder(repo) / "git", namespace)
+            folder = self.folder(repo)
+            folder.mkdir()
+            try:
+                _fill(folder, repo)
+                db.commit()
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    folders.erase(folder, folders.UNBORN)
+                raise
+        (folder / folders.UNBORN).unlink()
+        disk.sync_folder(folder)
         return repo
 
     def update(self, repo: Repo, **columns: Any) -> None:
-        """Change `private`, `gated`, `namespace` or `name`.
+        """Change `private`, `gated`, `namespace` or `name`, in the record and in the folder.
 
         Raises:
             sqlite3.IntegrityError: if the new name is taken.
         """
         assignments = ", ".join(f"{column} = ?" for column in columns)
         with connect(self.root) as db:
-            db.execute(f"update repos set {assignments} where id = ?", (*columns.values(), repo.id))
+            db.execute(
+                f"update repos set {assignments}, revision = revision + 1 where id = ?",
+                (*columns.values(), repo.id),
+            )
+            row = db.execute("select * from repos where id = ?", (repo.id,)).fetchone()
+            if row is None:
+                return
+            before = (self.folder(repo) / folders.DESCRIPTION).read_bytes()
+            folders.write_description(self.folder(repo), _repo(row))
+            try:
+                db.commit()
+            except sqlite3.Error:
+                disk.write_file(self.folder(repo) / folders.DESCRIPTION, before)
+                raise
 
     def delete(self, repo: Repo) -> None:
-        """Forget a repository, then remove its folder."""
+        """Forget a repository, then remove its folder.
+
+        The folder steps aside before the record goes, and is erased after: a kill in between
+        leaves either the repository, or what proves to be gone.
+        """
+        folder = self.folder(repo)
+        dead = folder.with_name(f"{folders.DELETED}{repo.id}")
         with connect(self.root) as db:
             db.execute("delete from repos where id = ?", (repo.id,))
-        shutil.rmtree(self.folder(repo), ignore_errors=True)
+            folder.rename(dead)
+            try:
+                disk.sync_folder(dead.parent)
+                db.commit()
+            except BaseException:
+                dead.rename(folder)
+                raise
+        erase_deleted(dead)
+
+
+def all_repos(root: Path) -> list[Repo]:
+    """Return the records of a data folder that no server serves."""
+    with connect(root) as db:
+        return [_repo(row) for row in db.execute("select * from repos order by id")]
+
+
+def _repo(row: sqlite3.Row) -> Repo:
+    return Repo(**{**dict(row), "private": bool(row["private"])})
+
+
+def _free_number(db: sqlite3.Connection, root: Path) -> int:
+    """Return an id that no repository has, had, or has a folder of (whatever the records say)."""
+    db.execute("delete from repos where 0")  # takes the right to write: two never get the same
+    last = db.execute("select seq from sqlite_sequence where name = 'repos'").fetchone()
+    names = (path.name.removeprefix(folders.DELETED) for path in (root / "repos").iterdir())
+    numbers = (int(name) for name in names if name.isdecimal() and len(name) < 18)
+    return max(last["seq"] if last else 0, *numbers, 0) + 1
+
+
+def _fill(folder: Path, repo: Repo) -> None:
+    """Make all that is in the folder of a new repository."""
+    from usermirrorer.hub.server import history
+
+    folders.mark(folder, folders.UNBORN)
+    for part in ("lfs", "incoming"):
+        (folder / part).mkdir()
+    history.create(folder / "git", repo.namespace)
+    folders.write_description(folder, repo)
+    disk.sync_folder(folder.parent)
+
+
+def erase_deleted(folder: Path) -> None:
+    """Erase a folder whose record is gone; a kill in between leaves one that says so."""
+    folders.mark(folder, folders.GONE)
+    (folder / folders.DESCRIPTION).unlink(missing_ok=True)
+    folders.erase(folder, folders.GONE)
 
 
 @contextlib.contextmanager
-def connect(root: Path) -> Iterator[sqlite3.Connection]:
-    """Open the accounts of a Hub's folder for one transaction; made if missing."""
-    Path(root).mkdir(parents=True, exist_ok=True)
-    path = Path(root) / "hub.sqlite"
-    new = not path.exists()
+def connect(root: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the accounts of a Hub's folder for one transaction; made if the folder is a new one.
+
+    `new`: make them whatever is there.
+
+    No write-ahead log: with it, even reading needs files to be made, and fails on a full disk.
+
+    Raises:
+        UserError: if they are missing or broken, and there are repositories.
+    """
+    path = Path(root) / ACCOUNTS
+    if not new and (not path.exists() or not path.stat().st_size):
+        _make_accounts(path)
     db = sqlite3.connect(path, timeout=30)
     db.row_factory = sqlite3.Row
     try:
-        if new:
-            path.chmod(0o600)
-            db.execute("pragma journal_mode = wal")
         db.executescript("pragma synchronous = full; pragma foreign_keys = on;" + _SCHEMA)
-        db.execute("begin immediate" if new else "begin")
+        db.execute("begin")
         yield db
         db.commit()
+    except sqlite3.DatabaseError as error:
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BROKEN or "short read" in str(error):
+            raise broken_accounts(path, f"are damaged ({error})") from error
+        raise
     finally:
         db.close()
+
+
+def broken_accounts(path: Path, why: str) -> UserError:
+    """Return what to say of accounts that cannot be relied upon."""
+    fix = f"Put the right file back, or run `usermirrorer hub repair --root {path.parent}`: it"
+    fix += " makes new records from the folders and deletes nothing."
+    return UserError(f"the accounts of this Hub {why}", where=path, fix=fix)
+
+
+def _make_accounts(path: Path) -> None:
+    if folders.any_repository(path.parent):
+        why = "are an empty file" if path.exists() else "are missing"
+        raise broken_accounts(path, f"{why}, though it has repositories")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def prepare_accounts(root: Path) -> None:
+    """Prove that the accounts are whole, and bring those of an earlier version up to date.
+
+    Raises:
+        UserError: if they are not whole.
+    """
+    path = root / ACCOUNTS
+    with connect(root) as db:
+        try:
+            problems = [row[0] for row in db.execute("pragma quick_check(1)")]
+        except sqlite3.DatabaseError as error:
+            problems = [str(error)]
+        if problems != ["ok"]:
+            raise broken_accounts(path, f"are damaged ({problems[0]})")
+        columns = {row["name"] for row in db.execute("pragma table_info(repos)")}
+        if "revision" not in columns:
+            try:
+                db.execute("alter table repos add column revision integer not null default 0")
+            except sqlite3.OperationalError as error:  # reading goes on without it
+                _log.warning("%s: %s", path, error)
+    db = sqlite3.connect(path, timeout=30)
+    try:
+        db.execute("pragma journal_mode = delete")
+    except sqlite3.OperationalError as error:
+        _log.warning("%s: %s", path, error)
+    finally:
+        db.close()
+
+
+def mend(root: Path, records: list[Repo]) -> None:
+    """Finish what a kill interrupted, where that is certain; report what is not ours.
+
+    Raises:
+        UserError: if folders and records disagree.
+    """
+    findings = list(folders.compare(root, records))
+    if serious := [one for one in findings if one.kind in folders.SERIOUS]:
+        first = f"{serious[0].where} {serious[0].what}"
+        fix = f"See `usermirrorer hub check --root {root}`; put the right {ACCOUNTS} or folders"
+        fix += f" back, or run `usermirrorer hub repair --root {root}`, which deletes nothing."
+        what = f"folders and records disagree about {len(serious)} repositories ({first})"
+        raise UserError(what, where=root, fix=fix)
+    for finding in findings:
+        if finding.kind == folders.STRAY:
+            _log.warning("%s %s", finding.where, finding.what)
+            continue
+        try:
+            mend_one(root, finding, {str(repo.id): repo for repo in records})
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("%s %s, and cannot be mended: %s", finding.where, finding.what, error)
+
+
+def mend_one(root: Path, finding: folders.Finding, records: dict[str, Repo]) -> None:
+    """Finish what a kill interrupted."""
+    folder = Path(finding.where)
+    if finding.kind == folders.DEAD:
+        gone = folder.name.startswith(folders.DELETED)
+        folders.erase(folder, folders.GONE if gone else folders.UNBORN)
+    elif finding.kind == folders.UNDELETED:
+        folder.rename(folder.with_name(folder.name.removeprefix(folders.DELETED)))
+    elif finding.kind == folders.OLDER:
+        folders.write_description(folder, records[folder.name])
+    elif finding.kind == folders.NEWER and (value := folders.read_description(folder)):
+        with connect(root) as db:
+            adopt(db, Repo(**value))
+
+
+def adopt(db: sqlite3.Connection, repo: Repo) -> None:
+    """Make a record say what its folder says.
+
+    Raises:
+        sqlite3.IntegrityError: if the name is taken.
+    """
+    values = asdict(repo)
+    names = ", ".join(values)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in values if name != "id")
+    db.execute(
+        f"insert into repos ({names}) values ({', '.join('?' * len(values))})"
+        f" on conflict (id) do update set {changes}",
+        tuple(values.values()),
+    )
 
 
 def valid_name(name: object) -> bool:
@@ -265,21 +456,73 @@ def revoke_token(root: Path, token_id: str) -> None:
             raise UserError(f"no token has the id {token_id!r}", fix="See `hub token list`.")
 
 
+def _make_folders(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (root / "repos").mkdir(exist_ok=True)
+        if (root / ACCOUNTS).exists():
+            root.chmod(0o700)
+    except FileExistsError:
+        raise UserError("is not a folder", where=root / "repos") from None
+    except OSError as error:
+        if not (root / "repos").is_dir():
+            raise UserError(f"cannot be made: {error.strerror}", where=root) from None
+
+
+def lock(root: Path) -> BinaryIO:
+    """Take a data folder for this process alone, until what is returned is closed.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    path = root / "hub.lock"
+    try:
+        file: BinaryIO = path.open("ab")
+    except OSError:  # on a disk that cannot be written nobody else writes either
+        file = (path if path.exists() else root / ACCOUNTS).open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError("another server uses this folder", where=root) from None
+    return file
+
+
 def _secret(path: Path) -> bytes:
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()
+    """Return what this server signs with; made anew where the file cannot be one.
+
+    What was signed before is then good for nothing: browsers sign in again, uploads ask again.
+    """
+    kept = path.read_bytes() if path.exists() else None
+    if kept is not None and len(kept) >= _SECRET_BYTES and len(set(kept)) > _SECRET_BYTES // 4:
+        return kept
+    if kept is not None:
+        _log.warning("%s is no secret (%d bytes): a new one is made", path, len(kept))
+    made = secrets.token_bytes(_SECRET_BYTES)
+    try:
+        disk.write_file(path, made)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): used until this server ends", path, error)
+    return made
 
 
-def _clean_up(folder: Path, kept: set[str]) -> None:
-    """Remove what a kill left behind: folders without a record, lock files, half uploads."""
-    for repo in folder.iterdir():
-        if repo.name not in kept:
-            shutil.rmtree(repo)
-            continue
-        git = repo / "git"
+def _begin_service(root: Path) -> None:
+    """A backup that is served has a life of its own: no later backup may be written over it."""
+    try:
+        (root / BACKUP_MARK).unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s: %s", root / BACKUP_MARK, error)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a kill left in a repository: locks of git, files that were being written."""
+    git = folder / "git"
+    try:
+        folder.chmod(0o700)
+        (folder / folders.UNBORN).unlink(missing_ok=True)
         for left in [*git.rglob("refs/**/*.lock"), *git.glob("*.lock"), *git.glob("objects/tmp_*")]:
             left.unlink()
-        shutil.rmtree(repo / "incoming", ignore_errors=True)
-        (repo / "incoming").mkdir()
+        shutil.rmtree(folder / "incoming", ignore_errors=True)
+        (folder / "incoming").mkdir(exist_ok=True)
+    except OSError as error:
+        _log.warning("%s cannot be tidied: %s", folder, error)

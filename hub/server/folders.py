@@ -1,0 +1,199 @@
+"""What lies in `repos/`, told from what the records say: the folders prove what belongs to whom.
+
+Each repository's folder carries its description (`repo.json`), so that records can be rebuilt from
+folders. Only what proves itself unborn (made by a call that was never answered) or dead (deleted,
+and the erasing had begun) may go; everything in doubt stays where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from usermirrorer.hub.server import disk
+
+if TYPE_CHECKING:
+    from usermirrorer.hub.server.store import Repo
+
+#: In a folder: its record; that this was not yet committed; that it is gone.
+DESCRIPTION, UNBORN, GONE = "repo.json", "unborn", "gone"
+#: Of a folder's name, once its record is about to go.
+DELETED = ".deleted-"
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_LIMIT = 1 << 16
+
+#: The kinds of findings. With these a server does not start:
+NO_FOLDER, NO_RECORD, OTHER = "record without folder", "folder without record", "other record"
+#: these are mended at every start:
+DEAD, UNDELETED, NEWER, OLDER = "dead", "deletion not done", "newer folder", "older folder"
+#: and this is left alone.
+STRAY = "not ours"
+SERIOUS = (NO_FOLDER, NO_RECORD, OTHER)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in the data folder that is not as it should be."""
+
+    kind: str
+    where: str
+    what: str
+    action: str = ""
+
+    def row(self) -> dict[str, str]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+
+def write_description(folder: Path, repo: Repo) -> None:
+    """Write the record of a repository into its folder, durably."""
+    text = json.dumps(asdict(repo), indent=1, sort_keys=True, ensure_ascii=False)
+    disk.write_file(folder / DESCRIPTION, text.encode())
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder says of itself, None if it says nothing that holds together."""
+    from usermirrorer.hub.server.store import KINDS, valid_name
+
+    try:
+        with (folder / DESCRIPTION).open("rb") as file:
+            value = json.loads(file.read(_LIMIT))
+        good = (
+            value["kind"] in KINDS
+            and valid_name(value["namespace"])
+            and valid_name(value["name"])
+            and isinstance(value["private"], bool)
+            and value["gated"] in ("", "auto", "manual")
+            and isinstance(value["created"], float)
+            and isinstance(value["revision"], int)
+            and isinstance(value["id"], int)
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return value if good else None
+
+
+def is_repository(folder: Path) -> bool:
+    """Say whether a folder holds a repository of this Hub."""
+    return (folder / "git" / "objects").is_dir() and (folder / "git" / "refs").is_dir()
+
+
+def numbered(repos: Path) -> dict[int, Path]:
+    """Return the folders whose names are numbers of repositories."""
+    if not repos.is_dir():
+        return {}
+    named = (path for path in repos.iterdir() if _NUMBER.fullmatch(path.name) and path.is_dir())
+    return {int(path.name): path for path in sorted(named)}
+
+
+def any_repository(root: Path) -> bool:
+    """Say whether a data folder holds repositories, whatever the records say."""
+    return any(is_repository(folder) for folder in numbered(root / "repos").values())
+
+
+def compare(root: Path, records: Iterable[Repo]) -> Iterator[Finding]:
+    """Yield where the folders in `repos/` and the records disagree, and what is not ours."""
+    repos, by_id = root / "repos", {repo.id: repo for repo in records}
+    folders = numbered(repos)
+    deleted: dict[int, Path] = {}
+    for path in sorted(repos.iterdir()) if repos.is_dir() else ():
+        number = path.name.removeprefix(DELETED)
+        if path.name.startswith(DELETED) and _NUMBER.fullmatch(number) and path.is_dir():
+            deleted[int(number)] = path
+        elif not _NUMBER.fullmatch(path.name) or not path.is_dir():
+            yield Finding(STRAY, str(path), "is not a repository's folder: left alone")
+    for number, folder in folders.items():
+        yield from _of_folder(folder, by_id.get(number))
+    for number, folder in deleted.items():
+        yield _of_deleted(folder, number in by_id and number not in folders)
+    for number, repo in by_id.items():
+        if number not in folders and not (number in deleted and _whole(deleted[number])):
+            yield Finding(NO_FOLDER, str(repos / str(number)), f"is missing: {_name(repo)}")
+
+
+def _of_folder(folder: Path, record: Repo | None) -> Iterator[Finding]:
+    if record is None:
+        if marked(folder, UNBORN):
+            yield Finding(DEAD, str(folder), "was being made when the server was killed")
+        elif is_repository(folder) or read_description(folder):
+            yield Finding(NO_RECORD, str(folder), f"has no record: {described(folder)}")
+        else:
+            yield Finding(STRAY, str(folder), "holds no repository: left alone")
+        return
+    if not is_repository(folder):
+        yield Finding(NO_FOLDER, str(folder), f"holds no repository: {_name(record)}")
+        return
+    if (description := read_description(folder)) is None:
+        yield Finding(OLDER, str(folder), "has no description yet")
+    elif description["id"] != record.id or description["created"] != record.created:
+        what = f"is {described(folder)}, the record says {_name(record)}"
+        yield Finding(OTHER, str(folder), what)
+    elif description["revision"] > record.revision:
+        yield Finding(NEWER, str(folder), f"is newer than its record: {described(folder)}")
+    elif description["revision"] < record.revision:
+        yield Finding(OLDER, str(folder), f"is older than its record: {_name(record)}")
+    elif description != asdict(record):
+        what = f"is {described(folder)}, the record says {_name(record)}"
+        yield Finding(OTHER, str(folder), what)
+
+
+def _of_deleted(folder: Path, recorded: bool) -> Finding:
+    if recorded and _whole(folder):
+        return Finding(UNDELETED, str(folder), "was to be deleted when the server was killed")
+    if _whole(folder):
+        return Finding(NO_RECORD, str(folder), f"was to be deleted, and is whole: {folder.name}")
+    if marked(folder, GONE):
+        return Finding(DEAD, str(folder), "was deleted, and its erasing had begun")
+    return Finding(STRAY, str(folder), "does not say what it is: left alone")
+
+
+def _whole(folder: Path) -> bool:
+    """Its description is what goes first when a folder is erased."""
+    return (folder / DESCRIPTION).exists()
+
+
+def mark(folder: Path, marker: str) -> None:
+    """Let a folder say that it is unborn, or gone."""
+    disk.write_file(folder / marker, _mark(folder, marker))
+
+
+def marked(folder: Path, marker: str) -> bool:
+    """Say whether a folder was given this mark, under this name."""
+    try:
+        with (folder / marker).open("rb") as file:
+            return file.read(_LIMIT) == _mark(folder, marker)
+    except OSError:
+        return False
+
+
+def _mark(folder: Path, marker: str) -> bytes:
+    return f"usermirrorer hub: {folder.name.removeprefix(DELETED)} is {marker}\n".encode()
+
+
+def erase(folder: Path, marker: str) -> None:
+    """Remove a folder, its mark last: a kill in between leaves one that still says what it is."""
+    for path in folder.iterdir():
+        if path.name == marker:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (folder / marker).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def described(folder: Path) -> str:
+    """Name the repository that a folder says it is."""
+    value = read_description(folder)
+    return _name(value) if value else "a repository without a description"
+
+
+def _name(record: Repo | Mapping[str, Any]) -> str:
+    value = record if isinstance(record, Mapping) else asdict(record)
+    return f"{value['kind']} {value['namespace']}/{value['name']}"
