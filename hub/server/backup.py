@@ -58,8 +58,8 @@ def backup(root: Path, target: Path) -> dict[str, Any]:
         for repo in records:
             with contextlib.suppress(_Gone):
                 copied[repo.id] = (repo, _copy_repository(root, target, repo, counts))
-        _finish(root, target, copied)
         counts["warnings"] += _prove(root, target, copied)
+        _finish(root, target, copied)
         counts["repositories"] = len(copied)
         counts["references"] = sum(len(references) for _, references in copied.values())
         mark = {"of": str(root), "started": started, "finished": time.time(), **counts}
@@ -217,21 +217,19 @@ def _finish(root: Path, target: Path, copied: dict[int, tuple[Repo, dict[str, st
 
 
 def _prove(root: Path, target: Path, copied: dict[int, tuple[Repo, dict[str, str]]]) -> list[str]:
-    """Read the copy as a server would; return what is broken in the Hub itself.
+    """Prove the content of the copy; return what is broken in the Hub itself.
 
     Raises:
-        UserError: if the copy lacks what the Hub has.
+        UserError: if the copy lacks what the Hub has. The backup before is then still one.
     """
-    findings = [one for one in folders.compare(target, store.all_repos(target))]
-    wrong = [one for one in findings if one.kind != folders.STRAY]
     known = []
-    for number in copied:
-        of_copy = list(proof.problems(target / "repos" / str(number)))
-        if of_copy := [one for one in of_copy if one.kind == proof.CONTENT]:
-            source = {one.what for one in proof.problems(root / "repos" / str(number))}
-            known += [one for one in of_copy if one.what in source]
-            wrong += [one for one in of_copy if one.what not in source]
-    if wrong:
-        what = f"the copy is not whole ({wrong[0].what})"
-        raise UserError(what, where=wrong[0].where, fix="Run `usermirrorer hub check`.")
-    return [f"{one.where} {one.what}" for one in known]
+    for number, (_, references) in copied.items():
+        source, copy = (folder / "repos" / str(number) for folder in (root, target))
+        seen: set[str] = set()
+        for name, oid in references.items():
+            for what in proof.missing(copy, pygit2.Oid(hex=oid), seen):
+                if what not in set(proof.missing(source, pygit2.Oid(hex=oid), set())):
+                    fix = "Run the backup again."
+                    raise UserError(f"the copy is not whole: {what}", where=copy, fix=fix)
+                known.append(f"{source / 'git' / name} {what}")
+    return known

@@ -55,14 +55,16 @@ def problems(folder: Path, *, every_byte: bool = False) -> Iterator[Finding]:
         yield Finding(REFERENCE, str(git / _MAIN), "is missing")
     seen: set[str] = set()
     for name, commit in good.items():
-        for what in _missing(folder, commit, seen, every_byte):
+        for what in missing(folder, commit.id, seen, every_byte=every_byte):
             yield Finding(CONTENT, str(git / name), what)
 
 
-def _missing(folder: Path, tip: pygit2.Commit, seen: set[str], every_byte: bool) -> Iterator[str]:
+def missing(
+    folder: Path, tip: pygit2.Oid, seen: set[str], *, every_byte: bool = False
+) -> Iterator[str]:
     """Yield what the history of a commit lacks; what `seen` names was looked at before."""
     repo = history.open_(folder / "git")
-    odb, waiting = repo.odb, [tip.id]
+    odb, waiting = repo.odb, [tip]
     while waiting:
         oid = waiting.pop()
         if str(oid) in seen:
@@ -73,6 +75,8 @@ def _missing(folder: Path, tip: pygit2.Commit, seen: set[str], every_byte: bool)
             if kind == ObjectType.COMMIT:
                 commit = repo[oid].peel(pygit2.Commit)
                 waiting += [commit.tree_id, *commit.parent_ids]
+            elif kind == ObjectType.TAG:
+                waiting.append(repo[oid].peel(pygit2.Tag).target)
             elif kind == ObjectType.TREE:
                 waiting += [item.id for item in repo[oid].peel(pygit2.Tree)]
             elif size < objects.POINTER_LIMIT or every_byte:
