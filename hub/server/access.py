@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
+from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
 
 #: Where a browser keeps its session, see `pages.py`.
 COOKIE = "usermirrorer_session"
+#: JSON from this length on is not read between other requests.
+_LONG = 64 << 10
 
 
 class HubError(Exception):
@@ -108,12 +112,11 @@ async def json_body(request: Request, limit: int = 1 << 20) -> dict[str, Any]:
     Raises:
         HubError: 413 if it is longer, 400 if it is not a JSON object.
     """
-    import json
-
+    text = await body(request, limit) or b"{}"
     try:
-        value = json.loads(await body(request, limit) or b"{}")
-    except (ValueError, RecursionError):
-        raise HubError(400, "The body is not JSON") from None
+        value = plain_json(text) if len(text) < _LONG else await run_in_threadpool(plain_json, text)
+    except ValueError:
+        raise HubError(400, "The body is not JSON, or not such that it can be stored") from None
     if not isinstance(value, dict):
         raise HubError(400, "The body is not a JSON object")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -17,9 +16,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, objects, uploads
+from usermirrorer.hub.server import access, history, objects, results, turns, uploads
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
+from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import Repo, Store
 
@@ -27,6 +27,8 @@ router = APIRouter()
 
 #: Longest commit body, longest line of it (one regular file in base64), and most operations.
 COMMIT_LIMIT, LINE_LIMIT, OPERATIONS_LIMIT = 256 << 20, 16 << 20, 50_000
+#: Paths or objects that one request may ask about, and paths with the last commit of each.
+PATHS_LIMIT, EXPANDED_LIMIT = 10_000, 1000
 #: Largest large file, and how long an upload address is good for.
 FILE_LIMIT, UPLOAD_SECONDS = 1 << 40, 6 * 3600
 
@@ -104,10 +106,10 @@ async def paths_info(
     """Describe the given paths; those that do not exist are left out."""
     from urllib.parse import parse_qs
 
-    data = await access.body(request, 8 << 20)
+    data = await access.body(request, 4 << 20)
     try:
         if "json" in request.headers.get("content-type", ""):
-            payload = json.loads(data)
+            payload = await run_in_threadpool(plain_json, data)
             paths, expand = [str(p) for p in payload["paths"]], bool(payload.get("expand"))
         else:
             form = parse_qs(data.decode(), max_num_fields=20_000)
@@ -115,12 +117,18 @@ async def paths_info(
             expand = form.get("expand", [""])[0].lower() in ("1", "true")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise HubError(400, "The body does not name paths") from None
+    if len(paths) > (EXPANDED_LIMIT if expand else PATHS_LIMIT):
+        raise HubError(413, f"Ask for at most {PATHS_LIMIT} paths, {EXPANDED_LIMIT} with `expand`")
     record = access.readable(request, kind_of(kinds), namespace, name)
-    repo = open_repo(request, record)
-    commit = commit_of(repo, revision)
-    entries = [history.entry(repo, commit, path.strip("/")) for path in paths]
-    rows = await run_in_threadpool(_rows, repo, commit, [e for e in entries if e], expand)
-    return JSONResponse(rows, headers={"X-Repo-Commit": str(commit.id)})
+
+    def described() -> JSONResponse:
+        repo = open_repo(request, record)
+        commit = commit_of(repo, revision)
+        entries = [history.entry(repo, commit, path.strip("/")) for path in paths]
+        rows = _rows(repo, commit, [e for e in entries if e], expand)
+        return JSONResponse(rows, headers={"X-Repo-Commit": str(commit.id)})
+
+    return await run_in_threadpool(described)
 
 
 @router.post(REPO + "/preupload/{revision:ref}")
@@ -130,11 +138,19 @@ async def preupload(
     """Say how each file is to be sent and what is there already."""
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
     payload = await access.json_body(request, 4 << 20)
-    repo = open_repo(request, record)
+    files = payload.get("files")
+    if not isinstance(files, list):
+        raise HubError(400, "The body does not list files")
+    if len(files) > PATHS_LIMIT:
+        raise HubError(413, f"Announce at most {PATHS_LIMIT} files at a time")
+    return await run_in_threadpool(_preupload, open_repo(request, record), revision, files)
+
+
+def _preupload(repo: pygit2.Repository, revision: str, files: list[Any]) -> dict[str, Any]:
     commit = commit_of(repo, revision)
     rows = []
     try:
-        for file in payload["files"]:
+        for file in files:
             path, size = str(file["path"]), int(file["size"])
             sample = base64.b64decode(file.get("sample") or "")
             present = history.entry(repo, commit, path.strip("/"))
@@ -164,7 +180,11 @@ async def batch(request: Request, namespace: str, name: str, kinds: str = "model
     wanted = payload.get("objects")
     if not isinstance(wanted, list):
         raise HubError(400, "The body does not list objects")
-    rows = [_batch_row(request, record, item, upload) for item in wanted]
+    if len(wanted) > PATHS_LIMIT:
+        raise HubError(413, f"Ask for at most {PATHS_LIMIT} objects at a time")
+    rows = await run_in_threadpool(
+        lambda: [_batch_row(request, record, item, upload) for item in wanted]
+    )
     return JSONResponse(
         {"transfer": "basic", "objects": rows}, media_type="application/vnd.git-lfs+json"
     )
@@ -278,13 +298,8 @@ async def commit(
     message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
     parent = header.get("parentCommit")
     parent = None if parent is None else str(parent)
-    oid = await run_in_threadpool(
-        _commit_locked,
-        *(store, record, revision, changes),
-        author=user.name,
-        message=message,
-        parent=parent,
-    )
+    put = partial(_commit_locked, author=user.name, message=message, parent=parent)
+    oid = await turns.alone(request, record.id, put, store, record, revision, changes)
     prefix = "" if kinds == "models" else f"{kinds}/"
     url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
     return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
@@ -304,7 +319,9 @@ def _commit_locked(
         repo = history.open_(git)
         if f"refs/heads/{branch}" not in repo.references:
             raise HubError(404, f"Invalid rev id: {branch[:100]}", "RevisionNotFound")
-        return history.commit(git, branch, changes, **details)
+        oid = history.commit(git, branch, changes, **details)
+        results.remember(repo, branch)
+        return oid
 
 
 async def _lines(request: Request) -> AsyncIterator[bytes]:
@@ -332,7 +349,7 @@ async def _lines(request: Request) -> AsyncIterator[bytes]:
 
 def _operation(line: bytes) -> tuple[str, dict[str, Any]]:
     try:
-        parsed = json.loads(line)
+        parsed = plain_json(line)
         key, value = parsed["key"], parsed["value"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise HubError(400, "A line of the commit is not {key, value} in JSON") from None

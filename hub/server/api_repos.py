@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, results
+from usermirrorer.hub.server import access, history, results, turns
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.cards import CARD_LIMIT, card_data, front_matter, tags_of
+from usermirrorer.hub.server.cards import CARD_LIMIT, card_data, front_matter, listed_card, tags_of
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo, page, web_url
 from usermirrorer.hub.server.store import KINDS, Repo, Store, valid_name
 
@@ -41,7 +42,7 @@ async def validate_yaml(request: Request) -> JSONResponse:
     """Check the header of a card before it is committed."""
     payload = await access.json_body(request, CARD_LIMIT)
     try:
-        front_matter(str(payload.get("content", "")))
+        await run_in_threadpool(front_matter, str(payload.get("content", "")))
     except ValueError as error:
         return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
     return JSONResponse({"errors": [], "warnings": []})
@@ -58,7 +59,8 @@ async def create(request: Request) -> JSONResponse:
         raise HubError(400, "Not a repository type or name")
     access.owned_namespace(request, namespace)
     private = payload.get("visibility") == "private" or payload.get("private") is True
-    made = store_of(request).create(kind, user.name, str(name), private)
+    make = store_of(request).create
+    made = await run_in_threadpool(make, kind, user.name, str(name), private)
     url = web_url(request, kind, f"{user.name}/{name}")
     if made is None:
         message = "You already created this repo"
@@ -74,7 +76,7 @@ async def delete(request: Request) -> dict[str, str]:
     namespace = str(payload.get("organization") or user.name)
     kind = str(payload.get("type") or "model")
     repo, _ = access.writable(request, kind, namespace, str(payload.get("name")))
-    await run_in_threadpool(_delete_locked, store_of(request), repo)
+    await turns.alone(request, repo.id, _delete_locked, store_of(request), repo)
     return {"status": "ok"}
 
 
@@ -124,11 +126,17 @@ def describe(
     *,
     files: bool = True,
     blobs: bool = False,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """Return what `dataset_info` and `model_info` say about a repository at a revision."""
     repo = open_repo(request, record)
     commit = commit_of(repo, revision)
-    card = card_data(repo, commit)
+    if brief:  # of many: without the long fields of each card
+        listed = listed_card(repo, commit)
+        card, tags = listed["card"], listed["tags"]
+    else:
+        card = card_data(repo, commit)
+        tags = tags_of(card)
     info: dict[str, Any] = {
         "_id": f"{record.id:024x}",
         "id": record.full_name,
@@ -141,7 +149,7 @@ def describe(
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": tags_of(card),
+        "tags": tags,
         "cardData": card,
     }
     if record.kind == "model":
@@ -197,7 +205,7 @@ def listing(request: Request, kinds: str) -> JSONResponse:
             continue
         if not all(word in record.full_name.lower() for word in words):
             continue
-        described = describe(request, record, files="full" in query)
+        described = describe(request, record, files="full" in query, brief=True)
         if wanted <= set(described["tags"]):
             rows.append(described)
     if (key := query.get("sort")) in ("lastModified", "createdAt"):
@@ -285,7 +293,7 @@ async def add_branch(
     """Make a branch at a revision (`startingPoint`, else main)."""
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
     start = str((await access.json_body(request)).get("startingPoint") or "main")
-    await run_in_threadpool(_add, request, record, "heads", branch, start)
+    await turns.alone(request, record.id, _add, request, record, "heads", branch, start)
     return {"status": "ok"}
 
 
@@ -297,15 +305,14 @@ async def add_tag(
     record, user = access.writable(request, kind_of(kinds), namespace, name)
     payload = await access.json_body(request)
     tag, message = (str(payload.get(key) or "") for key in ("tag", "message"))
-    await run_in_threadpool(
-        _add, request, record, "tags", tag, revision, message=message, author=user.name
-    )
+    add = partial(_add, message=message, author=user.name)
+    await turns.alone(request, record.id, add, request, record, "tags", tag, revision)
     return {"status": "ok"}
 
 
 @router.delete(REPO + "/branch/{reference:ref}")
 @router.delete(REPO + "/tag/{reference:ref}")
-def remove(
+async def remove(
     request: Request, kinds: str, namespace: str, name: str, reference: str
 ) -> dict[str, str]:
     """Remove a branch or a tag."""
@@ -313,7 +320,6 @@ def remove(
     group = "heads" if "/branch/" in request.url.path else "tags"
     if (group, reference) == ("heads", "main"):
         raise HubError(403, "The branch main cannot be removed")
-    store = store_of(request)
-    with store.locks[record.id]:
-        history.remove_reference(store.folder(record) / "git", group, reference)
+    git = store_of(request).folder(record) / "git"
+    await turns.alone(request, record.id, history.remove_reference, git, group, reference)
     return {"status": "ok"}

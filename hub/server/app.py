@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pygit2
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import (
     addresses,
     api_content,
     api_repos,
     collections,
+    disk,
     history,
+    hosts,
     objects,
     pages,
     results,
+    turns,
     xet,
 )
 from usermirrorer.hub.server.access import HubError
 from usermirrorer.hub.server.store import Store
-from usermirrorer.hub.server.uvicorn_internals import Protocol, buffer_bodies
+from usermirrorer.hub.server.uvicorn_internals import Protocol, buffer_bodies, connection_limit
+
+_log = logging.getLogger("usermirrorer.hub")
 
 
-def create_app(root: Path) -> FastAPI:
+def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -> FastAPI:
     """Return the application that serves the folder `root`.
+
+    Args:
+        root: The folder.
+        host: The address on which it will listen.
+        names: More names by which it may be called.
 
     Raises:
         UserError: if another process serves it.
@@ -36,22 +53,19 @@ def create_app(root: Path) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sys.setswitchinterval(0.001)  # the loop waits so long for each thread that computes
+        reading = asyncio.create_task(_read_old(store))
         yield
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
         store.close()
 
     app = FastAPI(title="UserMirrorer local Hub", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.store = store
     app.state.uploads = set()
-    app.add_exception_handler(HubError, error_response)  # type: ignore[arg-type]
-    for error, status, code in (
-        (history.Conflict, 412, ""),
-        (history.Missing, 404, "EntryNotFound"),
-        (history.BadName, 400, ""),
-        (objects.WrongContent, 422, ""),
-    ):
-        app.add_exception_handler(error, _handler(status, code))
-
-    app.add_exception_handler(objects.OutsideRange, _outside)
+    app.state.repositories = turns.Repositories()
+    _answer_errors(app)
 
     @app.get("/healthz", include_in_schema=False)
     def health() -> dict[str, str]:
@@ -63,12 +77,47 @@ def create_app(root: Path) -> FastAPI:
     app.include_router(xet.router)
     app.include_router(results.router)
     app.include_router(pages.router)
+    app.add_middleware(turns.Turns, refuse=error_response)
     app.add_middleware(addresses.Segments)
+    app.add_middleware(hosts.Hosts, listens=host, names=tuple(names))
     return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Give each exception of the modules below its status."""
+    app.add_exception_handler(HubError, error_response)  # type: ignore[arg-type]
+    for error, status, code in (
+        (history.Conflict, 412, ""),
+        (history.Missing, 404, "EntryNotFound"),
+        (history.BadName, 400, ""),
+        (objects.WrongContent, 422, ""),
+    ):
+        app.add_exception_handler(error, _handler(status, code))
+    app.add_exception_handler(objects.OutsideRange, _outside)
+    for failure in (OSError, sqlite3.Error, pygit2.GitError, UserError):
+        app.add_exception_handler(failure, _not_stored)
+    for no_value in (OverflowError, UnicodeError):  # numbers and texts that cannot be stored
+        app.add_exception_handler(no_value, _no_value)
+
+
+async def _read_old(store: Store) -> None:
+    """Read what listings need of repositories that an older version has written."""
+    with contextlib.suppress(Exception):  # who asks for them is told
+        for record in await asyncio.to_thread(store.repos):
+            git = store.folder(record) / "git"
+            await asyncio.to_thread(_remember, git, record.full_name)
+
+
+def _remember(git: Path, name: str) -> None:
+    try:
+        results.remember(history.open_(git))
+    except Exception:  # whatever lies in a repository, the server goes on
+        _log.exception("repository %s cannot be read", name)
 
 
 def error_response(request: Request, error: HubError) -> Response:
     """Turn a HubError into a page for browsers, into JSON and the X-Error headers for clients."""
+    error.message = _for_others(request, error.message)
     if "text/html" in request.headers.get("accept", ""):
         return pages.error_page(request, error)
     message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
@@ -76,6 +125,18 @@ def error_response(request: Request, error: HubError) -> Response:
     if error.code:
         headers["X-Error-Code"] = error.code
     return JSONResponse({"error": error.message}, error.status, headers)
+
+
+def _for_others(request: Request, message: str) -> str:
+    """Return a message without what cannot be sent, or is nobody's business: where things lie."""
+    state = getattr(request.scope.get("app"), "state", None)
+    root = str(state.store.root) if state is not None else ""
+    message = message.encode(errors="replace").decode()
+    return message.replace(root, "...") if root else message
+
+
+def _no_value(request: Request, _: Exception) -> Response:
+    return error_response(request, HubError(400, "A number or text that cannot be stored"))
 
 
 def _handler(status: int, code: str) -> Callable[[Request, Exception], Response]:
@@ -91,15 +152,33 @@ def _outside(request: Request, error: Exception) -> Response:
     return error_response(request, refused)
 
 
-def configuration(root: Path, host: str = "127.0.0.1", port: int = 7861) -> uvicorn.Config:
+def _not_stored(request: Request, error: Exception) -> Response:
+    """Say that the disk is full or cannot be written; all else is a failure of the server."""
+    if isinstance(error, UserError):  # accounts that are missing or broken by now
+        return error_response(request, HubError(503, error.what))
+    if not (why := disk.refusal(error)):
+        raise error
+    return error_response(request, HubError(507, why))
+
+
+def configuration(
+    root: Path, host: str = "127.0.0.1", port: int = 7861, names: Iterable[str] = ()
+) -> uvicorn.Config:
     """Return the uvicorn configuration that serves the folder `root`.
+
+    Args:
+        root: The folder.
+        host: Address to listen on.
+        port: Port to listen on.
+        names: More names by which clients may call it, e.g. of a proxy before it.
 
     Raises:
         UserError: if another process serves it.
     """
     buffer_bodies(2 * objects.BLOCK)  # where `uploads.py` does not apply
+    Protocol.most = connection_limit()
     return uvicorn.Config(
-        create_app(root),
+        create_app(root, host, names),
         host=host,
         port=port,
         log_level="warning",

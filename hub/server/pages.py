@@ -10,28 +10,43 @@ could run code are dropped by the renderer, and the pages' content policy allows
 from __future__ import annotations
 
 import fnmatch
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from usermirrorer.hub.server import access, collections, history, objects, preview, results
+from usermirrorer.hub.server import access, collections, derived, history, objects, preview, results
 from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.cards import card_data
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
 from usermirrorer.hub.server.store import KINDS, Repo
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 router = APIRouter()
 #: Rows shown of each config, longest cell, largest Parquet file that is opened for them.
 ROWS, CELL, PARQUET_LIMIT = 5, 240, 512 << 20
+#: Files, versions and results listed on a page, letters of a card; the rest is in the API.
+_FILES, _VERSIONS, _RESULTS, _CARD = 1000, 200, 500, 200_000
+#: Entries looked through for a pattern of files.
+_WALKED = 5000
+#: Configurations whose first rows are shown.
+_CONFIGS = 50
 _POLICY = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'"
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
     ),
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -59,7 +74,7 @@ def index(request: Request) -> HTMLResponse:
             }
             for record in access.store_of(request).repos("kind = ?", (kind,))
             if not record.private or record.namespace.lower() == mine
-        ]
+        ][:_FILES]
         for kind in KINDS
     }
     return _page(
@@ -115,12 +130,12 @@ def error_page(request: Request, error: HubError) -> HTMLResponse:
 def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
     """Show what belongs to a release, each repository at the version that its note names."""
     shown = collections.readable(request, namespace, slug)
-    items = []
-    for item in shown["items"]:
+    items, boards = [], results.datasets_with_results(request)
+    for item in shown["items"][:_RESULTS]:
         record: Repo = item["record"]
         tags = history.references(open_repo(request, record))["tags"]
         tag = next((word for word in item["note"].split() if word in tags), None)
-        board = results.leaderboard(request, record) if record.kind == "dataset" else []
+        board = record.kind == "dataset" and record.full_name.lower() in boards
         items.append(
             {
                 "record": record,
@@ -146,7 +161,7 @@ def repository(
     repo = open_repo(request, record)
     commit = commit_of(repo, revision)
     base = f"{address(record)}/resolve/{quote(revision, safe='')}/"
-    files = [e for e in history.walk(repo, commit) if not e.is_folder]
+    files = [e for e in islice(history.walk(repo, commit), _WALKED) if not e.is_folder][:_FILES]
     references = history.references(repo)
     return _page(
         request,
@@ -156,14 +171,19 @@ def repository(
         revision=revision,
         commit=str(commit.id),
         date=iso(commit.commit_time),
-        message=commit.message.partition("\n")[0],
-        card=render_card(_readme(repo, commit), base),
+        message=commit.message.partition("\n")[0][:200],
+        card=_card(repo, commit, base),
         files=[{"path": e.path, "size": e.size, "address": base + quote(e.path)} for e in files],
-        tags=[*reversed(references["tags"]), *references["heads"]],
+        many_files=len(files) == _FILES,
+        tags=[*reversed(references["tags"]), *references["heads"]][:_VERSIONS],
         tables=first_rows(request, record, repo, commit) if record.kind == "dataset" else [],
-        leaderboard=results.leaderboard(request, record) if record.kind == "dataset" else [],
-        results=[r["data"] for r in results.read(repo, commit) if "data" in r],
+        leaderboard=_board(request, record) if record.kind == "dataset" else [],
+        results=[r["data"] for r in results.read(repo, commit) if "data" in r][:_RESULTS],
     )
+
+
+def _board(request: Request, record: Repo) -> list[dict[str, Any]]:
+    return results.leaderboard(request, record)[:_RESULTS]
 
 
 def address(record: Repo) -> str:
@@ -172,28 +192,48 @@ def address(record: Repo) -> str:
 
 
 def _page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     try:
         user = access.visitor(request)
     except HubError:  # the error page of a wrong token is a page as well
         user = None
     values |= {"user": user.name if user else "", "here": request.url.path, "status": status}
     headers = _POLICY | ({"Cache-Control": "private, no-store"} if user else {})
-    return HTMLResponse(environment.get_template(template).render(values), status, headers)
+    return HTMLResponse(_templates().get_template(template).render(values), status, headers)
 
 
-def _readme(repo: pygit2.Repository, commit: pygit2.Commit) -> str:
+@lru_cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+
+
+def _card(repo: pygit2.Repository, commit: pygit2.Commit, base: str) -> Any:
+    """Return the card rendered; it is rendered once, as hostile Markdown can take seconds."""
+    from markupsafe import Markup
+
     readme = history.entry(repo, commit, "README.md")
     if readme is None or readme.is_folder or readme.lfs:
         return ""
+    rendered: str = derived.record(
+        Path(repo.path).parent, "html", readme.oid, lambda: _rendered(repo, readme)
+    )
+    return Markup(rendered.replace(_BASE, base))  # `base` is quoted, the rest is render_card's
+
+
+#: Stands for the address below which a card's links are, which depends on the revision shown.
+_BASE = "/\ue000base\ue000/"
+
+
+def _rendered(repo: pygit2.Repository, readme: history.Entry) -> str:
     text = history.content(repo, readme).decode("utf-8", "replace").replace("\r\n", "\n")
     if text.startswith("---\n") and "\n---" in text[4:]:
         text = text[4:].partition("\n---")[2].partition("\n")[2]
-    return text
+    if len(text) > _CARD:
+        text = text[:_CARD] + "\n\n*The card is longer, see the file README.md.*"
+    return str(render_card(text.replace("\ue000", ""), _BASE))
 
 
 def render_card(text: str, base: str) -> Any:
@@ -219,11 +259,15 @@ def first_rows(
 ) -> list[dict[str, Any]]:
     """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
     folder = access.store_of(request).folder(record)
-    files = [e for e in history.walk(repo, commit) if e.path.endswith(".parquet") and e.lfs]
+    patterns = _patterns(card_data(repo, commit).get("configs"))
+    entries = islice(history.walk(repo, commit), _WALKED) if patterns else ()
+    walked = [entry for entry in entries if _is_parquet(entry)]
     shown = []
-    for config, split, pattern in _patterns(card_data(repo, commit).get("configs")):
-        file = next((e for e in files if fnmatch.fnmatchcase(e.path, pattern)), None)
-        if file is not None and file.lfs is not None and file.size <= PARQUET_LIMIT:
+    for config, split, pattern in patterns:
+        named = history.entry(repo, commit, pattern)
+        files = [e for e in walked if fnmatch.fnmatchcase(e.path, pattern)]
+        file = next((e for e in [named, *files] if e and _is_parquet(e)), None)
+        if file is not None and file.lfs is not None:
             shown.append((config, split, objects.path_of(folder, file.lfs[0])))
     heads = preview.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
     return [
@@ -231,6 +275,10 @@ def first_rows(
         for (config, split, _), head in zip(shown, heads, strict=True)
         if head is not None
     ]
+
+
+def _is_parquet(file: history.Entry) -> bool:
+    return bool(file.lfs) and file.path.endswith(".parquet") and file.size <= PARQUET_LIMIT
 
 
 def _patterns(configs: Any) -> list[tuple[str, str, str]]:
@@ -241,9 +289,11 @@ def _patterns(configs: Any) -> list[tuple[str, str, str]]:
         for row in files[:1] if isinstance(files, list) else []:
             path = row.get("path") if isinstance(row, dict) else None
             first = path[0] if isinstance(path, list) and path else path
-            if isinstance(first, str):
+            if isinstance(first, str) and len(first) <= CELL:
                 patterns.append((str(config.get("config_name")), str(row.get("split")), first))
-    return patterns[:50]
+            if len(patterns) == _CONFIGS:
+                return patterns
+    return patterns
 
 
 @router.api_route(

@@ -1,16 +1,20 @@
 """All that the local Hub knows of uvicorn's inside: its protocol class and how it reads bodies.
 
 uvicorn lets a protocol class be chosen (`Config(http=...)`), but has no public way to take a
-connection over, nor to set how much of a body it buffers. `tests/test_private_names.py` says which
-name is gone when an upgrade of uvicorn changes this.
+connection over, to set how much of a body it buffers, or to limit how long a client takes for the
+head of a request, how long that head is, and how many connections stand about.
+`tests/test_private_names.py` says which name is gone when an upgrade of uvicorn changes this.
 """
 
 from __future__ import annotations
 
+import asyncio
+import http
 import os
-from collections.abc import Mapping
+import resource
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -19,15 +23,123 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 _EXTENSION = "usermirrorer.cycle"
 
 
+#: Seconds for the head of a request, and bytes of it (llhttp has no limit); seconds in which
+#: something of a body must come, or of an answer be taken.
+HEAD_SECONDS, HEAD_BYTES, STILL_SECONDS = 20, 64 << 10, 90
+#: Connections at the same time; files and SQLite need descriptors as well.
+CONNECTIONS = 2000
+_DESCRIPTORS_LEFT = 512
+
+
+def connection_limit() -> int:
+    """Raise the limit of open files as far as it goes; return how many may be connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS + _DESCRIPTORS_LEFT  # an upload takes two
+    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    spare = soft if soft != resource.RLIM_INFINITY else wanted
+    return max(16, min(CONNECTIONS, (spare - _DESCRIPTORS_LEFT) // 2))
+
+
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which shows the application the connection of an upload (a PUT)."""
+    """uvicorn's protocol, with limits, which shows the application the connection of an upload.
+
+    A connection on which no request is going on gives way to a new one when there are too many.
+    """
+
+    most = CONNECTIONS
+    #: All connections on which no request is going on, the oldest first.
+    idle: ClassVar[dict[Protocol, None]] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the head of a request; make room if there are too many."""
+        super().connection_made(transport)
+        self.watch: asyncio.TimerHandle | None = None
+        self.body_bytes, self.still = 0, (0, 0)
+        self._wait_for_head()
+        if len(self.connections) > self.most:
+            oldest = next(iter(self.idle))  # perhaps this one
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+            self.idle.pop(oldest, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_watch()
+        self.idle.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes of a head, which may have no end."""
+        if self.in_head:
+            self.head_bytes += len(data)
+        super().data_received(data)
+        if self.in_head and self.head_bytes > HEAD_BYTES:
+            self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the head of the next request on this connection."""
+        super().on_message_begin()
+        self.in_head, self.head_bytes = True, 0
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_head()
 
     def on_headers_complete(self) -> None:
         """Put the connection into the request's scope."""
+        self.in_head = False
+        self.idle.pop(self, None)
         super().on_headers_complete()
+        self._watch(STILL_SECONDS / 3, self._look)
         if self.scope["method"] == "PUT":
             extensions: dict[str, Any] = {_EXTENSION: self.cycle}
             self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+
+    def on_body(self, body: bytes) -> None:
+        """Note that something came."""
+        self.body_bytes += len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Count the connection as idle until the next request."""
+        super().on_response_complete()
+        self._stop_watch()
+        if self.transport.is_closing():
+            return
+        self.idle[self] = None
+
+    def _wait_for_head(self) -> None:
+        self.in_head, self.head_bytes = True, 0
+        self.idle[self] = None
+        self._watch(HEAD_SECONDS, lambda: self._refuse(408))
+
+    def _watch(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_watch()
+        self.watch = self.loop.call_later(seconds, then)
+
+    def _stop_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
+
+    def _look(self, times: int = 0) -> None:
+        """Let a client go that sends nothing of its body, or takes nothing of the answer."""
+        cycle, unsent = self.cycle, self.transport.get_write_buffer_size()
+        reads = cycle.more_body and not self.flow.read_paused and not cycle.response_started
+        still = (reads or unsent > 0) and self.still == (self.body_bytes, unsent)
+        self.still = (self.body_bytes, unsent)
+        if still and times >= 2:
+            self.transport.abort()
+            return
+        self._watch(STILL_SECONDS / 3, lambda: self._look(times + 1 if still else 0))
+
+    def _refuse(self, status: int) -> None:
+        phrase = http.HTTPStatus(status).phrase
+        head = f"HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        if not self.transport.is_closing():
+            self.transport.write(head.encode())
+            self.transport.close()
 
 
 @dataclass(frozen=True)

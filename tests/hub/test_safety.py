@@ -99,7 +99,7 @@ def begin_upload(address: str, size: int) -> socket.socket:
     """Send the head of an upload and nothing of its body."""
     url = httpx.URL(address)
     connection = socket.create_connection((url.host, url.port), timeout=30)
-    head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
     connection.sendall(head.encode())
     return connection
 
@@ -361,7 +361,7 @@ def test_a_file_that_unpacks_without_end_costs_its_table_only(tmp_path):
 
 
 def test_odd_yaml_becomes_plain_or_is_refused():
-    from usermirrorer.hub.server.cards import plain_yaml
+    from usermirrorer.hub.server.foreign_yaml import plain_yaml
 
     assert plain_yaml("a: 2026-01-01\nb: .nan\n1: x") == {"a": "2026-01-01", "b": "NaN", "1": "x"}
     for bad in (
