@@ -412,8 +412,12 @@ def validate(
     from usermirrorer.builders.audit.report import audit, sources
 
     count = checks.token_count(tokenizer) if tokenizer else None
-    scenes, pairs = checks.load(target, revision)
+    commit = checks.commit(target, revision)
+    scenes, pairs = checks.load(target, commit)
     findings = checks.validate(scenes, pairs, count)
+    if commit:
+        asked = revision or "main"
+        findings.insert(0, checks.Finding("What was read", None, f"commit {commit} ({asked})"))
     told: dict[str, Any] = {}
     if audit_too:
         real, placebo = checks.apart(scenes)

@@ -21,6 +21,7 @@ from usermirrorer.builders.audit.cues import cues
 from usermirrorer.builders.audit.estimates import Estimate, accuracy
 from usermirrorer.builders.audit.lists import make_lists
 from usermirrorer.builders.audit.load import placebo_beside
+from usermirrorer.builders.common import published
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import (
     CONTEXT_TOKENS,
@@ -413,12 +414,21 @@ def token_count(model: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def load(target: str, revision: str | None = None) -> tuple[Tables, pa.Table | None]:
+def commit(target: str, revision: str | None = None) -> str:
+    """Return the commit of a repository's revision, "" of a file or folder.
+
+    Raises:
+        UserError: if there is neither file, folder nor repository of that name and revision.
+    """
+    return "" if Path(target).exists() else published.commit_of(target, revision)
+
+
+def load(target: str, commit: str = "") -> tuple[Tables, pa.Table | None]:
     """Read scenes, their placebos and pairs from a Parquet file, a folder or a Hub repository.
 
     Args:
         target: File of scenes, folder of `usermirrorer scenes`, release folder or repository.
-        revision: Tag or commit, for a repository.
+        commit: Of a repository, from `commit`.
 
     Returns:
         Scenes by split (`train`, `test`, `placebo_train`, `placebo_test`: those that are there; of
@@ -434,19 +444,15 @@ def load(target: str, revision: str | None = None) -> tuple[Tables, pa.Table | N
         return {split: read_table(file) for split, file in files.items()}, None
     if path.is_dir():
         return _load_folder(path)
-    from datasets import get_dataset_config_names, load_dataset
-
-    try:
-        configs = get_dataset_config_names(target, revision=revision)
-        scenes = dict(load_dataset(target, "scenes", revision=revision))
-        if "placebo" in configs:
-            placebo = load_dataset(target, "placebo", revision=revision)
-            scenes |= {PLACEBO + split: rows for split, rows in placebo.items()}
-        pairs = load_dataset(target, "preference", split="train", revision=revision)
-    except (FileNotFoundError, ValueError, ConnectionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"is no file, folder or dataset: {reason}", where=target) from error
+    there = published.configurations(target, commit)
+    scenes = dict(published.read_rows(target, "scenes", commit=commit))
+    if "placebo" in there:
+        placebo = dict(published.read_rows(target, "placebo", commit=commit))
+        scenes |= {PLACEBO + split: rows for split, rows in placebo.items()}
     tables = {split: _arrow(rows, SCENE) for split, rows in scenes.items()}
+    if "preference" not in there:
+        return tables, None
+    pairs = published.read_rows(target, "preference", "train", commit)
     return tables, _arrow(pairs, PREFERENCE)
 
 

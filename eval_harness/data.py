@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.audit.load import placebo_beside
+from usermirrorer.builders.common import published
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import fingerprint, read_json, read_table
 from usermirrorer.eval_harness.metric_table import gap_counts
@@ -57,7 +57,7 @@ def load_scenes(
     """
     dataset = dataset or os.environ.get("USERMIRROR_DATASET", "") or DATASET
     revision = revision or os.environ.get("USERMIRROR_REVISION", "")
-    commit = "" if Path(dataset).exists() else _resolve(dataset, revision)
+    commit = "" if Path(dataset).exists() else published.commit_of(dataset, revision)
     scenes = _of_source(_read(source, dataset, commit, table), source, dataset)
     _check_answers(scenes, dataset)
     modes = Counter(map(exposure_mode, scenes))
@@ -176,29 +176,21 @@ def _of_source(scenes: Dataset | None, source: str, dataset: str) -> Dataset:
 
 def _read(source: str, dataset: str, commit: str, table: str) -> Dataset | None:
     """Return the rows of a table; None if the dataset has no placebo."""
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset
 
     if Path(dataset).is_file():
         return Dataset(read_table(Path(dataset)))
-    there = _configs(dataset, commit)
+    there = manifest(dataset, commit).get("splits") or published.configurations(dataset, commit)
     domain = domain_of(source) or (source if source in _domains() else "")
     config = f"{table}_{domain}" if domain else table
     if config not in there and table == "paper":
         config = config.replace(table, "scenes", 1)  # of logged lists there is one kind only
     if config not in there and table == "placebo":
         return None
-    with _explained(f"split 'test' of config {config!r} cannot be loaded", dataset, _OTHER):
-        return load_dataset(dataset, config, split="test", revision=commit or None)
-
-
-def _configs(dataset: str, commit: str) -> Container[str]:
-    """Return the configurations of a dataset: a release's manifest lists them."""
-    from datasets import get_dataset_config_names
-
-    if listed := manifest(dataset, commit).get("splits"):
-        return listed
-    with _explained("its configurations cannot be listed", dataset, _OTHER):
-        return get_dataset_config_names(dataset, revision=commit or None)
+    try:
+        return published.read_rows(dataset, config, "test", commit)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, fix=f"{error.fix} {_OTHER}") from error
 
 
 def _domains() -> Container[str]:
@@ -209,19 +201,11 @@ def _domains() -> Container[str]:
 
 def manifest(dataset: str, commit: str) -> Mapping[str, Any]:
     """Return the manifest of a release, folder or repository; {} if it has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     if Path(dataset).is_file():
         return {}
-    if Path(dataset).is_dir():
-        path = Path(dataset) / MANIFEST
-        return read_json(path) if path.exists() else {}
-    try:
-        found = hf_hub_download(dataset, MANIFEST, repo_type="dataset", revision=commit or None)
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return {}
-    return read_json(Path(found))
+    local = Path(dataset) / MANIFEST if Path(dataset).is_dir() else None
+    path = local or published.file_of(dataset, commit, MANIFEST)
+    return read_json(path) if path is not None and path.exists() else {}
 
 
 def _audit(release: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -230,39 +214,6 @@ def _audit(release: Mapping[str, Any], source: str) -> dict[str, Any]:
     baselines = audit.get("sources", {}).get(source, {}).get("baselines", {})
     told = {name: baselines[name] for name in ("no_history",) if name in baselines}
     return told | ({"allowed_tells": True} if audit.get("allowed_tells") else {})
-
-
-def _resolve(dataset: str, revision: str) -> str:
-    """Return the commit of a repository's revision; from the local cache when offline."""
-    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    card: dict[str, Any] = {"revision": revision or "main", "repo_type": "dataset"}
-    if constants.HF_HUB_OFFLINE:
-        found = try_to_load_from_cache(dataset, "README.md", **card)
-        if not isinstance(found, str) and revision:
-            raise UserError(
-                f"revision {revision!r} is not in the cache", where=dataset, fix="Run once online."
-            )
-        return Path(found).parent.name if isinstance(found, str) else ""
-    check = "Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file."
-    with _explained(f"revision {revision or 'main'!r} cannot be reached", dataset, check):
-        commit = str(HfApi().dataset_info(dataset, revision=revision or None).sha)
-        with contextlib.suppress(EntryNotFoundError):  # so that the cache knows the revision
-            hf_hub_download(dataset, "README.md", **card)
-    return commit
-
-
-@contextlib.contextmanager
-def _explained(what: str, dataset: str, fix: str) -> Iterator[None]:
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (OSError, ValueError, DatasetsError) as error:  # Hub errors are OSErrors
-        raise UserError(
-            f"{what}: {type(error).__name__}: {error}", where=dataset, fix=fix
-        ) from error
 
 
 def _check_columns(scenes: Dataset, dataset: str) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
+from usermirrorer.builders.common import published
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import LABELS
 from usermirrorer.builders.decisions import chat as chats
@@ -167,16 +167,16 @@ def sft_rows(
         seed: Draws the general rows, and with `hints_early` the order of scenes.
 
     Raises:
-        UserError: see `load_source`, `view`, `encode`, `fit` and `general_rows`.
+        UserError: see `read_source`, `view`, `encode`, `fit` and `general_rows`.
     """
     from datasets import concatenate_datasets
 
-    source = load_source(arguments)
+    source, commit = read_source(arguments)
     task = view(source, "sft", arguments)
     if arguments.hints_early:
         task = task.select(early_hints_order(_chosen(source, arguments), arguments, seed))
     encoded = encode(task, tokenizer, arguments.stage)
-    facts = _facts(arguments, source, task)
+    facts = _facts(arguments, source, commit, task)
     rows, facts["dropped"] = _fit(encoded, lengths(encoded, tokenizer), limit, arguments)
     general = general_rows(arguments, tokenizer, limit, len(rows), seed)
     if general is not None:
@@ -208,7 +208,7 @@ def grpo_rows(
 def _untokenized(
     kind: View, arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> Prepared:
-    source = load_source(arguments)
+    source, commit = read_source(arguments)
     task = view(source, kind, arguments).map(
         _for_template, fn_kwargs={"tokenizer": tokenizer, "kind": kind}
     )
@@ -216,7 +216,7 @@ def _untokenized(
     rows, dropped = _fit(task, counted, limit, arguments)
     kept = [count for count in counted if limit is None or count <= limit]
     return Prepared(
-        rows, _facts(arguments, source, task) | {"dropped": dropped} | _token_facts(kept)
+        rows, _facts(arguments, source, commit, task) | {"dropped": dropped} | _token_facts(kept)
     )
 
 
@@ -242,7 +242,7 @@ def _token_facts(counted: Sequence[int]) -> dict[str, Any]:
     return {"longest_tokens": max(counted), "mean_tokens": sum(counted) / len(counted)}
 
 
-def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str, Any]:
+def _facts(arguments: DataArguments, source: Dataset, commit: str, task: Dataset) -> dict[str, Any]:
     chosen = _chosen(source, arguments)
     local = Path(arguments.dataset_name).exists()
     facts = {
@@ -250,7 +250,7 @@ def _facts(arguments: DataArguments, source: Dataset, task: Dataset) -> dict[str
         "local": local,
         "kind": source_kind(source.column_names),
         "revision": arguments.dataset_revision,
-        "commit": None if local else _commit(source),
+        "commit": commit or None,
         "split": arguments.dataset_split,
         "domains": dict(sorted(Counter(chosen["domain"]).items())),
         "sources": dict(sorted(Counter(_sources(chosen)).items())),
@@ -270,46 +270,42 @@ def _public_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def _commit(source: Dataset) -> str | None:
-    """Return the commit that the rows were downloaded at.
-
-    The cache keeps them in a folder of that name, so that it is known offline as well.
-    """
-    names = [Path(file["filename"]).parent.name for file in source.cache_files]
-    return next((name for name in names if re.fullmatch("[0-9a-f]{40}", name)), None)
-
-
 def load_source(arguments: DataArguments) -> Dataset:
-    """Load pairs or scenes from a Hub repository, a local release folder or a Parquet file.
+    """Load pairs or scenes; see `read_source`."""
+    return read_source(arguments)[0]
+
+
+def read_source(arguments: DataArguments) -> tuple[Dataset, str]:
+    """Return pairs or scenes of a Hub repository, a release folder or a Parquet file.
+
+    Returns:
+        The rows, and the commit that they are of: "" of what is local.
 
     Raises:
         UserError: if it is not there, or has no such configuration, split or revision.
     """
     config = arguments.dataset_config or ("scenes" if arguments.stage == "direct" else "preference")
-    return _load(
+    return _read(
         arguments.dataset_name, config, arguments.dataset_split, arguments.dataset_revision
     )
 
 
-def _load(name: str, config: str | None, split: str, revision: str | None) -> Dataset:
+def _read(name: str, config: str | None, split: str, revision: str | None) -> tuple[Dataset, str]:
     from datasets import load_dataset
 
     path = Path(name)
-    try:
-        if path.is_file():
-            kind = "parquet" if path.suffix == ".parquet" else "json"
-            return load_dataset(kind, data_files=name, split="train")
-        return load_dataset(name, config, split=split, revision=revision)
-    except (FileNotFoundError, ConnectionError) as error:  # DatasetNotFoundError is the first
-        raise UserError(
-            "dataset not found",
-            where=name,
-            fix="Give a Hub id you can read (and HF_ENDPOINT), a release folder or a Parquet file.",
-        ) from error
-    except Exception as error:
-        # `datasets` reports wrong configurations, splits and files by many types of its own.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"dataset cannot be loaded: {reason}", where=name) from error
+    if path.is_file():
+        kind = "parquet" if path.suffix == ".parquet" else "json"
+        try:
+            return load_dataset(kind, data_files=name, split="train"), ""
+        except Exception as error:
+            # `datasets` reports broken files by many types of its own.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"dataset cannot be loaded: {reason}", where=name) from error
+    if not path.is_dir() and (path.suffix in (".parquet", ".json", ".jsonl") or path.is_absolute()):
+        raise UserError("no such file", where=name)
+    commit = "" if path.is_dir() else published.commit_of(name, revision)
+    return published.read_rows(name, config, split, commit), commit
 
 
 def source_kind(columns: Iterable[str]) -> Literal["preference", "scenes"]:
@@ -620,7 +616,7 @@ def general_rows(
         return None
     if arguments.general_ratio <= 0:
         raise UserError("the ratio of task to general rows is positive", where="--general_ratio")
-    source = _load(arguments.general_data, None, "train", None)
+    source, commit = _read(arguments.general_data, None, "train", None)
     if "messages" not in source.column_names:
         raise UserError(
             "column messages is missing", where=arguments.general_data, fix="Give chats."
@@ -639,6 +635,8 @@ def general_rows(
         raise _too_few(arguments, wanted, len(source), passed)
     order = sorted(taken)
     facts = {"name": _public_name(arguments.general_data), "rows": wanted, "passed_over": passed}
+    if commit:
+        facts["commit"] = commit
     facts["fingerprint"] = content_hash(source.select(order).select_columns(["messages"]))
     return Prepared(Dataset.from_list([taken[index] for index in order]), facts)
 

@@ -9,6 +9,7 @@ assets.py    real raw files and models from the package registry
 models.py    language models and tokenizers, loaded or explained
 transformers_internals.py   what depends on the inside of transformers
 choice.py    the one rule for ties when the best option is chosen
+published.py published datasets, read at one commit
 intervals.py intervals of a mean, clustered by user and by item
 versions.py  semantic versions and their tags
 """
