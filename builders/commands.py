@@ -177,6 +177,16 @@ def _print_scenes(facts: Mapping[str, Any], out: Path) -> None:
     "limit: oldest history is left out first, options never.",
 )
 @click.option("--guided", is_flag=True, help="Force the headings (for very small models).")
+@click.option(
+    "--chat-template-kwargs",
+    default="",
+    help="What chat templates are given, as JSON: '{\"enable_thinking\": true}' lets reasoning "
+    "models think (then raise --max-tokens), which they do not by default; "
+    '\'{"strftime_now": "2025-01-31"}\' sets the date they print.',
+)
+@click.option(
+    "--think-end-token", default="", help="What ends the thinking, if not </think> or the like."
+)
 @click.option("--dtype", default="auto", help="auto, float32 or bfloat16.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
 @click.option("--seed", default=0)
@@ -202,7 +212,7 @@ def decide(
 
     rows = storage.read_table(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
-    names = ("temperature", "top_p", "max_tokens", "guided")
+    names = ("temperature", "top_p", "max_tokens", "guided", "think_end_token")
     sampling = Sampling(samples, *(options.pop(name) for name in names))
     run = {name: options.pop(name) for name in ("workers", "prompts", "seed")}
     meter = DecisionMeter(out, options.pop("price"))

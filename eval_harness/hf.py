@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, thought_of
+from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, thought_of, without_thinking
 from usermirrorer.builders.decisions.uncertainty import softmax
 from usermirrorer.eval_harness.lm_eval_internals import is_plain_transformers
 from usermirrorer.eval_harness.metrics import Floats
@@ -149,12 +149,25 @@ def decide(
             settings[batch[0]].sampling,
             [_seed(prompts[i], settings[i].seed) for i in batch],
         )
-        written = [[generation.text for generation in row] for row in drawn]
+        end = _think_end(lm)
+        written = [[_said(generation.text, end) for generation in row] for row in drawn]
         thoughts = [[thought_of(text) for text in row] for row in written]
         scores = engine.score(texts, thoughts, options)
         for i, row, score in zip(batch, written, scores, strict=True):
             answers[i] = {"texts": row, "probabilities": score.tolist()}
     return [answers[i] for i in range(len(prompts))]
+
+
+def _think_end(lm: Any) -> str:
+    """Return what lm_eval was told ends the model's thinking: a text, or the number of a token."""
+    end = getattr(lm, "think_end_token", None)
+    return lm.tokenizer.decode([end]) if isinstance(end, int) else str(end or "")
+
+
+def _said(text: str, end: str) -> str:
+    """Return a generation without its thinking, as lm_eval's own generations are."""
+    said = without_thinking(text, end) if end else text
+    return text if said is None else said
 
 
 def _batches(lm: Any, order: Sequence[int], settings: Sequence[SceneRequest]) -> list[list[int]]:

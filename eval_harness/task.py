@@ -91,7 +91,7 @@ class DecisionTask(ConfigurableTask):
             **self.settings,
             **provenance,
             **self._ablations.provenance,
-            "prompt_hash": prompt_hash(self.mode, self._prompts),
+            "prompt_hash": prompt_hash(self.mode, self._prompts, _given(self.settings)),
             "model_revision": local_model_revision(str(self.settings.get("pretrained", ""))),
             "packages": package_versions(),
         }
@@ -216,14 +216,28 @@ def newest_lines(history: Sequence[str], most: int | None) -> list[str]:
     return list(history)[max(0, len(history) - int(most)) :]
 
 
-def prompt_hash(mode: Mode, folder: Path) -> str:
-    """Return a hash of what a mode's prompts are made from: its templates and the chat's date."""
+def prompt_hash(mode: Mode, folder: Path, settings: chat.Settings | None = None) -> str:
+    """Return a hash of what a mode's prompts are made from.
+
+    Args:
+        mode: Decision or direct.
+        folder: Of the prompt templates.
+        settings: What the model's chat template is given: thinking, the date and the like.
+    """
     names = (f"{mode}_system.jinja", "scene.jinja")
     try:
         texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     except FileNotFoundError as error:
         raise UserError("prompt template is missing", where=error.filename) from error
-    return fingerprint({**texts, "date": chat.DATE})
+    return fingerprint({**texts, "chat": chat.template_settings(settings)})
+
+
+def _given(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's arguments say of its chat template, as lm_eval's models read them."""
+    given = dict(model.get("chat_template_args") or {})
+    if model.get("enable_thinking") is not None:
+        given["enable_thinking"] = model["enable_thinking"]
+    return given
 
 
 def plain_text(turns: Sequence[Message]) -> str:
@@ -251,9 +265,8 @@ def render(turns: list[Message], chat_template: Callable[[list[Message]], Any] |
     try:
         if not renders_here(lm):
             return chat_template(turns)
-        settings = dict(getattr(lm, "chat_template_args", {}))
-        if getattr(lm, "enable_thinking", None) is not None:
-            settings["enable_thinking"] = lm.enable_thinking
+        names = ("chat_template_args", "enable_thinking")
+        settings = _given({name: getattr(lm, name, None) for name in names})
         return chat.chat_text(lm.tokenizer, turns, **settings)
     except ValueError as error:
         raise UserError(

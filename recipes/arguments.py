@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from trl import ModelConfig, TrlParser
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.decisions.chat import read_settings
 from usermirrorer.recipes.data import DataArguments, packaged
 
 
@@ -54,6 +56,24 @@ class TuningArguments:
             "cheaper, since nothing is computed backwards through the others."
         },
     )
+
+
+@dataclass
+class ChatArguments:
+    """What the chat template is given beside the chat, where TRL's own arguments do not say it."""
+
+    chat_template_kwargs: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object of arguments of the chat template, as in decide. Thinking is off "
+            "and the date is fixed unless it says otherwise."
+        },
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as `builders/decisions/chat.py` takes them; of YAML they are no text."""
+        given = self.chat_template_kwargs or {}
+        return read_settings(given if isinstance(given, str) else json.dumps(given))
 
 
 @dataclass

@@ -156,7 +156,11 @@ class Prepared:
 
 
 def sft_rows(
-    arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None, seed: int
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    seed: int,
+    settings: chats.Settings | None = None,
 ) -> Prepared:
     """Return rows of `input_ids` and `labels`: the task's, then the general ones.
 
@@ -165,6 +169,7 @@ def sft_rows(
         tokenizer: Needs a chat template.
         limit: Longest row in tokens; None for no limit.
         seed: Draws the general rows, and with `hints_early` the order of scenes.
+        settings: What the chat template is given, see `builders/decisions/chat.py`.
 
     Raises:
         UserError: see `read_source`, `view`, `encode`, `fit` and `general_rows`.
@@ -175,10 +180,10 @@ def sft_rows(
     task = view(source, "sft", arguments)
     if arguments.hints_early:
         task = task.select(early_hints_order(_chosen(source, arguments), arguments, seed))
-    encoded = encode(task, tokenizer, arguments.stage)
-    facts = _facts(arguments, source, commit, task)
+    encoded = encode(task, tokenizer, arguments.stage, settings)
+    facts = _facts(arguments, source, commit, task, settings)
     rows, facts["dropped"] = _fit(encoded, lengths(encoded, tokenizer), limit, arguments)
-    general = general_rows(arguments, tokenizer, limit, len(rows), seed)
+    general = general_rows(arguments, tokenizer, limit, len(rows), seed, settings)
     if general is not None:
         facts["general"] = general.facts
         rows = concatenate_datasets([rows, general.rows.cast(rows.features)])
@@ -186,48 +191,76 @@ def sft_rows(
 
 
 def dpo_rows(
-    arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    settings: chats.Settings | None = None,
 ) -> Prepared:
-    """Return rows of `prompt`, `chosen` and `rejected` (message lists); see `sft_rows`."""
-    return _untokenized("dpo", arguments, tokenizer, limit)
+    """Return rows of `prompt`, `chosen` and `rejected` (message lists); see `sft_rows`.
+
+    The prompt is one message that holds the text which a model reads; the template that goes with
+    the row shows it as it is, and ends the answers as the model's own does.
+    """
+    return _untokenized("dpo", arguments, tokenizer, limit, settings)
 
 
 def grpo_rows(
-    arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    settings: chats.Settings | None = None,
 ) -> Prepared:
-    """Return rows of `prompt`, `answer` (label) and `options` (number of them).
+    """Return rows of `prompt` (see `dpo_rows`), `answer` (label) and `options` (their number).
 
     Args:
         arguments: What to train on.
         tokenizer: Needs a chat template.
         limit: Longest prompt in tokens; None for no limit.
+        settings: What the chat template is given.
     """
-    return _untokenized("grpo", arguments, tokenizer, limit)
+    return _untokenized("grpo", arguments, tokenizer, limit, settings)
 
 
 def _untokenized(
-    kind: View, arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, limit: int | None
+    kind: View,
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    settings: chats.Settings | None,
 ) -> Prepared:
     source, commit = read_source(arguments)
-    task = view(source, kind, arguments).map(
-        _for_template, fn_kwargs={"tokenizer": tokenizer, "kind": kind}
+    task = view(source, kind, arguments)
+    counted = lengths(task, tokenizer, settings)
+    task = task.map(
+        _rendered, fn_kwargs={"tokenizer": tokenizer, "kind": kind, "settings": settings or {}}
     )
-    counted = lengths(task, tokenizer)
     rows, dropped = _fit(task, counted, limit, arguments)
     kept = [count for count in counted if limit is None or count <= limit]
-    return Prepared(
-        rows, _facts(arguments, source, commit, task) | {"dropped": dropped} | _token_facts(kept)
-    )
+    facts = _facts(arguments, source, commit, task, settings)
+    return Prepared(rows, facts | {"dropped": dropped} | _token_facts(kept))
 
 
-def _for_template(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, kind: View
+def _rendered(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, kind: View, settings: chats.Settings
 ) -> dict[str, Any]:
-    """Say in the row what `builders/decisions/chat.py` decides, where TRL renders by itself."""
-    prompt = {"prompt": chats.merged(tokenizer, row["prompt"])}
-    if kind != "dpo":
-        return prompt
-    return prompt | {"chat_template_kwargs": chats.template_arguments(tokenizer)}
+    """Return the row with its prompt as text, for TRL, which would render it by itself."""
+    text = chats.chat_text(tokenizer, row["prompt"], **settings)
+    if kind == "grpo":
+        return {"prompt": [{"role": "user", "content": text}]}
+    sides = {side: row[side][-1] for side in ("chosen", "rejected")}
+    said = {
+        side: chats.answered(tokenizer, row["prompt"], turn, **settings)
+        for side, turn in sides.items()
+    }
+    end = chats.end_of_turn(tokenizer, **settings)
+    return {
+        "prompt": [{"role": "user", "content": said["chosen"][0]}],
+        **{
+            side: [{"role": "assistant", "content": completion.removesuffix(end)}]
+            for side, (_, completion) in said.items()
+        },
+        "chat_template_kwargs": {"chat_template": chats.verbatim(end)},
+    }
 
 
 def _fit(
@@ -242,7 +275,13 @@ def _token_facts(counted: Sequence[int]) -> dict[str, Any]:
     return {"longest_tokens": max(counted), "mean_tokens": sum(counted) / len(counted)}
 
 
-def _facts(arguments: DataArguments, source: Dataset, commit: str, task: Dataset) -> dict[str, Any]:
+def _facts(
+    arguments: DataArguments,
+    source: Dataset,
+    commit: str,
+    task: Dataset,
+    settings: chats.Settings | None,
+) -> dict[str, Any]:
     chosen = _chosen(source, arguments)
     local = Path(arguments.dataset_name).exists()
     facts = {
@@ -260,6 +299,7 @@ def _facts(arguments: DataArguments, source: Dataset, commit: str, task: Dataset
         "hints": _hint_rows(chosen, arguments) or None,
         "history_limit": arguments.history_limit,
         "prompts": prompts_hash(prompt_folder(arguments)) if arguments.prompts else None,
+        "chat_template_kwargs": dict(settings or {}) or None,
         "fingerprint": content_hash(task),
     }
     return {name: value for name, value in facts.items() if value is not None}
@@ -598,6 +638,7 @@ def general_rows(
     limit: int | None,
     task_rows: int,
     seed: int,
+    settings: chats.Settings | None = None,
 ) -> Prepared | None:
     """Return general chats, one for `general_ratio` task rows, drawn by `seed`; None without any.
 
@@ -626,7 +667,7 @@ def general_rows(
     for index in random.Random(seed).sample(range(len(source)), len(source)):
         if len(taken) == wanted:
             break
-        encoded = _general_chat(tokenizer, source[index]["messages"], limit)
+        encoded = _general_chat(tokenizer, source[index]["messages"], limit, settings)
         if encoded is None:
             passed += 1
         else:
@@ -651,14 +692,15 @@ def _too_few(arguments: DataArguments, wanted: int, there: int, passed: int) -> 
 
 
 def _general_chat(
-    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], limit: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Sequence[Message],
+    limit: int | None,
+    settings: chats.Settings | None,
 ) -> Encoded | None:
     """Return a chat as tokens, cut at `limit`; None if it cannot be shown or nothing is learned."""
-    from jinja2 import TemplateError
-
     try:
-        encoded = encode_chat(tokenizer, chat)
-    except (TemplateError, TypeError, ValueError, KeyError):  # whatever a template objects to
+        encoded = encode_chat(tokenizer, chat, settings)
+    except (UserError, TypeError, ValueError, KeyError, AttributeError):  # what templates object to
         return None
     # General chats have no length we promised to keep: cut, as everywhere else.
     cut = {name: values[:limit] for name, values in encoded.items()}
@@ -671,54 +713,70 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def encode_label(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], label_id: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    label_id: int,
+    settings: chats.Settings | None = None,
 ) -> Encoded:
     """Return `input_ids` that end in the label token, and `labels` that ignore all others."""
-    text = chats.scored_text(chats.chat_text(tokenizer, prompt), "")
+    text = chats.scored_text(chats.chat_text(tokenizer, prompt, **(settings or {})), "")
     before = chats.token_ids(tokenizer, text)
     return {"input_ids": [*before, label_id], "labels": [IGNORED] * len(before) + [label_id]}
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> Encoded:
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Sequence[Message],
+    settings: chats.Settings | None = None,
+) -> Encoded:
     """Return `input_ids` of a chat and `labels` that keep the assistant's turns alone.
 
     A turn's labels run through its end-of-turn token; what the template writes around turns is
-    ignored. No `{% generation %}` mark is needed in the template.
+    ignored. No `{% generation %}` mark is needed in the template. The last turn stands after what
+    inference shows, to the token.
+
+    Raises:
+        UserError: if the template refuses the chat, or shows its beginning otherwise once it has
+            been answered.
     """
-    chat = chats.merged(tokenizer, chat)
-    ids = chat_ids(tokenizer, chat)
+    given = dict(settings or {})
+    *before, last = chat
+    asked = last["role"] == "assistant" and any(turn["role"] != "system" for turn in before)
+    if not asked:
+        text = chats.chat_text(tokenizer, chat, prompt=False, **given)
+        return _masked(tokenizer, text, chats.token_ids(tokenizer, text), chat, given)
+    text, _ = chats.answered(tokenizer, before, last, **given)
+    prompt, answer_ids = chats.answered_ids(tokenizer, before, last, **given)
+    earlier = _masked(tokenizer, text, prompt, before, given)
+    return {
+        "input_ids": prompt + answer_ids,
+        "labels": earlier["labels"] + answer_ids,
+    }
+
+
+def _masked(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    ids: list[int],
+    chat: Sequence[Message],
+    settings: Mapping[str, Any],
+) -> Encoded:
+    """Return the tokens of a rendered chat with labels on the assistant's turns in it.
+
+    Raises:
+        UserError: if a turn does not stand where the chat before it ends.
+    """
     labels = [IGNORED] * len(ids)
-    for index, message in enumerate(chat):
-        if message["role"] != "assistant":
-            continue
-        start = _turn_start(tokenizer, ids, chat[: index + 1])
-        end = _shared(ids, chat_ids(tokenizer, chat[: index + 1]))
-        while end > start and not str(tokenizer.decode(ids[end - 1])).strip():
-            end -= 1
-        labels[start:end] = ids[start:end]
+    if any(turn["role"] == "assistant" for turn in chat):
+        end = chats.end_of_turn(tokenizer, **settings)
+        shown = chats.merged(tokenizer, chat, **settings)
+        for index, turn in enumerate(shown):
+            if turn["role"] == "assistant":
+                start, stop = chats.turn_in(tokenizer, text, shown[: index + 1], end, settings)
+                first = _shared(ids, chats.token_ids(tokenizer, text[:start]))
+                after = _shared(ids, chats.token_ids(tokenizer, text[:stop]))
+                labels[first:after] = ids[first:after]
     return {"input_ids": ids, "labels": labels}
-
-
-def _turn_start(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], chat: Sequence[Message]
-) -> int:
-    """Return where the last turn of `chat`, the assistant's, begins in `ids`.
-
-    A chat may begin with the assistant, and then there is no prompt to end: the turn begins where
-    another one in its place would differ.
-    """
-    *before, turn = chat
-    if before:
-        return _shared(ids, chat_ids(tokenizer, before, prompt=True))
-    other = "B" if turn["content"].strip().startswith("A") else "A"
-    return _shared(ids, chat_ids(tokenizer, [{**turn, "content": other}]))
-
-
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], prompt: bool = False
-) -> list[int]:
-    """Return the token ids of a chat, ending in the assistant's header if it is a `prompt`."""
-    return chats.token_ids(tokenizer, chats.chat_text(tokenizer, chat, prompt=prompt))
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -728,7 +786,12 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, stage: str) -> Dataset:
+def encode(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: str,
+    settings: chats.Settings | None = None,
+) -> Dataset:
     """Tokenize an SFT view into `input_ids` and `labels`.
 
     Raises:
@@ -737,35 +800,45 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, stage: str) -> Dat
     label_ids = label_tokens(tokenizer) if stage == "direct" else None
     return rows.map(
         _encode_row,
-        fn_kwargs={"tokenizer": tokenizer, "label_ids": label_ids},
+        fn_kwargs={"tokenizer": tokenizer, "label_ids": label_ids, "settings": settings},
         remove_columns=rows.column_names,
         desc="Tokenizing",
     )
 
 
 def _encode_row(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, label_ids: dict[str, int] | None
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    label_ids: dict[str, int] | None,
+    settings: chats.Settings | None,
 ) -> dict[str, list[int]]:
     if label_ids is None:
-        return encode_chat(tokenizer, [*row["prompt"], *row["completion"]])
+        return encode_chat(tokenizer, [*row["prompt"], *row["completion"]], settings)
     label = row["completion"][0]["content"].removeprefix(LABEL_PREFIX)[0]
-    return encode_label(tokenizer, row["prompt"], label_ids[label])
+    return encode_label(tokenizer, row["prompt"], label_ids[label], settings)
 
 
-def lengths(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def lengths(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: chats.Settings | None = None
+) -> list[int]:
     """Return the number of tokens of each row; of a pair, that of its longer side."""
     if "input_ids" in rows.column_names:
         batches = rows.select_columns(["input_ids"]).with_format("arrow").iter(1000)
         return [n for b in batches for n in pc.list_value_length(b["input_ids"]).to_pylist()]
-    counted = []
-    for row in rows:
-        sides = [row["chosen"], row["rejected"]] if "chosen" in row else [[]]
-        counted.append(
-            max(
-                len(chat_ids(tokenizer, [*row["prompt"], *side], prompt=not side)) for side in sides
-            )
-        )
-    return counted
+    given = dict(settings or {})
+    return [_length(row, tokenizer, given) for row in rows]
+
+
+def _length(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]
+) -> int:
+    if "chosen" not in row:
+        return chats.count_tokens(tokenizer, row["prompt"], **settings)
+    both = [
+        chats.answered_ids(tokenizer, row["prompt"], row[side][-1], **settings)
+        for side in ("chosen", "rejected")
+    ]
+    return max(len(before) + len(completion) for before, completion in both)
 
 
 def fit(

@@ -18,18 +18,19 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from usermirrorer.recipes import data
-from usermirrorer.recipes.arguments import Arguments, max_tokens, parse, script
+from usermirrorer.recipes.arguments import Arguments, ChatArguments, max_tokens, parse, script
 from usermirrorer.recipes.training import run
 
 
 def build(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> data.Prepared:
     """Return prompt, chosen and rejected of each pair."""
-    return data.dpo_rows(arguments.data, tokenizer, max_tokens(arguments))
+    settings = arguments.extra.settings()
+    return data.dpo_rows(arguments.data, tokenizer, max_tokens(arguments), settings)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Train; return the output folder."""
-    arguments = parse(DPOConfig, argv)
+    arguments = parse(DPOConfig, argv, ChatArguments)
     arguments.training.include_num_input_tokens_seen = "non_padding"
     return run("dpo", DPOTrainer, arguments, build)
 

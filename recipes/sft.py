@@ -18,18 +18,19 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from usermirrorer.recipes import data
-from usermirrorer.recipes.arguments import Arguments, max_tokens, parse, script
+from usermirrorer.recipes.arguments import Arguments, ChatArguments, max_tokens, parse, script
 from usermirrorer.recipes.training import run
 
 
 def build(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> data.Prepared:
     """Return tokenized task rows, and general rows mixed in at `general_ratio` to one."""
-    return data.sft_rows(arguments.data, tokenizer, max_tokens(arguments), arguments.training.seed)
+    settings, seed = arguments.extra.settings(), arguments.training.seed
+    return data.sft_rows(arguments.data, tokenizer, max_tokens(arguments), seed, settings)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Train; return the output folder."""
-    arguments = parse(SFTConfig, argv)
+    arguments = parse(SFTConfig, argv, ChatArguments)
     packed = arguments.training.packing or arguments.training.padding_free
     arguments.training.include_num_input_tokens_seen = "all" if packed else "non_padding"
     if arguments.data.hints_early:

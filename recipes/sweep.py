@@ -271,10 +271,12 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
         if _run(words):
             raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
-        value, error = accuracy(_engine(folder), validation, options["stage"], of_model(folder))
+        engine = _engine(folder, _chat_settings(recipe_arguments))
+        value, error = accuracy(engine, validation, options["stage"], of_model(folder))
         return Point(rate, passes, value, error, len(validation))
 
-    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train), "date": chat.DATE}
+    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
+    config |= {"chat": chat.template_settings()}
     epochs = [int(number) for number in options["epochs"]]
     rates = options["learning_rates"] or LEARNING_RATES[recipe]
     points = run_grid(output, rates, epochs, trial, config)
@@ -311,10 +313,18 @@ def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Datase
     return path, validation
 
 
-def _engine(folder: Path) -> Engine:
+def _engine(folder: Path, chat_template_kwargs: str = "") -> Engine:
     from usermirrorer.builders.decisions.engines.registry import load_engine
 
-    return load_engine(str(folder), "auto", folder.name)
+    return load_engine(str(folder), "auto", folder.name, chat_template_kwargs=chat_template_kwargs)
+
+
+def _chat_settings(recipe_arguments: Sequence[str]) -> str:
+    """Return the recipe's --chat_template_kwargs, which validation is shown as well."""
+    words = [part for word in recipe_arguments for part in word.split("=", 1)]
+    names = ("--chat_template_kwargs", "--chat-template-kwargs")
+    places = [index for index, word in enumerate(words[:-1]) if word in names]
+    return words[places[-1] + 1] if places else ""
 
 
 def _show(points: Sequence[Point], output: Path) -> None:

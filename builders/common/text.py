@@ -63,6 +63,11 @@ def clean(text: object, limit: int = 0) -> str:
     return cut(_SPACES.sub(" ", plain).strip(), limit)
 
 
+def broken_token(token: str) -> str:
+    """Return a control token as people still read it and no tokenizer does: `< |im_end|>`."""
+    return f"{token[0]} {token[1:]}"
+
+
 def _keep_control_token(tag: re.Match[str]) -> str:
     return tag.group() if _CONTROL_TOKEN.match(tag.group()) else " "
 

@@ -152,23 +152,61 @@ _BEHAVIOR_LINE = re.compile(r"^[\s\-*]*behavior\**\s*:", re.I | re.M)
 _BEHAVIOR = re.compile(r"^\**\[?\s*([A-Za-z])\s*\]?\**[.\s]*$")
 
 
-def thought_of(text: str) -> str:
+#: How reasoning models begin and end the block in which they think before they answer.
+THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+_OPENING = re.compile("|".join(re.escape(start) for start, _ in THINKING), re.I)
+
+
+def without_thinking(text: str, end: str = "") -> str | None:
+    """Return what a generation says after its thinking; None if the thinking does not end.
+
+    What a model drafts or quotes while it thinks is no answer: every reader of generations calls
+    this first. A generation need not hold the start of the block, which prompts may end with.
+
+    Args:
+        text: The generation.
+        end: What ends the thinking, for a model that ends it by another sign than `THINKING`.
+    """
+    ends = [end] if end else [close for _, close in THINKING]
+    pattern = "|".join(re.escape(sign) for sign in ends)
+    *before, rest = re.split(pattern, text, flags=0 if end else re.I)
+    if _OPENING.search(rest) and not (end and before):
+        return None
+    return rest.strip()
+
+
+def thought_of(text: str, end: str = "") -> str:
     """Return what a generation says before its first Behavior line; all of it if it has none.
 
     This is what evaluation scores the labels after, for well-formed and malformed generations
-    alike.
+    alike. Thinking is left out; where it does not end, nothing is left.
+
+    Args:
+        text: The generation.
+        end: As in `without_thinking`.
     """
-    line = _BEHAVIOR_LINE.search(text)
-    return (text[: line.start()] if line else text).strip()
+    said = without_thinking(text, end) or ""
+    line = _BEHAVIOR_LINE.search(said)
+    return (said[: line.start()] if line else said).strip()
 
 
-def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = False) -> Decision:
+def parse(
+    text: str, options: int, mode: Mode = "decision", *, strict: bool = False, think_end: str = ""
+) -> Decision:
     """Read one generation; tolerant of layout, never guessing a behavior.
 
+    A reasoning model's thinking is dropped before anything is read, see `without_thinking`.
+
     Leading dashes, bold marks, missing brackets and letter case are tolerated; a description may
-    run over several lines. Malformed are: `no behavior`, `several behaviors`,
-    `label outside the list`, `behavior is not a label`, `text after behavior`, `missing <field>`,
-    `empty <field>`.
+    run over several lines. Malformed are: `unterminated thinking`, `no behavior`,
+    `several behaviors`, `label outside the list`, `behavior is not a label`,
+    `text after behavior`, `missing <field>`, `empty <field>`.
 
     Args:
         text: The generation.
@@ -177,10 +215,25 @@ def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = Fa
         strict: The last line must be `Behavior: [X]` to the letter, since that is where options
             are scored; otherwise the generation is malformed, `inexact behavior line`. For those
             who teach the format.
+        think_end: What ends the thinking, see `without_thinking`.
     """
+    said = without_thinking(text, think_end)
+    if said is None:
+        return Decision(malformed="unterminated thinking")
+    headings, behaviors, after = _lines(said)
+    decision = _judge(headings, behaviors, after, options, mode)
+    if strict and decision.behavior is not None:
+        last = said.rpartition("\n")[2]
+        if last != answer(LABELS[decision.behavior]):
+            return Decision(fields=headings, malformed="inexact behavior line")
+    return decision
+
+
+def _lines(text: str) -> tuple[dict[str, str], list[str], str]:
+    """Return the text under each heading, each Behavior line, and what follows the last one."""
     headings: dict[str, str] = {}
     current, behaviors, after = "", [], ""
-    for line in text.strip().splitlines():
+    for line in text.splitlines():
         match = _HEADING.match(line)
         if match:
             current = match.group(1).title()
@@ -195,12 +248,7 @@ def parse(text: str, options: int, mode: Mode = "decision", *, strict: bool = Fa
                 after = line
             elif current:
                 headings[current] = f"{headings[current]} {line.strip()}".strip()
-    decision = _judge(headings, behaviors, after, options, mode)
-    if strict and decision.behavior is not None:
-        last = text.rstrip().rpartition("\n")[2]
-        if last != answer(LABELS[decision.behavior]):
-            return Decision(fields=headings, malformed="inexact behavior line")
-    return decision
+    return headings, behaviors, after
 
 
 def _judge(

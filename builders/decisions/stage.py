@@ -95,7 +95,7 @@ def run(
         "seed": seed,
         "judge": judge,
         "prompts": prompts_hash(prompts),
-        "date": chat.DATE,
+        "chat": _template_settings(engine),
     }
     settings: dict[str, Any] = {"model": model, "sampling": sampling, "seed": seed}
     work = _Worker(engine, functools.partial(_decide, prompts=prompts, judge=judge, **settings))
@@ -139,11 +139,16 @@ def judged(
         "scenes": scenes_hash(scenes),
         "max_tokens": max_tokens,
         "prompts": prompts_hash(prompts),
-        "date": chat.DATE,
+        "chat": _template_settings(engine),
     }
     work = _Worker(engine, functools.partial(_judge_all, max_tokens=max_tokens, prompts=prompts))
     rows = _with_decisions(scenes, decisions)
     return _stage(output, rows, work, config, part_scenes, spread, None, progress)
+
+
+def _template_settings(engine: Engine | Load) -> dict[str, Any]:
+    """Return what the chat template is given; the identity tells it of engines not yet loaded."""
+    return chat.template_settings(getattr(engine, "chat", None))
 
 
 class _Worker:
@@ -215,7 +220,10 @@ def _decide(
         seeds = [scene_seed(seed, scene["scene_id"]) for scene in batch]
         sampled = engine.sample(texts, options, sampling, seeds)
         rows = [
-            [_row(scene, model, i, generation) for i, generation in enumerate(generations)]
+            [
+                _row(scene, model, i, generation, sampling.think_end_token)
+                for i, generation in enumerate(generations)
+            ]
             for scene, generations in zip(batch, sampled, strict=True)
         ]
         done += (
@@ -267,8 +275,8 @@ def _batches(rows: Sequence[_T], engine: Engine, times: int = 1) -> Iterator[Seq
         start += size
 
 
-def _row(scene: Row, model: str, sample: int, generation: Generation) -> Row:
-    decision = parse(generation.text, len(scene["exposure"]))
+def _row(scene: Row, model: str, sample: int, generation: Generation, think_end: str) -> Row:
+    decision = parse(generation.text, len(scene["exposure"]), think_end=think_end)
     return {
         "scene_id": scene["scene_id"],
         "model": model,

@@ -69,7 +69,7 @@ def scores(
         "model": model,
         "dtype": dtype,
         "prompts": prompts_hash(prompts),
-        "date": chat.DATE,
+        "chat": chat.template_settings(),
         **{name: storage.file_hash(path) for name, path in usable.files.items()},
     }
     storage.in_parts(
@@ -121,7 +121,8 @@ def _score(
     engine: Any, scenes: Sequence[candidates.Row], responses: Sequence[str], prompts: Path
 ) -> pa.Table:
     tokenizer = engine.tokenizer
-    ids = [chat.token_ids(tokenizer, text) for text in responses]
+    said = [chat.neutral(tokenizer, text, spoken=True) for text in responses]
+    ids = [chat.token_ids(tokenizer, text) for text in said]
     contexts = []
     for scene, own in zip(scenes, ids, strict=True):
         prompt = fit(scene, engine.count, CONTEXT_TOKENS - len(own), prompts)

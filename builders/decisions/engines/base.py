@@ -2,7 +2,8 @@
 
 1. a class with the members of `Engine`: `name`, `batch_scenes`, `context`, `count`, `sample` and
    `score`. Prompts are message lists; `decisions/chat.py` turns them into text and tokens, and
-   nothing else should, so that every engine shows a model the same bytes;
+   nothing else should, so that every engine shows a model the same bytes. Where a prompt opens a
+   block of thinking, generations begin with what `chat.opened` says of it;
 2. `ENGINE = EngineKind(load=...)`, where `load` makes that class from `EngineSettings`.
 
 The file's name is what `--engine` calls it; the registry finds it by looking into this folder.
@@ -49,6 +50,8 @@ class Sampling:
         max_tokens: Longest generation; with `guided`, each field may use an equal share.
         guided: Force the headings of the decision format and draw the label from the options, for
             models that cannot follow the format by themselves.
+        think_end_token: What ends a reasoning model's thinking, if it is not one of the usual
+            signs of `prompts.THINKING`.
     """
 
     n: int = 10
@@ -56,6 +59,7 @@ class Sampling:
     top_p: float = 0.9
     max_tokens: int = 512
     guided: bool = False
+    think_end_token: str = ""
 
 
 class Engine(Protocol):
@@ -113,6 +117,8 @@ class EngineSettings:
         tokenizer: The served model's (part, folder or Hub id), if the server has its own names.
         concurrency: Most requests in flight at a server.
         name: What stored rows call the model; by default `model`.
+        chat_template_kwargs: What the chat template is given beside the chat, a JSON object; see
+            `decisions/chat.py`.
     """
 
     kind: str
@@ -123,6 +129,7 @@ class EngineSettings:
     tokenizer: str = ""
     concurrency: int = 32
     name: str = ""
+    chat_template_kwargs: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 Decisions are requested one sample at a time, each with a seed of its own, so that a lost connection
 costs one sample and the rows do not depend on what else is in flight. Chats go to the chat route;
-where the model's template would print the server's date, they go to the completions route as text
-that `decisions/chat.py` has rendered. Options are scored by the completions route, which goes on
-after a given thought; a server without its log-probabilities is refused, since probabilities
-estimated from a few samples are not what the uncertainty is made of.
+where the server would render another prompt (its own date, thinking that is off here), they go to
+the completions route as text that `decisions/chat.py` has rendered. Options are scored by the
+completions route, which goes on after a given thought; a server without its log-probabilities is
+refused, since probabilities estimated from a few samples are not what the uncertainty is made of.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.models import load_tokenizer
 from usermirrorer.builders.common.schema import CONTEXT_TOKENS, LABELS
 from usermirrorer.builders.decisions.chat import (
+    Settings,
     chat_text,
     count_tokens,
     label_ids,
     merged,
-    prints_date,
+    neutral,
+    opened,
+    read_settings,
+    renders_alone,
     scored_text,
     token_ids,
 )
@@ -61,6 +65,7 @@ class EndpointEngine:
             writes the prompts whose options are scored.
         base_url: Such as `http://localhost:8000/v1`.
         concurrency: Most requests in flight.
+        chat: What the chat template is given beside the chat, see `decisions/chat.py`.
 
     Raises:
         UserError: if the address cannot be one, or if a label is not a single token.
@@ -69,7 +74,14 @@ class EndpointEngine:
     batch_scenes = 32
     context = CONTEXT_TOKENS
 
-    def __init__(self, model: str, tokenizer: Any, base_url: str, concurrency: int = 32) -> None:
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Any,
+        base_url: str,
+        concurrency: int = 32,
+        chat: Settings | None = None,
+    ) -> None:
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise UserError("is not an address", where=f"--base-url {base_url!r}", fix=_EXAMPLE)
@@ -77,13 +89,13 @@ class EndpointEngine:
             raise UserError(
                 "must not hold a key", where="--base-url", fix=f"Put it into {KEY}, see README."
             )
-        self.name, self.tokenizer = model, tokenizer
+        self.name, self.tokenizer, self.chat = model, tokenizer, dict(chat or {})
         self.base_url, self.concurrency = base_url, concurrency
         self.label_ids = label_ids(tokenizer, model)
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return count_tokens(self.tokenizer, prompt)
+        return count_tokens(self.tokenizer, prompt, **self.chat)
 
     def sample(
         self,
@@ -103,9 +115,8 @@ class EndpointEngine:
                 where="--guided",
                 fix="Leave it out, or use --engine transformers or vllm.",
             )
-        sample = self._completion if prints_date(self.tokenizer) else self._chat
         asks = [
-            sample(prompt, sampling, (seed + number) % 2**31)
+            self._sample(prompt)(prompt, sampling, (seed + number) % 2**31)
             for prompt, seed in zip(prompts, seeds, strict=True)
             for number in range(sampling.n)
         ]
@@ -124,9 +135,10 @@ class EndpointEngine:
             UserError: if the server has no completions route or gives no log-probabilities.
         """
         asks = [
-            self._label_logprobs(scored_text(chat_text(self.tokenizer, prompt), thought), k)
+            self._label_logprobs(scored_text(text, neutral(self.tokenizer, said, spoken=True)), k)
             for prompt, row, k in zip(prompts, thoughts, options, strict=True)
-            for thought in row
+            for text in [chat_text(self.tokenizer, prompt, **self.chat)]
+            for said in row
         ]
         done = iter(self._answers(asks))
         return [np.stack([_probabilities(next(done)) for _ in row]) for row in thoughts]
@@ -160,11 +172,15 @@ class EndpointEngine:
                 raise self._explained(first) from None  # the client's error may hold the key's end
             raise first from None
 
+    def _sample(self, prompt: list[Message]) -> Callable[[list[Message], Sampling, int], _Ask]:
+        alone = renders_alone(self.tokenizer, prompt, self.chat)
+        return self._chat if alone else self._completion
+
     def _chat(self, prompt: list[Message], sampling: Sampling, seed: int) -> _Ask:
         async def ask(client: Any) -> Generation:
             answer = await client.chat.completions.create(
                 model=self.name,
-                messages=merged(self.tokenizer, prompt),
+                messages=merged(self.tokenizer, prompt, **self.chat),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_completion_tokens=sampling.max_tokens,
@@ -175,7 +191,8 @@ class EndpointEngine:
         return ask
 
     def _completion(self, prompt: list[Message], sampling: Sampling, seed: int) -> _Ask:
-        text = self._server_prompt(chat_text(self.tokenizer, prompt))
+        shown = chat_text(self.tokenizer, prompt, **self.chat)
+        text = self._server_prompt(shown)
 
         async def ask(client: Any) -> Generation:
             answer = await client.completions.create(
@@ -186,7 +203,8 @@ class EndpointEngine:
                 max_tokens=sampling.max_tokens,
                 seed=seed,
             )
-            return self._generation(self._choice(answer).text, answer.usage, prompt)
+            said = opened(shown) + (self._choice(answer).text or "")
+            return self._generation(said, answer.usage, prompt)
 
         return ask
 
@@ -308,7 +326,8 @@ def _probabilities(logprobs: np.ndarray) -> np.ndarray:
 
 def _load(settings: EngineSettings) -> EndpointEngine:
     tokenizer = load_tokenizer(assets.resolve_model(settings.tokenizer or settings.model))
-    return EndpointEngine(settings.model, tokenizer, settings.base_url, settings.concurrency)
+    chat = read_settings(settings.chat_template_kwargs)
+    return EndpointEngine(settings.model, tokenizer, settings.base_url, settings.concurrency, chat)
 
 
 ENGINE = EngineKind(load=_load, options=("base_url", "tokenizer", "concurrency"), remote=True)

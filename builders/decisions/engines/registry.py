@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT = "transformers"
 _NO_ENGINES = {"attention", "base", "ray", "registry"}  # the other modules of this folder
 
+_FOR_ALL = {"kind", "model", "dtype", "name", "chat_template_kwargs"}
+
 
 def kinds() -> list[str]:
     """Return the names of all engines, the default first; imports none of them."""
@@ -83,16 +85,22 @@ class EngineSpec(EngineSettings):
         return spread_over(workers, self.tensor_parallel)
 
     def identity(self) -> dict[str, Any]:
-        """Return what rows depend on: engine, model, revision, dtype; not where or how fast."""
+        """Return what rows depend on: engine, model, revision, dtype, what its chat template is
+        given; not where or how fast.
+        """
         from usermirrorer.builders.common import assets
+        from usermirrorer.builders.decisions import chat
 
+        settings = chat.read_settings(self.chat_template_kwargs)
+        given = {"chat": chat.template_settings(settings)} if settings else {}
         if self.engine.remote:
-            return {"engine": self.kind, "model": self.model}
+            return {"engine": self.kind, "model": self.model, **given}
         folder = Path(assets.resolve_model(self.model))
         pinned = folder.parent.name == "snapshots"  # the Hub's cache names the commit
         revision = folder.name if pinned else assets.model_revision(str(folder))
         dtype = self.engine.dtype() if self.dtype == "auto" else self.dtype
-        return {"engine": self.kind, "model": self.model, "revision": revision, "dtype": dtype}
+        here = {"engine": self.kind, "model": self.model, "revision": revision, "dtype": dtype}
+        return here | given
 
 
 def check_options(specs: list[EngineSpec]) -> None:
@@ -103,7 +111,7 @@ def check_options(specs: list[EngineSpec]) -> None:
     """
     read = {name for spec in specs for name in spec.engine.options}
     defaults = {field.name: field.default for field in dataclasses.fields(EngineSettings)}
-    for name in sorted(defaults.keys() - read - {"kind", "model", "dtype", "name"}):
+    for name in sorted(defaults.keys() - read - _FOR_ALL):
         if all(getattr(spec, name) == defaults[name] for spec in specs):
             continue
         others = [kind for kind in kinds() if _reads(kind, name)]
@@ -121,10 +129,13 @@ def _reads(kind: str, name: str) -> bool:
         return False
 
 
-def load_engine(model: str, dtype: str, name: str) -> Engine:
+def load_engine(model: str, dtype: str, name: str, *, chat_template_kwargs: str = "") -> Engine:
     """Load a model (local folder or Hub id) into the embedded engine, called `name` in rows.
+
+    `chat_template_kwargs` is as in `EngineSettings`.
 
     Raises:
         UserError: see `load_causal_lm` and `TransformersEngine`.
     """
-    return EngineSpec(DEFAULT, model, dtype, name=name).load()
+    spec = EngineSpec(DEFAULT, model, dtype, name=name, chat_template_kwargs=chat_template_kwargs)
+    return spec.load()

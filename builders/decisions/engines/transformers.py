@@ -24,9 +24,14 @@ from usermirrorer.builders.common.models import fast_dtype, load_causal_lm
 from usermirrorer.builders.common.schema import LABELS, labels
 from usermirrorer.builders.common.transformers_internals import is_recurrent
 from usermirrorer.builders.decisions.chat import (
+    Settings,
     chat_text,
+    closed,
     count_tokens,
     label_ids,
+    neutral,
+    opened,
+    read_settings,
     scored_text,
     token_ids,
 )
@@ -98,14 +103,22 @@ class TransformersEngine:
         tokenizer: Its tokenizer, with a chat template.
         name: How the model is called in stored rows.
         batch_scenes: Scenes at a time; halved for good when the memory does not suffice.
+        chat: What the chat template is given beside the chat, see `decisions/chat.py`.
 
     Raises:
         UserError: if an option label is not a single token after `Behavior: [`, or if the model has
             layers that cannot look at a tree of tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "", batch_scenes: int = 8) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str = "",
+        batch_scenes: int = 8,
+        chat: Settings | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.chat = model, tokenizer, dict(chat or {})
         share_groups(model)
         self.name = name or model.config.name_or_path
         self.batch_scenes = batch_scenes
@@ -123,11 +136,11 @@ class TransformersEngine:
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return count_tokens(self.tokenizer, prompt)
+        return count_tokens(self.tokenizer, prompt, **self.chat)
 
     def text(self, prompt: list[Message]) -> str:
         """Return the prompt as the model reads it, up to the start of the assistant's turn."""
-        return chat_text(self.tokenizer, prompt)
+        return chat_text(self.tokenizer, prompt, **self.chat)
 
     def _ids(self, text: str) -> list[int]:
         return token_ids(self.tokenizer, text)
@@ -173,6 +186,8 @@ class TransformersEngine:
     ) -> list[list[Generation]]:
         """Sample `sampling.n` assistant turns for each prompt; see `Engine.sample`."""
         texts = [self.text(prompt) for prompt in prompts]
+        if sampling.guided:
+            texts = [closed(text) for text in texts]
         return self._halving(
             lambda part: self._sample(texts[part], options[part], sampling, seeds[part]), len(texts)
         )
@@ -193,11 +208,13 @@ class TransformersEngine:
         return [
             [
                 Generation(
-                    branch.text or self.tokenizer.decode(branch.tokens), length, len(branch.tokens)
+                    opened(text) + (branch.text or self.tokenizer.decode(branch.tokens)),
+                    length,
+                    len(branch.tokens),
                 )
                 for branch in row
             ]
-            for row, length in zip(rows, trunk.lengths.tolist(), strict=True)
+            for text, row, length in zip(texts, rows, trunk.lengths.tolist(), strict=True)
         ]
 
     def _branch(self, sampling: Sampling, options: int, seed: int, number: int) -> _Branch:
@@ -344,7 +361,7 @@ class TransformersEngine:
         The text is tokenised as a whole, as a plain reader of it would do; where that merges over
         the prompt's end, the merged prompt tokens are left out of the branch's view.
         """
-        whole = self._ids(scored_text(text, thought))
+        whole = self._ids(scored_text(text, neutral(self.tokenizer, thought, spoken=True)))
         shared = 0
         for a, b in zip(prompt, whole, strict=False):
             if a != b:
@@ -584,7 +601,9 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
 def _load(settings: EngineSettings) -> TransformersEngine:
     folder = assets.resolve_model(settings.model)
     return TransformersEngine(
-        *load_causal_lm(folder, settings.dtype), settings.name or settings.model
+        *load_causal_lm(folder, settings.dtype),
+        settings.name or settings.model,
+        chat=read_settings(settings.chat_template_kwargs),
     )
 
 

@@ -18,9 +18,14 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.models import explained, load_tokenizer
 from usermirrorer.builders.common.schema import CONTEXT_TOKENS, labels
 from usermirrorer.builders.decisions.chat import (
+    Settings,
     chat_text,
+    closed,
     count_tokens,
     label_ids,
+    neutral,
+    opened,
+    read_settings,
     scored_text,
     token_ids,
 )
@@ -46,6 +51,7 @@ class VllmEngine:
         name: How the model is called in stored rows.
         dtype: As vLLM calls it; `auto` is that of the weights.
         tensor_parallel: GPUs to spread the model over. For data parallelism use several engines.
+        chat: What the chat template is given beside the chat, see `decisions/chat.py`.
 
     Raises:
         UserError: if vLLM is not installed, the model cannot be loaded, has no chat template, or an
@@ -55,7 +61,12 @@ class VllmEngine:
     batch_scenes = 256
 
     def __init__(
-        self, folder: str, name: str = "", dtype: str = "auto", tensor_parallel: int = 1
+        self,
+        folder: str,
+        name: str = "",
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        chat: Settings | None = None,
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -67,7 +78,7 @@ class VllmEngine:
                 where="--engine vllm",
                 fix="Install it in an environment of its own: see README, Engines.",
             ) from error
-        self.name = name or folder
+        self.name, self.chat = name or folder, dict(chat or {})
         self.tokenizer = load_tokenizer(folder)
         self.label_ids = label_ids(self.tokenizer, self.name)
         self.context = min(CONTEXT_TOKENS, _longest(folder))
@@ -85,7 +96,7 @@ class VllmEngine:
 
     def count(self, prompt: list[Message]) -> int:
         """Return the number of prompt tokens, chat template included."""
-        return count_tokens(self.tokenizer, prompt)
+        return count_tokens(self.tokenizer, prompt, **self.chat)
 
     def sample(
         self,
@@ -109,14 +120,19 @@ class VllmEngine:
             )
             for seed, k in zip(seeds, options, strict=True)
         ]
-        texts = [token_ids(self.tokenizer, chat_text(self.tokenizer, prompt)) for prompt in prompts]
+        texts = [chat_text(self.tokenizer, prompt, **self.chat) for prompt in prompts]
+        if sampling.guided:
+            texts = [closed(text) for text in texts]
+        ids = [token_ids(self.tokenizer, text) for text in texts]
         return [
             [
-                Generation(one.text, len(output.prompt_token_ids), len(one.token_ids))
+                Generation(
+                    opened(text) + one.text, len(output.prompt_token_ids), len(one.token_ids)
+                )
                 for one in output.outputs
             ]
             * (sampling.n // n)
-            for output in self._generate(texts, settings)
+            for text, output in zip(texts, self._generate(ids, settings), strict=True)
         ]
 
     def score(
@@ -134,10 +150,11 @@ class VllmEngine:
 
         texts, settings = [], []
         for prompt, row, k in zip(prompts, thoughts, options, strict=True):
-            text = chat_text(self.tokenizer, prompt)
+            text = chat_text(self.tokenizer, prompt, **self.chat)
             wanted = self.label_ids[: len(labels(k))]
             for thought in row:
-                texts.append(token_ids(self.tokenizer, scored_text(text, thought)))
+                said = neutral(self.tokenizer, thought, spoken=True)
+                texts.append(token_ids(self.tokenizer, scored_text(text, said)))
                 settings.append(
                     SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=wanted)
                 )
@@ -202,7 +219,8 @@ def _guide(sampling: Sampling, options: int) -> Any:
 def _load(settings: EngineSettings) -> VllmEngine:
     folder = assets.resolve_model(settings.model)
     name = settings.name or settings.model
-    return VllmEngine(folder, name, settings.dtype, settings.tensor_parallel)
+    chat = read_settings(settings.chat_template_kwargs)
+    return VllmEngine(folder, name, settings.dtype, settings.tensor_parallel, chat)
 
 
 ENGINE = EngineKind(load=_load, options=("tensor_parallel",), part_scenes=256)
