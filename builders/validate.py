@@ -31,10 +31,11 @@ from usermirrorer.builders.common.schema import (
     ORIGINS,
     PREFERENCE,
     SCENE,
+    SCENE_OPTIONS,
     assert_schema,
 )
 from usermirrorer.builders.common.storage import read_table
-from usermirrorer.builders.common.text import clean
+from usermirrorer.builders.common.text import clean, skeleton
 from usermirrorer.builders.decisions.prompts import LABEL_PREFIX, Mode, messages, parse
 
 #: A uniform position fails this test once in a thousand datasets.
@@ -168,7 +169,7 @@ def _lengths(split: str, table: pa.Table, tokens: Callable[[str], int] | None) -
     longest = words = size = 0
     for batch in table.select(["profile", "history", "exposure"]).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
-            if not 2 <= len(row["exposure"]) <= len(LABELS):
+            if not 2 <= len(row["exposure"]) <= SCENE_OPTIONS:
                 continue
             text = "\n".join(message["content"] for message in messages(row))
             longest = max(longest, tokens(text) if tokens else 0)
@@ -187,6 +188,13 @@ def _of_target(column: str) -> pl.Expr:
     return pl.col(column).list.get(pl.when(answer >= 0).then(answer), null_on_oob=True)
 
 
+def _look_alike(exposures: pl.Series) -> pl.Series:
+    """Say which exposures have options that look alike, or differ in letter case alone."""
+    rows = [[option or "" for option in row] for row in exposures.fill_null([]).to_list()]
+    keys = (lambda text: text.lower(), skeleton)
+    return pl.Series([any(len({*map(key, row)}) < len(row) for key in keys) for row in rows])
+
+
 _OPTIONS = pl.col("exposure").list.len()
 _HISTORY = pl.col("history").list.len()
 _LISTS = ("exposure_item_ids", "exposure_origin", *OPTION_FEATURES)
@@ -194,7 +202,7 @@ _MOMENTS = pl.col("history_timestamps")
 #: Promise -> the scenes that break it.
 _SCENE_CHECKS: tuple[tuple[str, pl.Expr], ...] = (
     ("scene ids are unique", pl.col("scene_id").is_duplicated()),
-    ("2 to 13 options", ~_OPTIONS.is_between(2, len(LABELS))),
+    ("2 to 13 options", ~_OPTIONS.is_between(2, SCENE_OPTIONS)),
     (
         "one entry per option, and per line of history, in every list",
         pl.any_horizontal(
@@ -217,7 +225,7 @@ _SCENE_CHECKS: tuple[tuple[str, pl.Expr], ...] = (
     ),
     (
         "no two options read the same",
-        pl.col("exposure").list.eval(pl.element().str.to_lowercase()).list.n_unique() < _OPTIONS,
+        pl.col("exposure").map_batches(_look_alike, return_dtype=pl.Boolean),
     ),
     (
         "origins are known",

@@ -1,14 +1,22 @@
-"""Make raw item and user text safe and short: item text is data, never prompt structure."""
+"""Make raw item and user text safe and short: item text is data, never prompt structure.
+
+What a character is, is asked of one fixed table of Unicode (that of the library `unicodedata2`) and
+not of Python's, which differs between its versions: the same text is cleaned to the same bytes
+everywhere. Only what shows is kept. Joiners and variation selectors are kept where they change what
+is seen: inside emoji, and in scripts whose letters join.
+"""
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import re
-import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
 #: Chat-template control tokens of the common model families. A space is put behind their opening
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 _CONTROL_TOKEN = re.compile(
     r"<(?=\|)|<(?=/?s>)|<(?=(?:start|end)_of_turn>)|<(?=(?:unk|pad|bos|eos)>)|\[(?=/?INST\])", re.I
 )
-_LABEL_LIKE = re.compile(r"\[\s*([A-Za-z])\s*\]")
+_LABEL_LIKE = re.compile(r"[\[［]\s*(\S{1,2}?)\s*[\]］]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SPACES = re.compile(r"\s+")
 _NESTING = 8  # &amp;amp;... of more levels is left as it stands
@@ -25,6 +33,12 @@ _START = 256  # characters that `clean` looks at beyond eight times its limit
 #: Letters, digits and signs that `clean` passes unchanged, so that text of these alone can be
 #: cleaned a column at a time. The signs `&`, `<` and `[` begin what it changes.
 _PLAIN = r"\s!-%'-;=-Z\\-~À-ɏ‐-‧一-鿿、-〜ァ-ヺ"
+_UNPLAIN = re.compile(f"[^{_PLAIN}&<[]")
+#: Blank as a space is: what stands around them stays apart.
+_BLANKS = "\u2800\u3164\uffa0"
+#: No control characters for Unicode, and yet nothing or a mere box is seen of them.
+_UNSEEN = "\ufffc\U0001d159\U00016fe4"
+_IN_CONTEXT = re.compile("[\u200c\u200d\ufe0f\U000e0020-\U000e007f]")
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
 
 _UNITS = (
@@ -59,7 +73,7 @@ def clean(text: object, limit: int = 0) -> str:
         if plain == before:
             break
     plain = _CONTROL_TOKEN.sub(lambda m: m.group() + " ", plain)
-    plain = _LABEL_LIKE.sub(r"(\1)", plain)
+    plain = _LABEL_LIKE.sub(_no_label, plain)
     return cut(_SPACES.sub(" ", plain).strip(), limit)
 
 
@@ -72,16 +86,141 @@ def _keep_control_token(tag: re.Match[str]) -> str:
     return tag.group() if _CONTROL_TOKEN.match(tag.group()) else " "
 
 
-def _printable(text: str) -> str:
-    """Compose characters, turn control characters into spaces, drop invisible ones."""
-    if text.isascii():
-        return _CONTROL.sub(" ", text)
-    shown = "".join(
-        " " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c
-        for c in text
-        if unicodedata.category(c) not in ("Cf", "Cs", "Co", "Cn") or c in "\u200d\u200c"
+def _no_label(bracketed: re.Match[str]) -> str:
+    """Put round brackets around what is, or looks like, one letter of the Latin alphabet."""
+    inner = bracketed.group(1)
+    letter = inner if inner.isascii() else skeleton(inner)
+    return (
+        f"({inner})"
+        if len(letter) == 1 and letter.isalpha() and letter.isascii()
+        else bracketed.group()
     )
-    return unicodedata.normalize("NFC", shown)
+
+
+def _printable(text: str) -> str:
+    """Compose characters, turn control characters into spaces, drop what does not show."""
+    if not _UNPLAIN.search(text):
+        return _CONTROL.sub(" ", text)
+    import unicodedata2
+
+    shown = text.translate(_shown())
+    if _IN_CONTEXT.search(shown):
+        shown = _context().sub(lambda kept: kept["kept"] or "", shown)
+    return unicodedata2.normalize("NFC", shown)
+
+
+@functools.cache
+def _shown() -> dict[int, str | int | None]:
+    """Return the table by which characters are kept, dropped or made spaces; it fills with use."""
+    import regex
+    import unicodedata2
+
+    ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+
+    class Table(dict[int, str | int | None]):
+        def __missing__(self, code: int) -> str | int | None:
+            self[code] = self.fate(code, chr(code))
+            return self[code]
+
+        def fate(self, code: int, character: str) -> str | int | None:
+            kind = unicodedata2.category(character)
+            if kind in ("Cc", "Zl", "Zp", "Zs") or character in _BLANKS:
+                return " "
+            if _IN_CONTEXT.match(character):
+                return code
+            unseen = kind[0] == "C" or character in _UNSEEN or ignorable.match(character)
+            return None if unseen else code
+
+    return Table()
+
+
+@functools.cache
+def _context() -> re.Pattern[str]:
+    """Return the expression of what depends on its neighbours; `kept` is where it shows.
+
+    Non-joiners and joiners after UTS 46 and RFC 5892 (appendix A), and where they show without a
+    virama: at the ends of words whose letters join, and before a virama (Bengali, Kannada).
+    """
+    import regex
+
+    picture = r"(?:\p{Emoji_Presentation}|(?=\p{Emoji})\p{Extended_Pictographic}\uFE0F?)\p{EMod}?"
+    joins, joined, mark = r"[\p{jt=D}\p{jt=L}]", r"[\p{jt=D}\p{jt=R}]", r"\p{jt=T}*"
+    flags = "|".join(
+        "".join(chr(0xE0000 + ord(letter)) for letter in f"gb{country}")
+        for country in ("eng", "sct", "wls")
+    )
+    kept = (
+        rf"\U0001F3F4(?:{flags})\U000E007F",
+        r"[0-9#*]\uFE0F\u20E3",
+        rf"{picture}(?:\u200D{picture})*",
+        rf"(?<={joins}{mark})\u200C(?={mark}{joined})",
+        r"(?<=\p{ccc=9})[\u200C\u200D](?=\p{L})",
+        r"(?<=\p{ccc=9})\u200D(?!\S)",
+        r"(?<=\p{L})\u200D(?=\p{ccc=9})",
+        rf"(?<={joins}{mark})\u200D(?!{mark}[\p{{jt=D}}\p{{jt=R}}\p{{jt=C}}])",
+        rf"(?<![\p{{jt=D}}\p{{jt=L}}\p{{jt=C}}]{mark})\u200D(?={mark}{joined})",
+    )
+    return regex.compile(rf"(?P<kept>{'|'.join(kept)})|{_IN_CONTEXT.pattern}")
+
+
+def skeleton(text: str) -> str:
+    """Return what texts that look alike have in common: the skeleton of UTS 39.
+
+    Letters are those of the library `confusable_homoglyphs`; joiners, selectors and white space at
+    the ends or in a row make no difference. Capital and small letters do.
+    """
+    import unicodedata2
+
+    bare = unicodedata2.normalize("NFD", text).translate(_shown())
+    bare = _IN_CONTEXT.sub("", bare)
+    alike = unicodedata2.normalize("NFD", bare.translate(_prototypes()))
+    return _SPACES.sub(" ", alike).strip()
+
+
+@functools.cache
+def _prototypes() -> dict[int, str]:
+    """Return the character or characters that stand for each confusable one.
+
+    The library's table is symmetric, and each of its groups a star: what several are confused with,
+    or what has several characters, is the prototype of the others.
+    """
+    from confusable_homoglyphs.confusables import confusables_data
+
+    # Marks of direction stand around letters of scripts written from the right, and are no part.
+    neighbours = {
+        sign.strip("\u200e"): {other["c"].strip("\u200e") for other in others}
+        for sign, others in confusables_data.items()
+    }
+
+    def rank(sign: str) -> tuple[int, int, bool, str]:
+        return len(sign), len(neighbours[sign]), sign.isascii(), sign
+
+    table: dict[int, str] = {}
+    for sign, others in neighbours.items():
+        best = max(others, key=rank)
+        if len(sign) == 1 and rank(best) > rank(sign):
+            table[ord(sign)] = best
+    return {code: best.translate(table) for code, best in table.items()}
+
+
+def numbered_by_looks(texts: Sequence[str]) -> np.ndarray:
+    """Return a number for each text, equal for those that look alike or differ in letter case.
+
+    Returns:
+        int64 [number of texts]; only equality means something.
+    """
+    import numpy as np
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    keys = [[(0, text.lower()), (1, skeleton(text))] for text in texts]
+    known: dict[tuple[int, str], int] = {}
+    edges = np.array([[known.setdefault(key, len(known)) for key in both] for both in keys])
+    if not len(edges):
+        return np.empty(0, np.int64)
+    size = len(known)
+    graph = coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), (size, size))
+    return connected_components(graph, directed=False)[1][edges[:, 0]].astype(np.int64)
 
 
 def clean_column(column: pl.Expr, limit: int = 0) -> pl.Expr:

@@ -13,6 +13,7 @@ import polars as pl
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import EXPOSURE_MODES
+from usermirrorer.builders.common.text import numbered_by_looks
 from usermirrorer.builders.raw.source import Source, Tables
 from usermirrorer.builders.scenes import contemporaries, feedback, render, targets
 from usermirrorer.builders.scenes.contemporaries import DAY, Contemporaries, PassedOver, Window
@@ -97,7 +98,7 @@ class World:
     popularity: feedback.Popularity
     visible_from: np.ndarray  # [items] seconds; an item is there strictly after it
     known_from: np.ndarray  # [items] seconds of its release, or where that is not known, first use
-    title_of: np.ndarray
+    title_of: np.ndarray  # equal for titles that look alike
     embeddings: np.ndarray  # [items, d], rows of length 1
     user_ids: pl.Series
     texts: render.Texts
@@ -248,7 +249,7 @@ def world_of(
         # On sale by its release date and first seen in the logs: both, to be sure it existed.
         visible_from=np.maximum(first, released),
         known_from=np.where(stated.is_null().to_numpy(), first, released),
-        title_of=tables.items["title"].str.to_lowercase().rank("dense").to_numpy().astype(np.int64),
+        title_of=numbered_by_looks(tables.items["title"].fill_null("").to_list()),
         embeddings=np.asarray(arrays["embeddings"], np.float64),
         user_ids=user_ids,
         texts=render.Texts(source, tables, visible, user_ids),
