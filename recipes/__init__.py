@@ -11,5 +11,6 @@ energy.py                 meters of the machine, for the record
 attention.py              attention without masks, for training on a CPU
 rewards.py                rewards of GRPO
 sweep.py                  `usermirrorer sweep`
+simulator/                a model asked what a person would choose
 accelerate/, slurm/       configurations for one GPU, many GPUs, many nodes, two CPU cores
 """

@@ -67,6 +67,7 @@ ASSETS: dict[str, Asset] = {
     ),
 }
 
+_GGUF = ".gguf"
 #: For error messages: the names that stand for parts.
 KNOWN = f"Known parts: {', '.join(ASSETS)}."
 
@@ -121,25 +122,33 @@ def fetch_asset(name: str) -> Path:
     return folder
 
 
-def resolve_model(name: str) -> str:
-    """Return a local folder for a model: a part of `ASSETS`, a folder, or a Hub id.
+def resolve_model(name: str, revision: str | None = None) -> str:
+    """Return where a model lies here: a part of `ASSETS`, a folder, a GGUF file, or a Hub id.
+
+    Args:
+        name: Of a Hub repository with several GGUF files, `owner/name/file.gguf`.
+        revision: Tag, branch or commit of a Hub id.
 
     Raises:
         UserError: if it is none of these, or cannot be downloaded.
     """
     if name in ASSETS:
         return str(fetch_asset(name))
-    if Path(name).is_dir():
+    if Path(name).is_dir() or (name.endswith(_GGUF) and Path(name).is_file()):
         return name
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.ot"])
+        if name.endswith(_GGUF) and name.count("/") > 1:
+            owner, repository, file = name.split("/", 2)
+            return hf_hub_download(f"{owner}/{repository}", file, revision=revision)
+        unsafe = ["*.bin", "*.pt", "*.pth", "*.h5", "*.ot"]
+        return snapshot_download(name, revision=revision, ignore_patterns=unsafe)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
             f"is no folder, no known part and not on the Hub ({type(error).__name__})",
-            where=name,
+            where=f"{name}@{revision}" if revision else name,
             fix=f"{KNOWN} Check the name, HF_ENDPOINT and the network.",
         ) from error
 
@@ -149,8 +158,10 @@ def model_revision(name: str) -> str:
     if name in ASSETS:
         return ASSETS[name].revision
     folder = Path(name)
-    if folder.is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
+    if folder.is_dir() or folder.is_file():
+        kinds = ("*.safetensors", f"*{_GGUF}")
+        weights = sorted(path for kind in kinds for path in folder.glob(kind))
+        weights = [folder] if folder.is_file() else weights
         return "sha256:" + "+".join(file_hash(path)[:16] for path in weights)
     from huggingface_hub import HfApi
 

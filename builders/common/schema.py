@@ -14,8 +14,10 @@ import pyarrow as pa
 #: version differs from its predecessor's must be a new major version.
 SCHEMA_VERSION = 2
 
-#: Option labels. Exposures have at most 13 items (N of 2..12 plus the target, section 2.2).
-LABELS = "ABCDEFGHIJKLM"
+#: Option labels: a model is shown at most so many options.
+LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Exposures of stored scenes have at most 13 items (N of 2..12 plus the target, section 2.2).
+SCENE_OPTIONS = 13
 #: Longest prompt and generation together, in tokens (the context cap of the configurations).
 CONTEXT_TOKENS = 6144
 ORIGINS = ("target", "logged", "content", "collaborative", "random", "contemporary")
@@ -149,7 +151,7 @@ def labels(options: int) -> list[str]:
     """Return the first `options` labels, `["A", "B", ...]`.
 
     Raises:
-        ValueError: if there are not between 2 and 13 options.
+        ValueError: if there are not between 2 and 26 options.
     """
     if not 2 <= options <= len(LABELS):
         raise ValueError(f"an exposure has 2 to {len(LABELS)} options, not {options}")

@@ -103,16 +103,30 @@ def fit(
         UserError: if the prompt is too long even without history.
     """
     history = list(scene["history"])
-    while True:
-        prompt = messages({**scene, "history": history}, mode, prompts)
-        if count(prompt) <= room:
-            return prompt
-        if not history:
-            raise UserError(
-                f"the prompt does not fit into {room} tokens even without history",
-                where=f"scene {scene['scene_id']}",
-            )
-        history = history[1:]
+    fitting: dict[int, list[Message]] = {}
+
+    def tokens(dropped: int) -> int:
+        prompt = messages({**scene, "history": history[dropped:]}, mode, prompts)
+        size = count(prompt)
+        if size <= room:
+            fitting[dropped] = prompt
+        return size
+
+    # All of it mostly fits; where it does not, halving takes few of the counts of a long history.
+    least, most = 0, len(history)
+    while least < most:
+        middle = (least + most) // 2 if least else 0
+        if tokens(middle) <= room:
+            most = middle
+        else:
+            least = middle + 1
+    if least not in fitting and (size := tokens(least)) > room:
+        raise UserError(
+            f"the prompt does not fit into {max(room, 0):,} tokens even without history: "
+            f"it has {size:,}",
+            where=f"scene {scene['scene_id']}",
+        )
+    return fitting[least]
 
 
 def prompts_hash(folder: Path) -> str:

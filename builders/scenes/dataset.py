@@ -26,7 +26,13 @@ from datasets.table import table_cast
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS, ORIGINS, SCENE, SCHEMA_VERSION
+from usermirrorer.builders.common.schema import (
+    LABELS,
+    ORIGINS,
+    SCENE,
+    SCENE_OPTIONS,
+    SCHEMA_VERSION,
+)
 from usermirrorer.builders.raw.sources import all_sources, domains, get_source
 from usermirrorer.builders.scenes import pipeline, presets
 
@@ -107,7 +113,7 @@ def features() -> datasets.Features:
     columns = datasets.Features.from_arrow_schema(SCENE.remove_metadata())
     columns["domain"] = datasets.ClassLabel(names=sorted(domains()))
     columns["source"] = datasets.ClassLabel(names=sorted(all_sources()))
-    columns["answer"] = datasets.ClassLabel(names=list(LABELS))
+    columns["answer"] = datasets.ClassLabel(names=list(LABELS[:SCENE_OPTIONS]))
     columns["exposure_origin"] = datasets.List(datasets.ClassLabel(names=list(ORIGINS)))
     return columns
 

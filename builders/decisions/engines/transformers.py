@@ -125,6 +125,8 @@ class TransformersEngine:
         self.label_ids = torch.tensor(label_ids(tokenizer, self.name), device=model.device)
         self._stop = _stop_ids(model, tokenizer)
         self._kinds, self._window = _layer_kinds(model, self.name)
+        #: Told, after every token, what each sample of each prompt says so far.
+        self.watch: Callable[[list[list[str]]], None] | None = None
         self._system: tuple[list[int], Cache] | None = None
         self._last: tuple[Any, _Trunk] | None = None
 
@@ -245,6 +247,8 @@ class TransformersEngine:
             logits = self._forward(trunk, ids, place, places, mask)
             for r, indices in enumerate(active):
                 self._advance([rows[r][i] for i in indices], logits[r, : len(indices)], sampling)
+            if self.watch is not None:
+                self.watch([[b.text or self.tokenizer.decode(b.tokens) for b in r] for r in rows])
 
     def _advance(self, branches: list[_Branch], logits: torch.Tensor, sampling: Sampling) -> None:
         """Append the next token of each branch: the forced one, or one drawn from `logits`."""
