@@ -52,6 +52,8 @@ Encoded = dict[str, list[int]]
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_behavior", "options", "domain")
 SCENE_COLUMNS = ("scene_id", "domain", "profile", "history", "exposure", "answer")
 IGNORED = -100
+#: Columns of a pair's tokens.
+TOKENS = {side: f"{side}_tokens" for side in ("prompt", "chosen", "rejected")}
 #: Begins the history of a row that gives its answer away.
 HINT = "Asked for: "
 
@@ -243,24 +245,22 @@ def _untokenized(
 def _rendered(
     row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, kind: View, settings: chats.Settings
 ) -> dict[str, Any]:
-    """Return the row with its prompt as text, for TRL, which would render it by itself."""
+    """Return the row with its prompt as text, for TRL, which would render it by itself.
+
+    Pairs have their tokens beside it (`TOKENS`): where tokens may run over the end of a prompt, TRL
+    would train on another prompt than inference shows.
+    """
     text = chats.chat_text(tokenizer, row["prompt"], **settings)
     if kind == "grpo":
         return {"prompt": [{"role": "user", "content": text}]}
-    sides = {side: row[side][-1] for side in ("chosen", "rejected")}
-    said = {
-        side: chats.answered(tokenizer, row["prompt"], turn, **settings)
-        for side, turn in sides.items()
-    }
     end = chats.end_of_turn(tokenizer, **settings)
-    return {
-        "prompt": [{"role": "user", "content": said["chosen"][0]}],
-        **{
-            side: [{"role": "assistant", "content": completion.removesuffix(end)}]
-            for side, (_, completion) in said.items()
-        },
-        "chat_template_kwargs": {"chat_template": chats.verbatim(end)},
-    }
+    made: dict[str, Any] = {"chat_template_kwargs": {"chat_template": chats.verbatim(end)}}
+    for side in ("chosen", "rejected"):
+        text, said = chats.answered(tokenizer, row["prompt"], row[side][-1], **settings)
+        made[side] = [{"role": "assistant", "content": said.removesuffix(end)}]
+        ids = chats.answered_ids(tokenizer, row["prompt"], row[side][-1], **settings)
+        made[TOKENS["prompt"]], made[TOKENS[side]] = ids
+    return made | {"prompt": [{"role": "user", "content": text}]}
 
 
 def _fit(

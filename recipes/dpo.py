@@ -11,15 +11,30 @@ given; `--help` lists them. From an installed package:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from usermirrorer.recipes import data
 from usermirrorer.recipes.arguments import Arguments, ChatArguments, max_tokens, parse, script
 from usermirrorer.recipes.training import run
+
+
+class ExactTrainer(DPOTrainer):
+    """TRL's, which trains on the tokens of `data.dpo_rows`: prompts as inference shows them."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        if isinstance(self.train_dataset, Dataset):
+            self.train_dataset = self.train_dataset.map(_tokens, desc="Taking exact tokens")
+
+
+def _tokens(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{side}_ids": row[column] for side, column in data.TOKENS.items()}
 
 
 def build(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> data.Prepared:
@@ -32,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Train; return the output folder."""
     arguments = parse(DPOConfig, argv, ChatArguments)
     arguments.training.include_num_input_tokens_seen = "non_padding"
-    return run("dpo", DPOTrainer, arguments, build)
+    return run("dpo", ExactTrainer, arguments, build)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def llama(text, seed: int = 0, **config):
     return LlamaForCausalLM(made).eval()
 
 
-def chat_model(folder: Path, seed: int = 0, **config) -> Path:
-    """Save a model of `llama` with its tokenizer."""
-    text = tokenizer()
+def chat_model(folder: Path, seed: int = 0, tokenizer=None, **config) -> Path:
+    """Save a model of `llama` with its tokenizer, by default the small one."""
+    text = tokenizer or globals()["tokenizer"]()
     llama(text, seed, **config).save_pretrained(folder)
     text.save_pretrained(folder)
     return folder

@@ -6,14 +6,16 @@ The templates print the date in both ways there are, or have no system role; the
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_parts
-from trl import DPOConfig, DPOTrainer, GRPOConfig
+from lm_eval.models.huggingface import HFLM
+from trl import DPOConfig, GRPOConfig
 
 from tests.builders.distil.distil_rows import decision, write
-from tests.eval_harness.fixtures import evaluate, make_scenes, tiny_model, write_scenes
+from tests.eval_harness.fixtures import evaluate, make_scenes, write_scenes
 from usermirrorer.builders.common.schema import LABELS
 from usermirrorer.builders.common.storage import write_table
 from usermirrorer.builders.decisions import chat, stage
@@ -22,7 +24,7 @@ from usermirrorer.builders.decisions.engines.registry import load_engine
 from usermirrorer.builders.decisions.prompts import messages, parse
 from usermirrorer.builders.distil import candidates, ifd, pairs
 from usermirrorer.eval_harness.task import prompt_hash, render
-from usermirrorer.recipes import data, grpo, sweep
+from usermirrorer.recipes import data, dpo, grpo, sweep
 from usermirrorer.recipes.data import DataArguments
 
 TURNS = tiny_parts.CHAT_TEMPLATE
@@ -73,10 +75,11 @@ def turn_clock(monkeypatch, *day: int) -> None:
 class Everywhere:
     """The prompt of one scene as each part of the project shows it to a model."""
 
-    def __init__(self, template: str, folder, monkeypatch) -> None:
+    def __init__(self, template: str, folder, monkeypatch, tokenizer=None) -> None:
         self.folder, self.patch = folder, monkeypatch
-        self.template = TEMPLATES[template]
-        self.model = tiny_parts.chat_model(folder / "model")
+        self.template = template
+        self.taught: dict[str, str] = {}  # what bears the loss
+        self.model = tiny_parts.chat_model(folder / "model", tokenizer=tokenizer)
         (self.model / "chat_template.jinja").write_text(self.template)
         self.engine: Any = load_engine(str(self.model), "float32", "tiny")
         self.tokenizer = self.engine.tokenizer
@@ -108,17 +111,22 @@ class Everywhere:
         arguments = DataArguments(str(path), stage=stage)
         (row,) = data.sft_rows(arguments, self.tokenizer, None, 0).rows
         start = next(i for i, label in enumerate(row["labels"]) if label != data.IGNORED)
+        assert row["labels"] == [data.IGNORED] * start + row["input_ids"][start:]
+        self.taught[f"SFT {Path(path).stem}"] = self.tokenizer.decode(row["input_ids"][start:])
         return self.tokenizer.decode(row["input_ids"][:start]).removesuffix("Behavior: [")
 
     def dpo(self, path, stage: str) -> str:
         rows = data.dpo_rows(DataArguments(str(path), stage=stage), self.tokenizer, None).rows
-        trainer = DPOTrainer(
+        trainer = dpo.ExactTrainer(
             model=self.engine.model,
             args=DPOConfig(output_dir=str(self.folder), report_to="none", use_cpu=True, bf16=False),
             train_dataset=rows,
             processing_class=self.tokenizer,
         )
-        return self.tokenizer.decode(trainer.train_dataset[0]["prompt_ids"])
+        row = trainer.train_dataset[0]
+        for side in ("chosen", "rejected"):
+            self.taught[f"DPO {side}"] = self.tokenizer.decode(row[f"{side}_ids"])
+        return self.tokenizer.decode(row["prompt_ids"])
 
     def grpo(self, path, stage: str) -> str:
         prepared = data.grpo_rows(DataArguments(str(path), stage=stage), self.tokenizer, None)
@@ -143,7 +151,6 @@ class Everywhere:
                     bf16=False,
                     save_strategy="no",
                     max_completion_length=2,
-                    chat_template_kwargs={"date_string": chat.DATE},
                     learning_rate=0.0,
                     **sizes,
                 ),
@@ -169,7 +176,9 @@ class Everywhere:
         return self.tokenizer.decode(seen[0][0])
 
     def lm_eval(self, task: str) -> str:
-        lm = tiny_model(max_length=4096, chat_template=self.template)
+        lm = HFLM(
+            pretrained=self.engine.model, tokenizer=self.tokenizer, batch_size=4, max_length=4096
+        )
         found = evaluate(lm, [task], self.scenes, samples=1, gen_kwargs={"max_gen_toks": 8})
         return found["samples"][task][0]["arguments"][0][0]
 
@@ -211,7 +220,7 @@ def test_every_part_shows_a_model_the_same_bytes_on_every_day(
     template, mode, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sweep, "MAX_TOKENS", 24)
-    everywhere = Everywhere(template, tmp_path, monkeypatch)
+    everywhere = Everywhere(TEMPLATES[template], tmp_path, monkeypatch)
     texts: dict[str, dict[str, str]] = {}
     for day in ((2026, 1, 2), (2031, 12, 31)):
         turn_clock(monkeypatch, *day)
