@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CONTROL_TOKEN = re.compile(
     r"<(?=\|)|<(?=/?s>)|<(?=(?:start|end)_of_turn>)|<(?=(?:unk|pad|bos|eos)>)|\[(?=/?INST\])", re.I
 )
-_LABEL_LIKE = re.compile(r"[\[［]\s*(\S{1,2}?)\s*[\]］]")
+_LABEL_LIKE = re.compile(r"[\[［]\s*([^\s\[\]［］]{1,2}?)\s*[\]］]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SPACES = re.compile(r"\s+")
 _NESTING = 8  # &amp;amp;... of more levels is left as it stands
@@ -74,7 +74,8 @@ def clean(text: object, limit: int = 0) -> str:
             break
     plain = _CONTROL_TOKEN.sub(lambda m: m.group() + " ", plain)
     plain = _LABEL_LIKE.sub(_no_label, plain)
-    return cut(_SPACES.sub(" ", plain).strip(), limit)
+    # What is cut off may leave a joiner with nothing to join.
+    return _joined(cut(_SPACES.sub(" ", plain).strip(), limit))
 
 
 def broken_token(token: str) -> str:
@@ -103,10 +104,14 @@ def _printable(text: str) -> str:
         return _CONTROL.sub(" ", text)
     import unicodedata2
 
-    shown = text.translate(_shown())
-    if _IN_CONTEXT.search(shown):
-        shown = _context().sub(lambda kept: kept["kept"] or "", shown)
-    return unicodedata2.normalize("NFC", shown)
+    return unicodedata2.normalize("NFC", _joined(text.translate(_shown())))
+
+
+def _joined(text: str) -> str:
+    """Drop joiners, selectors and tags where they change nothing that is seen."""
+    if text.isascii() or not _IN_CONTEXT.search(text):
+        return text
+    return _context().sub(lambda kept: kept["kept"] or "", text)
 
 
 @functools.cache

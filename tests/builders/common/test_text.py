@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usermirrorer.builders.common.text import ago, clean, clean_column, cut
+from usermirrorer.builders.common.text import (
+    ago,
+    clean,
+    clean_column,
+    cut,
+    numbered_by_looks,
+    skeleton,
+)
 
 ODD = st.sampled_from(
     [
@@ -24,6 +31,8 @@ ODD = st.sampled_from(
         "&lt;",
         "&amp;",
         "<br/>",
+        *"\u200c\u200d\u3164\u115f\u2800\ufe0f\u20e3\U000e0067\U000e007f",
+        *"👩💻🏴❤1ΑА［］یخهक्र্\u202a\u180b",
     ]
 )
 TEXT = st.lists(st.characters(codec="utf-8") | ODD, max_size=40).map("".join)
@@ -94,3 +103,104 @@ def test_ago_refuses_the_future():
     assert ago(7199) == "1 hour ago"
     with pytest.raises(ValueError, match="cannot be in its history"):
         ago(-1)
+
+
+#: Signs that nothing is seen of, or a mere blank.
+UNSEEN = [
+    *"\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u061c\u115f\u1160\u17b4\u180b\u180e\u2064",
+    *"\ufe00\ufe0e\ufe0f\ufff9\ufffc\u3164\uffa0\u2800\U000e0001\U000e0041\U000e0100\U0001d173",
+]
+
+
+@pytest.mark.parametrize("sign", UNSEEN, ids=ascii)
+def test_what_does_not_show_makes_no_other_text_and_no_label(sign):
+    assert clean(f"Toy{sign} Story") == "Toy Story"
+    assert clean(f"Heat{sign}") == clean(f"{sign}Heat") == "Heat"
+    assert clean(f"[{sign}A{sign}]") == "(A)"
+    assert clean(sign) == ""
+
+
+KEPT = {
+    "Persian, between joining letters": "می\u200cخواهم",
+    "Persian, an abbreviation": "ه\u200d",
+    "Hindi, a half letter": "क्\u200dष",
+    "Hindi, a virama that shows": "क्\u200cष",
+    "Bengali, before a virama": "র\u200d্য",
+    "Malayalam, an old chillu": "ന്\u200d",
+    "a person at a computer": "👩\u200d💻",
+    "with a skin": "👩🏽\u200d💻",
+    "a detective": "🕵\ufe0f\u200d♂\ufe0f",
+    "a family": "👨\u200d👩\u200d👧",
+    "a red heart": "❤\ufe0f",
+    "a key": "1\ufe0f\u20e3",
+    "the flag of Wales": "🏴\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f",
+    "a flag": "🇫🇷",
+    "emoji of Unicode 15.1 and 16": "🙂\u200d↔\ufe0f\U0001fae9",
+    "emoji of Unicode 17": "\U0001faea\U0001fac8",
+}
+
+
+@pytest.mark.parametrize("text", KEPT.values(), ids=KEPT)
+def test_joiners_stay_where_they_show(text):
+    assert clean(text) == text
+    assert clean(f"a {text} b") == f"a {text} b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("A\u200dB", "AB"),
+        ("👩\u200d", "👩"),
+        ("\u200d💻", "💻"),
+        ("😀\ufe0f", "😀"),
+        ("خ\u200c", "خ"),
+        ("ا\u200cب", "اب"),  # alef does not join what follows
+        ("خ\u200dا", "خا"),
+        ("🏴\U000e0078\U000e0078\U000e007f", "🏴"),
+        ("1\ufe0f", "1"),
+    ],
+    ids=ascii,
+)
+def test_joiners_go_where_they_change_nothing(text, shown):
+    assert clean(text) == shown
+
+
+@pytest.mark.parametrize("label", ["[А]", "[Α]", "［A］", "[Ａ]", "[𝐀]", "[ⅽ]", "[ \u2800A]"])
+def test_what_looks_like_a_label_is_none(label):
+    assert not re.search(r"[\[［]", clean(label))
+
+
+def test_other_letters_in_brackets_stay():
+    assert clean("[日] [12] [é] [ab]") == "[日] [12] [é] [ab]"
+
+
+def test_a_cut_leaves_no_joiner_behind():
+    for limit in range(2, 12):
+        once = clean("film 👩\u200d💻👩\u200d💻 می\u200cخواهم", limit)
+        assert clean(once) == once and not once.removesuffix("…").endswith("\u200d")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Heat", "Неat"),
+        ("Rocky I", "Rocky l"),
+        ("Rocky 1", "Rocky I"),
+        ("com", "corn"),
+        ("Paris", "Pａris"),
+        ("❤", "❤\ufe0f"),
+        ("é", "e\u0301"),
+        ("A  B", "A B "),
+        ("10 - B", "1O – B"),
+    ],
+)
+def test_texts_that_look_alike_have_one_skeleton_and_one_number(one, other):
+    assert skeleton(one) == skeleton(other)
+    first, second, third = numbered_by_looks([one, other, "Up"])
+    assert first == second != third
+
+
+def test_texts_that_differ_in_letter_case_alone_have_one_number():
+    assert len(set(numbered_by_looks(["ALIEN", "Alien", "alien", "AIien"]))) == 1
+    assert len(set(numbered_by_looks(["Alien", "Aliens", "Alien 3"]))) == 3
+    assert list(numbered_by_looks([])) == []
