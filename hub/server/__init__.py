@@ -4,6 +4,8 @@
     folders.py   what lies in the data folder, told from what the records say
     disk.py      files written whole, durably, for nobody else; what a full disk says
     history.py   a repository's commits, trees and references (bare git, through libgit2)
+    trees.py     the files of a commit: change some, list them, name them safely
+    drafts.py    the objects of a commit in the making, published at once
     objects.py   large files by SHA-256: receive, prove, send in ranges
     uploads.py   how their bodies come past the web server's copies
     xet.py       accepts uploads of clients that speak Xet and turns them into large files

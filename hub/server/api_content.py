@@ -7,6 +7,7 @@ import binascii
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +17,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, objects, results, turns, uploads
+from usermirrorer.hub.server import access, drafts, history, objects, results, turns, uploads
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
-from usermirrorer.hub.server.store import Repo, Store
+from usermirrorer.hub.server.store import Repo, Store, User
 
 router = APIRouter()
 
@@ -29,6 +30,9 @@ router = APIRouter()
 COMMIT_LIMIT, LINE_LIMIT, OPERATIONS_LIMIT = 256 << 20, 16 << 20, 50_000
 #: Paths or objects that one request may ask about, and paths with the last commit of each.
 PATHS_LIMIT, EXPANDED_LIMIT = 10_000, 1000
+_BATCH = 256
+#: Entries of one page of a listing.
+_PAGE = 1000
 #: Largest large file, and how long an upload address is good for.
 FILE_LIMIT, UPLOAD_SECONDS = 1 << 40, 6 * 3600
 
@@ -45,8 +49,22 @@ def tree(
     folder = history.entry(repo, commit, path.strip("/"))
     if folder is None or not folder.is_folder:
         raise not_found(commit, path)
-    entries = list(history.walk(repo, commit, folder.path, recursive=_true(request, "recursive")))
+    after = _after(request.query_params.get("cursor", ""))
+    recursive = _true(request, "recursive")
+    try:
+        walk = history.walk(repo, commit, folder.path, recursive=recursive, after=after)
+        entries = list(islice(walk, _PAGE + 1))
+    except ValueError:
+        raise HubError(400, "The cursor is none of this listing") from None
     return _page(request, repo, commit, entries, expand=_true(request, "expand"))
+
+
+def _after(cursor: str) -> str:
+    """Return the path behind which a page begins."""
+    try:
+        return base64.urlsafe_b64decode(cursor.encode()).decode()
+    except ValueError:
+        raise HubError(400, "The cursor is none of this listing") from None
 
 
 def _true(request: Request, key: str) -> bool:
@@ -66,14 +84,13 @@ def _page(
     entries: list[history.Entry],
     *,
     expand: bool,
-    size: int = 1000,
+    size: int = _PAGE,
 ) -> JSONResponse:
-    start = request.query_params.get("cursor", "0")
-    first = int(start) if start.isdecimal() else 0
-    part = entries[first : first + size]
+    part = entries[:size]
     headers = {"X-Repo-Commit": str(commit.id)}
-    if first + size < len(entries):
-        following = request.url.include_query_params(cursor=first + size)
+    if size < len(entries):
+        cursor = base64.urlsafe_b64encode(part[-1].path.encode()).decode()
+        following = request.url.include_query_params(cursor=cursor)
         headers["Link"] = f'<{following}>; rel="next"'
     return JSONResponse(_rows(repo, commit, part, expand), headers=headers)
 
@@ -283,26 +300,65 @@ async def commit(
     store = store_of(request)
     header: dict[str, Any] = {}
     changes: list[history.Change] = []
-    async for line in _lines(request):
+    with drafts.begin(store.folder(record) / "git") as draft:
+        async for lines in _batches(_lines(request)):
+            header = await run_in_threadpool(_take, draft, lines, header, changes)
+        if not header:
+            raise HubError(400, "The first line of a commit is its header")
+        oid = await _make_commit(request, record, user, revision, header, changes, draft)
+    prefix = "" if kinds == "models" else f"{kinds}/"
+    url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
+    return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+
+
+async def _make_commit(
+    request: Request,
+    record: Repo,
+    user: User,
+    revision: str,
+    header: dict[str, Any],
+    changes: list[history.Change],
+    draft: drafts.Draft,
+) -> str:
+    message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
+    parent = header.get("parentCommit")
+    parent = None if parent is None else str(parent)
+    put = partial(_commit_locked, author=user.name, message=message, parent=parent, draft=draft)
+    return await turns.alone(request, record.id, put, store_of(request), record, revision, changes)
+
+
+async def _batches(lines: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Gather small lines: to hand each over by itself would cost more than to store it."""
+    batch: list[bytes] = []
+    size = 0
+    async for line in lines:
+        batch.append(line)
+        size += len(line)
+        if len(batch) >= _BATCH or size >= objects.BLOCK:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _take(
+    draft: drafts.Draft,
+    lines: list[bytes],
+    header: dict[str, Any],
+    changes: list[history.Change],
+) -> dict[str, Any]:
+    """Store what some lines of a commit carry, add its steps, and return its header."""
+    for line in lines:
         key, value = _operation(line)
         if key == "header":
             header = value
         elif not header:
             raise HubError(400, "The first line of a commit is its header")
-        else:
-            changes.append(await run_in_threadpool(_change, store, record, key, value))
-        if len(changes) > OPERATIONS_LIMIT:
+        elif len(changes) >= OPERATIONS_LIMIT:
             raise HubError(413, f"A commit has at most {OPERATIONS_LIMIT} operations")
-    if not header:
-        raise HubError(400, "The first line of a commit is its header")
-    message = f"{header.get('summary') or 'commit'}\n\n{header.get('description') or ''}".strip()
-    parent = header.get("parentCommit")
-    parent = None if parent is None else str(parent)
-    put = partial(_commit_locked, author=user.name, message=message, parent=parent)
-    oid = await turns.alone(request, record.id, put, store, record, revision, changes)
-    prefix = "" if kinds == "models" else f"{kinds}/"
-    url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
-    return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+        else:
+            changes.append(_change(draft, key, value))
+    return header
 
 
 def _commit_locked(
@@ -358,15 +414,14 @@ def _operation(line: bytes) -> tuple[str, dict[str, Any]]:
     return key, value
 
 
-def _change(store: Store, record: Repo, key: str, value: dict[str, Any]) -> history.Change:
+def _change(draft: drafts.Draft, key: str, value: dict[str, Any]) -> history.Change:
     """Store what an operation carries and return the step of the commit."""
     path = str(value.get("path", "")).rstrip("/")
-    history.check_path(path)
-    folder = store.folder(record)
     if key == "deletedFile":
         return history.Change("delete", path)
     if key == "deletedFolder":
         return history.Change("delete_folder", path)
+    history.check_path(path)
     if key == "file":
         try:
             content = str(value.get("content", ""))
@@ -374,17 +429,26 @@ def _change(store: Store, record: Repo, key: str, value: dict[str, Any]) -> hist
             data = content.encode() if plain else base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError):
             raise HubError(400, f"{path} is not in base64") from None
-        return history.Change("put", path, history.write_blob(folder / "git", data))
+        if (pointer := objects.parse_pointer(data)) and _stored(draft, pointer[0]) != pointer[1]:
+            raise HubError(
+                400,
+                f"{path} is a pointer to a large file ({pointer[0]}) that is not there: push it",
+            )
+        return history.Change("put", path, draft.write(data))
     if key == "lfsFile":
         oid = str(value.get("oid", ""))
-        size = objects.size_of(folder, oid)
+        size = _stored(draft, oid)
         if size is None:
             raise HubError(422, f"The content of {path} ({oid[:64]}) has not been uploaded")
         if value.get("size", size) != size:
             raise HubError(422, f"{path} has {size} bytes, not {value['size']}")
-        blob = history.write_blob(folder / "git", objects.pointer(oid, size))
-        return history.Change("put", path, blob)
+        return history.Change("put", path, draft.write(objects.pointer(oid, size)))
     raise HubError(400, f"Unknown operation {key[:40]!r}")
+
+
+def _stored(draft: drafts.Draft, oid: str) -> int | None:
+    """Return the size of a large file of the repository, None if it is not there."""
+    return objects.size_of(draft.git.parent, oid)
 
 
 @router.api_route(

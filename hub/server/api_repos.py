@@ -162,7 +162,9 @@ def describe(
         info["sdk"] = card.get("sdk")
     if files:
         info["siblings"] = [
-            _sibling(entry, blobs) for entry in history.walk(repo, commit) if not entry.is_folder
+            _sibling(entry, blobs)
+            for entry in history.walk(repo, commit, sizes=blobs)
+            if not entry.is_folder
         ]
     return info
 

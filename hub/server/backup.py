@@ -160,7 +160,11 @@ def _content(source: Path) -> Iterator[Path]:
     """Yield the files that never change, an index after the pack that it is of."""
     for part in ("git/objects", "lfs"):
         found = [path for path in (source / part).rglob("*") if path.is_file()]
-        named = [path for path in found if not path.name.startswith(("tmp_", "."))]
+        named = [
+            path
+            for path in found
+            if not path.name.startswith(("tmp_", ".")) and not path.parent.name.startswith("tmp_")
+        ]
         yield from sorted(named, key=lambda path: (path.suffix == ".idx", path))
 
 

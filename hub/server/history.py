@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
-from pygit2.enums import FileMode, ObjectType, SortMode
+from pygit2.enums import ObjectType, SortMode
 
-from usermirrorer.hub.server import objects
+from usermirrorer.hub.server import drafts, objects, trees
+from usermirrorer.hub.server.trees import BadName, Change, Entry, Missing, check_path
+
+__all__ = ["BadName", "Change", "Conflict", "Entry", "Missing", "check_path"]
 
 # Objects and references reach the disk before a call returns.
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
+# Large folders are read once for each open repository, not once for each path in them.
+pygit2.option(pygit2.enums.Option.SET_CACHE_OBJECT_LIMIT, ObjectType.TREE, 64 << 20)
 
 #: Paths that go to large-file storage whatever their size, as on the public Hub.
 LARGE = (
@@ -29,39 +33,6 @@ _ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for en
 
 class Conflict(Exception):
     """The branch is not where the client thought it was, or a name is taken."""
-
-
-class Missing(Exception):
-    """A path that should be there is not."""
-
-
-class BadName(Exception):
-    """A path or reference name that git, or a safe checkout, cannot have."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file or folder of a commit. `oid` is git's; `lfs` is (SHA-256, size) of a large file."""
-
-    path: str
-    oid: str
-    size: int
-    is_folder: bool = False
-    lfs: tuple[str, int] | None = None
-
-    @property
-    def etag(self) -> str:
-        """What names the content: SHA-256 of a large file, else git's object id."""
-        return self.lfs[0] if self.lfs else self.oid
-
-
-@dataclass(frozen=True)
-class Change:
-    """One step of a commit. `action`: put (with `oid`), delete or delete_folder."""
-
-    action: str
-    path: str
-    oid: str = ""
 
 
 def create(git: Path, author: str) -> None:
@@ -110,33 +81,28 @@ def entry(repo: pygit2.Repository, commit_: pygit2.Commit, path: str) -> Entry |
     if not path:
         return Entry("", str(commit_.tree.id), 0, is_folder=True)
     try:
-        return _entry(path, commit_.tree[path])
+        return trees.entry_of(repo.odb, path, commit_.tree[path])
     except (KeyError, ValueError):
         return None
 
 
 def walk(
-    repo: pygit2.Repository, commit_: pygit2.Commit, path: str = "", *, recursive: bool = True
+    repo: pygit2.Repository,
+    commit_: pygit2.Commit,
+    path: str = "",
+    *,
+    recursive: bool = True,
+    after: str = "",
+    sizes: bool = True,
 ) -> Iterator[Entry]:
-    """Yield files and folders below `path`, in git's order."""
-    tree = commit_.tree[path] if path else commit_.tree
-    for item in tree.peel(pygit2.Tree):
-        below = _entry(f"{path}/{item.name}" if path else str(item.name), item)
-        yield below
-        if recursive and below.is_folder:
-            yield from walk(repo, commit_, below.path)
+    """Yield files and folders below `path`, in git's order; see `trees.walk`."""
+    tree = (commit_.tree[path] if path else commit_.tree).peel(pygit2.Tree)
+    return trees.walk(repo, tree, path, recursive=recursive, after=after, sizes=sizes)
 
 
 def content(repo: pygit2.Repository, file: Entry) -> bytes:
     """Return the bytes that git holds for a file; of a large file, its pointer."""
     return repo[file.oid].peel(pygit2.Blob).data
-
-
-def _entry(path: str, item: pygit2.Object) -> Entry:
-    if not isinstance(item, pygit2.Blob):
-        return Entry(path, str(item.id), 0, is_folder=True)
-    lfs = objects.parse_pointer(item.data) if item.size < 1024 else None
-    return Entry(path, str(item.id), lfs[1] if lfs else item.size, lfs=lfs)
 
 
 def commit(
@@ -147,6 +113,7 @@ def commit(
     author: str,
     message: str,
     parent: str | None = None,
+    draft: drafts.Draft | None = None,
 ) -> str:
     """Put `changes` on top of a branch and move it there; return the new commit's id.
 
@@ -157,78 +124,32 @@ def commit(
         author: User name.
         message: Title, and after an empty line a description.
         parent: The commit the client started from.
+        draft: Where the new files are that `changes` name, if they are not in the repository yet.
 
     Raises:
         Conflict: if the branch has moved on from `parent`.
         Missing: if the branch, or a path to delete, does not exist.
         BadName: if a path cannot be in a repository.
     """
-    repo = open_(git)
+    if draft is None:
+        with drafts.begin(git) as new:
+            return commit(
+                git, branch, changes, author=author, message=message, parent=parent, draft=new
+            )
+    repo = draft.repo
     name = f"refs/heads/{branch}"
-    head = repo.references[name].peel(pygit2.Commit) if name in repo.references else None
+    head = _commit_at(repo, name)
     if head is None and list(repo.references):
         raise Missing(f"there is no branch {branch!r}")
     if parent is not None and (head is None or str(head.id) != parent):
         raise Conflict("A commit has happened since. Please refresh and try again.")
-    index = pygit2.Index()
-    if head is not None:
-        index.read_tree(head.tree)
-    for change in changes:
-        _apply(index, change)
-    tree = index.write_tree(repo)
+    tree = trees.changed(repo, head.tree if head is not None else None, changes)
     signature = pygit2.Signature(author, f"{author}@localhost", int(time.time()), 0)
     parents = [head.id] if head is not None else []
     made = repo.create_commit(None, signature, signature, message, tree, parents)
-    repo.references.create(name, made, force=True)
+    draft.publish()
+    open_(git).references.create(name, made, force=True)
     return str(made)
-
-
-def _apply(index: pygit2.Index, change: Change) -> None:
-    check_path(change.path)
-    if change.action == "put":
-        _replace_clashes(index, change.path)
-        index.add(pygit2.IndexEntry(change.path, pygit2.Oid(hex=change.oid), FileMode.BLOB))
-        return
-    inside = f"{change.path}/"
-    gone = [
-        e.path
-        for e in index
-        if (
-            e.path.startswith(inside) if change.action == "delete_folder" else e.path == change.path
-        )
-    ]
-    if not gone:
-        raise Missing("A file with this name doesn't exist")
-    for path in gone:
-        index.remove(path)
-
-
-def _replace_clashes(index: pygit2.Index, path: str) -> None:
-    """Refuse a path that would make a file out of a folder or a folder out of a file."""
-    parts = path.split("/")
-    parents = {"/".join(parts[:n]) for n in range(1, len(parts))}
-    if any(parent in index for parent in parents):
-        raise BadName(f"a folder in {path!r} is a file")
-    if path not in index and any(e.path.startswith(f"{path}/") for e in index):
-        raise BadName(f"{path!r} is a folder")
-
-
-def check_path(path: str) -> None:
-    """Refuse paths that git or a safe checkout cannot have.
-
-    Raises:
-        BadName: if it is absolute, leaves the repository, touches `.git`, has control signs.
-    """
-    parts = path.split("/")
-    bad = (
-        not path
-        or len(path) > 1024
-        or "\\" in path
-        or any(ord(c) < 32 or c == "\x7f" for c in path)
-        or any(p in ("", ".", "..") or p.lower() == ".git" or len(p) > 255 for p in parts)
-    )
-    if bad:
-        raise BadName(f"not a path of a repository: {path[:200]!r}")
 
 
 def references(repo: pygit2.Repository) -> dict[str, dict[str, str]]:

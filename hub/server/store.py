@@ -522,6 +522,8 @@ def _tidy(folder: Path) -> None:
         (folder / folders.UNBORN).unlink(missing_ok=True)
         for left in [*git.rglob("refs/**/*.lock"), *git.glob("*.lock"), *git.glob("objects/tmp_*")]:
             left.unlink()
+        for left in git.glob("objects/pack/tmp_*"):
+            shutil.rmtree(left)
         shutil.rmtree(folder / "incoming", ignore_errors=True)
         (folder / "incoming").mkdir(exist_ok=True)
     except OSError as error:
