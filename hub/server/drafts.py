@@ -8,6 +8,7 @@ own, many as one pack. What is not published leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from usermirrorer.hub.server.trees import Missing
 #: Up to so many objects have files of their own: each costs two waits for the disk, a pack four;
 #: but every pack makes all later reading a little slower.
 _FEW = 16
+#: With less than this beside an object, a failure to store it is that of a full disk.
+_ROOM = 1 << 16
 _DRAFT_FIRST = 10  # before the priorities of libgit2's own backends
 
 
@@ -89,7 +92,7 @@ class Draft:
         if len(oids) <= _FEW:
             published = pygit2.Repository(str(self.git), RepositoryOpenFlag.BARE).odb
             for oid in oids:
-                published.write(*self.spool.read_cb(oid))
+                store_object(published, self.git, *self.spool.read_cb(oid))
         else:
             self._publish_pack(oids)
 
@@ -111,6 +114,21 @@ class Draft:
                 path.rename(packs / path.name)
         disk.sync_folder(packs)
         disk.sync_folder(packs.parent)
+
+
+def store_object(odb: pygit2.Odb, git: Path, kind: int, content: bytes) -> str:
+    """Store one object durably and return its id.
+
+    Raises:
+        OSError: if there is no room; libgit2 itself then says "no error".
+    """
+    try:
+        return str(odb.write(kind, content))
+    except pygit2.GitError as error:
+        room = os.statvfs(git)
+        if room.f_bavail * room.f_frsize > len(content) + _ROOM or not room.f_blocks:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 @contextlib.contextmanager

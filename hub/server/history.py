@@ -49,7 +49,7 @@ def open_(git: Path) -> pygit2.Repository:
 
 def write_blob(git: Path, data: bytes) -> str:
     """Store `data` (not visible until a commit names it) and return its object id."""
-    return str(open_(git).create_blob(data))
+    return drafts.store_object(open_(git).odb, git, ObjectType.BLOB, data)
 
 
 def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:

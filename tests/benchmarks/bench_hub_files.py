@@ -56,7 +56,8 @@ def measure(api: Any, files: list[int], large: int, per_folder: int) -> dict[str
         repo_id = f"usermirrorer/growth-{count}"
         api.create_repo(repo_id, repo_type="dataset")
         taken[f"commit of {count}"] = took = commit(api, repo_id, 0, count, per_folder)
-        print(f"{count:>8,} files in one commit: {took:7.2f} s, {took / count * 1e3:6.3f} ms a file")
+        each = took / count * 1e3
+        print(f"{count:>8,} files in one commit: {took:7.2f} s, {each:6.3f} ms per file")
     if large:
         repo_id = "usermirrorer/large"
         api.create_repo(repo_id, repo_type="dataset")
