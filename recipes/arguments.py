@@ -72,7 +72,7 @@ class ChatArguments:
 
     def settings(self) -> dict[str, Any]:
         """Return them as `builders/decisions/chat.py` takes them; of YAML they are no text."""
-        given = self.chat_template_kwargs or {}
+        given: Any = self.chat_template_kwargs or {}
         return read_settings(given if isinstance(given, str) else json.dumps(given))
 
 

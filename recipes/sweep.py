@@ -275,7 +275,7 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         value, error = accuracy(engine, validation, options["stage"], of_model(folder))
         return Point(rate, passes, value, error, len(validation))
 
-    config = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
+    config: dict[str, Any] = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
     config |= {"chat": chat.template_settings()}
     epochs = [int(number) for number in options["epochs"]]
     rates = options["learning_rates"] or LEARNING_RATES[recipe]
