@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.text import clean_column
 from usermirrorer.builders.raw.files import Raw
 from usermirrorer.builders.raw.report import Report
 
@@ -130,6 +131,25 @@ def parsed_day(text: pl.Expr, pattern: str, zone: str = "UTC") -> pl.Expr:
     """Text to the canonical time of the day's start in `zone`, null if it is not of `pattern`."""
     day = text.str.to_date(pattern, strict=False).cast(pl.Datetime("ms"))
     return day.dt.replace_time_zone(zone).dt.convert_time_zone("UTC")
+
+
+def without_markup(text: pl.Expr) -> pl.Expr:
+    """Text without HTML tags; of an image, and of a tag cut short, what its `alt` says."""
+    alt = text.str.extract(r"""(?i)<img\b[^>]*\balt\s*=\s*["']([^"'<>]*)["']""")
+    plain = text.str.replace_all(r"<[^<>]*>?", " ").str.replace_all(r"\s+", " ").str.strip_chars()
+    return pl.when((plain == "") & alt.is_not_null()).then(alt.str.strip_chars()).otherwise(plain)
+
+
+def joined(values: pl.Expr, separator: str, limit: int) -> pl.Expr:
+    """Join a list of names to one text of at most `limit` characters, whole names alone.
+
+    The names are cleaned. Where the first alone is too long, it is cut at a word.
+    """
+    names = values.list.eval(clean_column(pl.element(), limit))
+    names = names.list.eval(pl.element().filter(pl.element() != ""))
+    ends = names.list.eval((pl.element().str.len_chars() + len(separator)).cum_sum())
+    whole = ends.list.eval(pl.element() <= limit + len(separator)).list.sum()
+    return names.list.head(whole).list.join(separator).fill_null("")
 
 
 def between_years(first: int, last: int, column: str = "timestamp") -> dict[str, pl.Expr]:

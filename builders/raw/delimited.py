@@ -63,6 +63,16 @@ def read_delimited(
     return checked(frames(), raw, report, select, checks)
 
 
+def header(raw: Raw, separator: str, encodings: Sequence[str] = ("utf-8", "latin-1")) -> list[str]:
+    """Return the names of a file's columns, for layouts whose headers differ.
+
+    Raises:
+        UserError: if the file is empty or damaged.
+    """
+    head = next(blocks(raw, encodings=encodings)).text.partition("\n")[0]
+    return [name.strip().strip('"') for name in head.split(separator)]
+
+
 def _header(head: str, raw: Raw, columns: Sequence[str], separator: str) -> list[str]:
     names = [name.strip().strip('"') for name in head.split(separator)]
     if missing := [column for column in columns if column not in names]:

@@ -1,19 +1,22 @@
 """Raw files of any size: found, decompressed, and read as blocks of whole lines.
 
-A raw file is a plain file, a gzip file, or a member of a zip archive; none is unpacked to disk. It
-is read in blocks of `BLOCK` bytes cut at line ends, so that memory holds one block of text beside
-the columns that are kept.
+A raw file is a plain file, a gzip file (whatever it is called), or a member of a zip archive; none
+is unpacked to disk. It is read in blocks of `BLOCK` bytes cut at line ends, so that memory holds
+one block of text beside the columns that are kept. What lies there twice, such as an unpacked file
+beside its archive, is read once; files of one name and different content are all found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import gzip
 import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,7 +41,8 @@ class Raw:
     @property
     def name(self) -> str:
         """File name without its folders and without `.gz`."""
-        return Path(self.member or self.path.name).name.removesuffix(".gz")
+        name = Path(self.member or self.path.name).name
+        return name[:-3] if name.lower().endswith(".gz") else name
 
     def __str__(self) -> str:
         return f"{self.path}!{self.member}" if self.member else str(self.path)
@@ -48,25 +52,85 @@ def locate(folder: Path, *patterns: str) -> list[Raw]:
     """Return all raw files, in `folder` or zip archives in it, that match the first such pattern.
 
     Patterns are file names with `*` for any text, without `.gz`; folders inside do not matter. If
-    `folder` is a file, it is looked at alone. A file found unpacked hides its copy in an archive.
+    `folder` is a file, it is looked at alone. Members of archives with the name and the content of
+    a file that is there already, unpacked or in another archive, are left out.
 
     Raises:
         UserError: if the folder is missing or no file matches any pattern.
     """
+    paths = there(folder)
+    archives = [path for path in paths if path.suffix.lower() == ".zip"]
+    raws = [Raw(path) for path in paths if path not in archives]
+    raws += [raw for archive in archives for raw in _members(archive)]
+    for pattern in patterns:
+        if matching := [raw for raw in raws if fnmatch.fnmatchcase(raw.name, pattern)]:
+            return _once(matching)
+    raise UserError(
+        f"none of {', '.join(patterns)} is there (also as .gz, or inside a .zip)",
+        where=folder,
+        fix=_packed([*paths, *(Path(raw.member) for raw in raws if raw.member)]),
+    )
+
+
+def there(folder: Path) -> list[Path]:
+    """Return the files in a folder, in order, without what systems leave behind; or the file.
+
+    Raises:
+        UserError: if the folder is missing.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise UserError("does not exist", where=folder, fix="Give the folder of the raw files.")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-    files_inside = [Raw(path) for path in files if path.suffix != ".zip"]
-    archives = [path for path in files if path.suffix == ".zip"]
-    files_inside += [raw for archive in archives for raw in _members(archive)]
-    for pattern in patterns:
-        matching = [raw for raw in files_inside if fnmatch.fnmatchcase(raw.name, pattern)]
-        if loose := [raw for raw in matching if not raw.member] or matching:
-            return loose
-    raise UserError(
-        f"none of {', '.join(patterns)} is there (also as .gz, or inside a .zip)", where=folder
-    )
+    if folder.is_file():
+        return [folder]
+    inside = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in inside if not _left_behind(path.relative_to(folder)))
+
+
+def _left_behind(path: Path) -> bool:
+    """Say whether a file is a system's own, as `__MACOSX/._ratings.dat`."""
+    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name == ".DS_Store"
+
+
+def _packed(paths: Sequence[Path]) -> str:
+    """Say what has to be unpacked first, among files that cannot be looked into."""
+    inside = [path for path in paths if path.name.lower().endswith(_UNREAD)]
+    inside += [path for path in paths if path.suffix.lower() == ".zip" and not path.is_file()]
+    return f"Unpack {inside[0].name} first." if inside else ""
+
+
+def _once(raws: list[Raw]) -> list[Raw]:
+    """Drop what an archive holds a second time: of that name and content, the first is kept."""
+    kept: list[Raw] = []
+    for raw in raws:
+        rivals = [other for other in kept if raw.member and other.name == raw.name]
+        if not any(_content(other) == _content(raw) for other in rivals):
+            kept.append(raw)
+    return kept
+
+
+def _content(raw: Raw) -> tuple[int, int]:
+    """Return size and CRC-32 of what a file holds, decompressed; archives state both.
+
+    A damaged file is like no other: whoever reads it says what is wrong.
+    """
+    if raw.member and not raw.member.lower().endswith(".gz"):
+        with zipfile.ZipFile(raw.path) as archive:
+            info = archive.getinfo(raw.member)
+        return info.file_size, info.CRC
+    try:
+        return _measured(raw, raw.path.stat().st_mtime_ns)
+    except UserError:
+        return -1, hash(str(raw))
+
+
+@functools.lru_cache(maxsize=64)
+def _measured(raw: Raw, changed: int) -> tuple[int, int]:
+    size, crc = 0, 0
+    with opened(raw) as stream:
+        while piece := stream.read(1 << 20):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return size, crc
 
 
 def one(folder: Path, *patterns: str) -> Raw:
@@ -98,10 +162,25 @@ def _members(archive: Path) -> list[Raw]:
             names = sorted(name for name in opened.namelist() if not name.endswith("/"))
     except zipfile.BadZipFile as error:
         raise UserError("is not a whole zip archive", where=archive, fix=_AGAIN) from error
-    return [Raw(archive, name) for name in names if not name.startswith("__MACOSX")]
+    return [Raw(archive, name) for name in names if not _left_behind(Path(name))]
 
 
 _AGAIN = "Download it again."
+#: Endings of archives that are not read as they are.
+_UNREAD = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+_READ: ContextVar[set[Path] | None] = ContextVar("read", default=None)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[set[Path]]:
+    """Yield a set that gathers the files on disk that are opened while the block runs."""
+    paths: set[Path] = set()
+    token = _READ.set(paths)
+    try:
+        yield paths
+    finally:
+        _READ.reset(token)
 
 
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
@@ -114,6 +193,8 @@ def opened(raw: Raw) -> Iterator[BinaryIO]:
     Raises:
         UserError: if it is cut off, damaged, or not of the format that its name says.
     """
+    if (paths := _READ.get()) is not None:
+        paths.add(raw.path)
     with contextlib.ExitStack() as stack:
         try:
             if raw.member:
@@ -121,11 +202,13 @@ def opened(raw: Raw) -> Iterator[BinaryIO]:
                 stream: Any = io.BufferedReader(stack.enter_context(archive.open(raw.member)))
             else:
                 stream = stack.enter_context(raw.path.open("rb"))
-            if (raw.member or raw.path.name).endswith(".gz"):
-                start = stream.peek(2)[:2]
-                if start != b"\x1f\x8b":
-                    raise UserError("is not a gzip file", where=raw, fix=_AGAIN)
+            start = stream.peek(4)[:4]
+            if start.startswith(_GZIP):
                 stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            elif (raw.member or raw.path.name).lower().endswith(".gz"):
+                raise UserError("is not a gzip file", where=raw, fix=_AGAIN)
+            elif start == _ZIP:
+                raise UserError("is a zip archive", where=raw, fix="Give it the ending .zip.")
             yield stream
         except _BROKEN as error:
             raise UserError(f"is cut off or damaged: {error}", where=raw, fix=_AGAIN) from error

@@ -72,7 +72,8 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             "is there, but no folder of canonical tables", where=folder, fix="Name another folder."
         )
     report = Report(strict)
-    tables = source.read(Path(raw_folder), report)
+    with files.recorded() as read:
+        tables = source.read(Path(raw_folder), report)
     with storage.atomic(folder) as temporary:
         temporary.mkdir()
         rows = {
@@ -83,7 +84,7 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             "source": source.name,
             "schema_version": schema.SCHEMA_VERSION,
             "key": key,
-            "inputs": inputs,
+            "inputs": _of_read(read, Path(raw_folder), inputs),
             "rows": rows,
             "skipped": dict(sorted(report.skipped.items())),
             "not_chosen": dict(sorted(report.not_chosen.items())),
@@ -155,21 +156,25 @@ def hashes(source: Source, folder: Path) -> dict[str, str]:
     Raises:
         UserError: if the folder is missing.
     """
-    if not folder.exists():
-        raise UserError("does not exist", where=folder, fix="Give the folder of the raw files.")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     base = folder.parent if folder.is_file() else folder
     names = [name.removesuffix(".gz") for names in source.files for name in names.split("|")]
 
     def expected(path: Path) -> bool:
-        name = path.name.removesuffix(".gz")
-        return path.suffix == ".zip" or any(fnmatch.fnmatchcase(name, n) for n in names)
+        name = files.Raw(path).name
+        return path.suffix.lower() == ".zip" or any(fnmatch.fnmatchcase(name, n) for n in names)
 
     return {
         path.relative_to(base).as_posix(): storage.file_hash(path)
-        for path in files
+        for path in files.there(folder)
         if expected(path)
     }
+
+
+def _of_read(read: set[Path], folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of the files that were read, and of no others."""
+    base = folder.parent if folder.is_file() else folder
+    names = {path: path.relative_to(base).as_posix() for path in sorted(read)}
+    return {name: known.get(name) or storage.file_hash(path) for path, name in names.items()}
 
 
 def _code(source: Source) -> dict[str, str]:

@@ -325,7 +325,7 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
 
     strong = facts["simulator"]
     manifest = {
-        "inputs": {plan.source: parts["inputs"]},
+        "inputs": {plan.source: storage.read_json(job.out / "scenes" / "scenes.json")["inputs"]},
         "code": f"usermirrorer {package_version('usermirrorer')}",
         "configuration": {
             **{k: public(v) for k, v in asdict(plan).items()},

@@ -102,9 +102,14 @@ def _interactions(file: files.Raw, report: Report, is_2023: bool) -> pl.DataFram
 def _items(file: files.Raw, report: Report, is_2023: bool) -> pl.DataFrame:
     item, title, categories, main, description, price, *_ = _META_2023 if is_2023 else _META_2018
     date = pl.col("details").struct.field("Date First Available") if is_2023 else pl.col("date")
-    # Metadata of 2018 put the department's name first and, in broken pages, markup as price.
-    path = pl.col(categories).list.head(4).list.join(" > ", ignore_nulls=True).fill_null("")
-    category = pl.when(path != "").then(path).otherwise(pl.col(main))
+    # Metadata of 2018 put the department's name first, repeat levels and, from broken pages, hold
+    # markup: as a level of the path, as an image in place of the main category, as the price.
+    levels = pl.col(categories).list.eval(columns.without_markup(pl.element()))
+    levels = levels.list.eval(pl.element().filter(pl.element() != "")).list.unique(
+        maintain_order=True
+    )
+    path = levels.list.head(4).list.join(" > ", ignore_nulls=True).fill_null("")
+    category = pl.when(path != "").then(path).otherwise(columns.without_markup(pl.col(main)))
     about = pl.col(description).list.join(" ", ignore_nulls=True).fill_null("")
     frame = json_lines.read_json_lines(
         file,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.text import clean_column
 from usermirrorer.builders.raw import as_of, columns, files, json_lines
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.source import Source, Tables
 
+#: Files whose names begin as those of books do.
+_NO_GENRES = ("_authors", "_genres_initial", "_series", "_works", "_extra")
 _TIME = "%a %b %d %H:%M:%S %z %Y"
 _GENRES = (
     "children",
@@ -48,8 +53,10 @@ _SHELVES = {
 
 
 def read(folder: Path, report: Report) -> Tables:
-    """Read one genre (as `goodreads_books_comics_graphic.json.gz`) or the whole graph.
+    """Read genres (as `goodreads_books_comics_graphic.json.gz`), united, or the whole graph.
 
+    Each file of interactions is read with the books of its genre, or those of the whole graph.
+    Review texts are taken from `goodreads_reviews*` of the genre where that file is there.
     A book is interacted with when it is put on a shelf (`date_added`). Whether it was read, its
     rating and its review are known from `date_updated`, often months later. Average ratings are
     those in this source before the scene, not the metadata's, which count later years.
@@ -57,15 +64,93 @@ def read(folder: Path, report: Report) -> Tables:
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
     """
-    books = _books(folder, report)
-    file = files.one(folder, "goodreads_interactions*.json")
-    interactions = columns.known(_shelved(file, report), books, "item_id", report, file)
-    interactions = columns.once(interactions, report, file)
+    families = _families(folder)
+    books = _books(folder, [family.books for family in families], report)
+    interactions = pl.concat([_of_family(family, books, report) for family in families])
+    # A book of several genres stands in the file of each: one that is in both is no fault.
+    interactions = interactions.unique(
+        ["user_id", "item_id", "timestamp"], keep="first", maintain_order=True
+    )
     return Tables(
         users=columns.users_of(interactions),
         items=as_of.not_after_first(books, interactions),
         interactions=interactions,
     )
+
+
+class _Family(NamedTuple):
+    """The files of one genre, or of the whole graph."""
+
+    interactions: files.Raw
+    books: files.Raw
+    reviews: files.Raw | None
+
+
+def _families(folder: Path) -> list[_Family]:
+    """Return the files that belong together.
+
+    Raises:
+        UserError: if a file of interactions has no books, or one is there more than once.
+    """
+    shelves, books, reviews = (
+        _by_genre(folder, kind) for kind in ("interactions", "books", "reviews")
+    )
+    families = []
+    for genre, file in shelves.items():
+        fitting = books.get(genre) or books.get("")
+        if fitting is None:
+            raise UserError(
+                f"its books are not there, only those of {', '.join(books)}",
+                where=file,
+                fix=f"Add goodreads_books{genre}.json.gz.",
+            )
+        families.append(_Family(file, fitting, reviews.get(genre) or reviews.get("")))
+    return families
+
+
+def _by_genre(folder: Path, kind: str) -> dict[str, files.Raw]:
+    """Return the files of a kind by what stands behind it in their names; "" of the whole graph."""
+    prefix = f"goodreads_{kind}"
+    if kind == "reviews" and not files.has(folder, f"{prefix}*.json"):
+        return {}
+    by_genre: dict[str, files.Raw] = {}
+    for file in files.locate(folder, f"{prefix}*.json"):
+        genre = file.name.removeprefix(prefix).removesuffix(".json")
+        genre = "" if genre == "_dedup" else genre.removesuffix("_dedup")
+        if genre in _NO_GENRES:
+            continue
+        if genre in by_genre:
+            raise UserError(
+                f"is there more than once: {by_genre[genre]}, {file}", where=folder, fix="Keep one."
+            )
+        by_genre[genre] = file
+    return by_genre
+
+
+def _of_family(family: _Family, books: pl.DataFrame, report: Report) -> pl.DataFrame:
+    file = family.interactions
+    shelved = columns.known(_shelved(file, report), books, "item_id", report, file)
+    shelved = columns.once(shelved, report, file)
+    return shelved if family.reviews is None else _with_reviews(shelved, family.reviews, report)
+
+
+def _with_reviews(shelved: pl.DataFrame, file: files.Raw, report: Report) -> pl.DataFrame:
+    """Put whole reviews in place of the beginnings that the shelves hold."""
+    texts = json_lines.read_json_lines(
+        file,
+        report,
+        {"user_id": pl.String, "book_id": pl.String, "review_text": pl.String},
+        [
+            "user_id",
+            pl.col("book_id").alias("item_id"),
+            clean_column(pl.col("review_text"), 300).alias("whole"),
+        ],
+        columns.filled("user_id", "item_id"),
+    )
+    key = ["user_id", "item_id"]
+    texts = texts.filter(pl.col("whole") != "").unique(key, keep="first", maintain_order=True)
+    joined = shelved.join(texts, on=key, how="left", maintain_order="left")
+    return joined.with_columns(pl.coalesce("whole", "review").alias("review")).drop("whole")
 
 
 def _shelved(file: files.Raw, report: Report) -> pl.DataFrame:
@@ -88,8 +173,17 @@ def _shelved(file: files.Raw, report: Report) -> pl.DataFrame:
     )
 
 
-def _books(folder: Path, report: Report) -> pl.DataFrame:
-    file = files.locate(folder, "goodreads_books*.json")[0]
+def _books(folder: Path, sources: Sequence[files.Raw], report: Report) -> pl.DataFrame:
+    parts = [_of_books(file, report) for file in dict.fromkeys(sources)]
+    # Genres share books: one that is in several is no fault.
+    frame = pl.concat(parts).unique("item_id", keep="first", maintain_order=True)
+    authors = _authors(folder, report, frame)
+    frame = frame.drop("authors").join(authors, on="item_id", how="left", maintain_order="left")
+    frame = frame.join(_genres(folder, report), on="item_id", how="left", maintain_order="left")
+    return _shown(frame)
+
+
+def _of_books(file: files.Raw, report: Report) -> pl.DataFrame:
     day = pl.concat_str(
         "publication_year",
         pl.col("publication_month").replace("", "1").fill_null("1"),
@@ -112,10 +206,10 @@ def _books(folder: Path, report: Report) -> pl.DataFrame:
         ],
         columns.filled("item_id", "title"),
     )
-    frame = columns.unique(frame, "item_id", report, file)
-    authors = _authors(folder, report, frame)
-    frame = frame.drop("authors").join(authors, on="item_id", how="left", maintain_order="left")
-    frame = frame.join(_genres(folder, report), on="item_id", how="left", maintain_order="left")
+    return columns.unique(frame, "item_id", report, file)
+
+
+def _shown(frame: pl.DataFrame) -> pl.DataFrame:
     shown = [
         pl.when(pl.col(c) != "").then(c) for c in ("title", "genres", "authors", "description")
     ]
@@ -225,6 +319,7 @@ SOURCES = (
             "goodreads_books_comics_graphic.json.gz|goodreads_books*.json.gz": (
                 "books; the paper's genre has 89,411"
             ),
+            "goodreads_reviews*.json.gz": "texts of reviews, if you have them",
             "goodreads_book_authors.json.gz": "names of authors",
             "goodreads_book_genres_initial.json.gz": "genres by readers' shelves",
         },

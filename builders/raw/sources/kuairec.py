@@ -93,11 +93,19 @@ def _people(file: files.Raw, report: Report) -> pl.DataFrame:
     frame = delimited.read_delimited(
         file,
         report,
-        ["user_id", "user_active_degree", "is_live_streamer", "is_video_author", *numbers],
+        [
+            "user_id",
+            "user_active_degree",
+            "is_live_streamer",
+            "is_video_author",
+            "register_days_range",
+            *numbers,
+        ],
         [
             "user_id",
             clean_column(pl.when(degree != "UNKNOWN").then(degree), 40).alias("active_degree"),
             pl.concat_str(author, streamer, separator=", ", ignore_nulls=True).alias("role"),
+            clean_column(_stated("register_days_range"), 20).alias("register_days_range"),
             *(_number(name) for name in numbers),
         ],
         columns.filled("user_id"),
@@ -150,8 +158,8 @@ def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFram
         ["video_id", "manual_cover_text", "caption", "topic_tag", *levels],
         [
             pl.col("video_id").alias("item_id"),
-            clean_column(_stated("caption"), 100).alias("caption"),
-            clean_column(_stated("manual_cover_text"), 60).alias("cover_text"),
+            clean_column(_without_ids("caption"), 100).alias("caption"),
+            clean_column(_without_ids("manual_cover_text"), 60).alias("cover_text"),
             clean_column(category, 60).alias("category"),
         ],
         columns.filled("item_id"),
@@ -175,19 +183,41 @@ def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFram
     )
 
 
+def _without_ids(name: str) -> pl.Expr:
+    """Text without the account numbers behind handles: `@name(O3xhcy6vhfzcu3kw)` is `@name`."""
+    return _stated(name).str.replace_all(r"(@[^@()（）]{1,60}?)\s*[(（]O[0-9A-Za-z]+[)）]", "${1}")
+
+
 def _stated(name: str) -> pl.Expr:
     value = pl.col(name).str.strip_chars()
     return pl.when(~value.is_in(["", "UNKNOWN", "[]", "nan"])).then(value)
 
 
 def _user_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
-    """`registered_days`: days since registration at the scene's time."""
-    days = tables.users.select("user_id", "register_days")
+    """`registered_days`: days since registration at the scene's time.
+
+    The file states a range beside the number. Where the number counted back to the scene lies
+    below it, one of the two is not as of the end of the log: then the range is all that is known.
+    """
+    stated = tables.users.select("user_id", "register_days", "register_days_range")
     passed = (_SNAPSHOT.dt.convert_time_zone("UTC") - pl.col("timestamp")).dt.total_days()
     then = pl.col("register_days") - passed.clip(0)
-    return rows.join(days, on="user_id", how="left", maintain_order="left").select(
-        pl.when(then >= 0).then(then).alias("registered_days")
+    told = pl.col("register_days_range")
+    lowest, highest = _bounds(told)
+    outside = (then < lowest) | (pl.col("register_days") > highest)
+    number = pl.when(then >= 0).then(then.cast(pl.String))
+    return rows.join(stated, on="user_id", how="left", maintain_order="left").select(
+        pl.when(outside.fill_null(False)).then(told).otherwise(number).alias("registered_days")
     )
+
+
+def _bounds(told: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Return both ends of `61-90`, `730+`, `<=14` or `[15,30)`; null where there is none."""
+    numbers = told.str.extract_all(r"\d+").list.eval(pl.element().cast(pl.Int64, strict=False))
+    only_upper = told.str.contains(r"^\s*[<≤]")
+    lowest = pl.when(~only_upper).then(numbers.list.first())
+    highest = pl.when(~told.str.contains(r"\+|>")).then(numbers.list.last())
+    return lowest, highest
 
 
 def _item_as_of(tables: Tables, rows: pl.DataFrame) -> pl.DataFrame:
@@ -200,6 +230,7 @@ _COLUMNS = {
         "active_degree": (pa.string(), "full, high, middle, low, ... or empty"),
         "role": (pa.string(), "video author, live streamer, both or empty"),
         "register_days": (pa.int64(), "days since registration at the end of the log"),
+        "register_days_range": (pa.string(), "the publisher's range of them, or null"),
         "friend_user_num": (pa.int64(), "friends at the end of the log"),
         "follow_user_num": (pa.int64(), "accounts followed at the end of the log"),
         "fans_user_num": (pa.int64(), "followers at the end of the log"),

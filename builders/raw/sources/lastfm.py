@@ -13,16 +13,20 @@ from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.source import Source, Tables
 
 _TOP_TAGS = 5
+#: Whose months the stamps count: they are midnights of Madrid, where the data were gathered.
+_ZONE = "Europe/Madrid"
 _SLICE = 20_000  # (artist, time) pairs whose tags are counted at once
 
 
 def read(folder: Path, report: Report) -> Tables:
     """Read the HetRec folder.
 
-    Only tagging has a time (a day), so an interaction is the first day on which a user tagged an
-    artist, with the tags given on that day. Play counts have none: with them, later listening
-    would reach earlier scenes, so `user_artists.dat` is not read. An artist's `text` names the
-    tags that at least two users gave, so that no single behavior shows in it.
+    Only tagging has a time. Nearly all stamps are the first of a month, a few count milliseconds:
+    an interaction is the first day on which a user tagged an artist, with the tags given on
+    that day, and happens at the day's start, so that no order within a day is made up. Play
+    counts have none: with them, later listening would reach earlier scenes, so `user_artists.dat`
+    is not read. An artist's `text` names the tags that at least two users gave, so that no single
+    behavior shows in it.
 
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
@@ -69,9 +73,11 @@ def _tagged(folder: Path, report: Report) -> pl.DataFrame:
             pl.col("userID").alias("user_id"),
             pl.col("artistID").alias("item_id"),
             pl.col("tagID").alias("tag_id"),
-            columns.utc(pl.col("timestamp").cast(pl.Float64, strict=False) / 1000).alias(
-                "timestamp"
-            ),
+            columns.utc(pl.col("timestamp").cast(pl.Float64, strict=False) / 1000)
+            .dt.convert_time_zone(_ZONE)
+            .dt.truncate("1d")
+            .dt.convert_time_zone("UTC")
+            .alias("timestamp"),
         ],
         # A few taggings carry times before Last.fm existed (down to 1956).
         {**columns.filled("user_id", "item_id"), **columns.between_years(2005, 2011)},

@@ -129,11 +129,18 @@ def _of_known_news(
     shown = pl.concat(
         part["item_ids"].explode().unique().to_frame("item_id") for part in logs.iter_slices(_SLICE)
     ).unique()
-    unknown = shown.join(items, on="item_id", how="anti")["item_id"]
+    unknown = shown.join(items, on="item_id", how="anti")["item_id"].sort()
     if not len(unknown):
         return logs
     whole = ~pl.col("item_ids").list.eval(pl.element().is_in(unknown.implode())).list.any()
     kept = logs.filter(whole)
+    if not len(kept):
+        raise UserError(
+            f"every impression ({len(logs):,}) shows an article that news.tsv lacks, the first "
+            f"{unknown[0]}",
+            where=folder,
+            fix="Give the news.tsv of the same split.",
+        )
     report.skip("impression of an unknown item", len(logs) - len(kept), where=folder)
     return kept
 

@@ -184,27 +184,54 @@ def _read_100k(folder: Path, report: Report) -> _Three:
 
 
 def _atomic(folder: Path, report: Report) -> _Three:
-    people = ["user_id", "age", "gender", "occupation", "zip_code"]
-    films = ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"]
-    item, title, year, genres = films
+    """RecBole's files; the headers of its MovieLens-100K and -1M differ, and 1M's are wrong."""
+    users, items = files.one(folder, "*.user"), files.one(folder, "*.item")
+    persons = [f"{name}:token" for name in ("user_id", "age", "gender", "occupation", "zip_code")]
+    event = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    named = delimited.header(items, "\t")
+    title = _one_of(named, "movie_title:token_seq", "movie_title:token", where=items)
+    genres = _one_of(named, "class:token_seq", "genre:token_seq", where=items)
+    films, year = ["item_id:token", title, genres], _year_of_title(title)
+    if "release_year:token" in named:
+        films.append("release_year:token")
+        year = pl.col(films[-1]).cast(pl.Int32, strict=False).fill_null(_MISSING_YEAR).alias("year")
     chosen = [
-        pl.col(item).alias("item_id"),
+        pl.col("item_id:token").alias("item_id"),
         pl.col(title).alias("title"),
         pl.col(genres).str.replace_all(" ", "|").alias("genres"),
-        pl.col(year).cast(pl.Int32, strict=False).fill_null(_MISSING_YEAR).alias("year"),
+        year,
     ]
-    asked = [pl.col(f"{name}:token").alias(name.replace("zip_code", "zip")) for name in people]
-    event = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
-    persons = [f"{name}:token" for name in people]
+    told = _persons(pl.col("gender:token"), pl.col("age:token"))
     return (
-        _table(files.one(folder, "*.user"), report, "\t", persons, asked, header=True),
-        _table(files.one(folder, "*.item"), report, "\t", films, chosen, header=True),
+        _table(users, report, "\t", persons, told, header=True),
+        _table(items, report, "\t", films, chosen, header=True),
         _ratings(files.one(folder, "*.inter"), report, "\t", event, header=True),
     )
 
 
-def _year_of_title() -> pl.Expr:
-    year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int32, strict=False)
+def _one_of(named: Sequence[str], *candidates: str, where: files.Raw) -> str:
+    there = [name for name in candidates if name in named]
+    if not there:
+        raise UserError(f"column(s) {' or '.join(candidates)} are missing", where=f"{where}:1")
+    return there[0]
+
+
+def _persons(gender: pl.Expr, age: pl.Expr) -> list[pl.Expr | str]:
+    """Fields of a person, by what they hold: a header may have swapped gender and age."""
+    swapped = age.is_in(["M", "F"])
+    code = pl.col("occupation:token")
+    names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
+    return [
+        pl.col("user_id:token").alias("user_id"),
+        pl.when(swapped).then(age).otherwise(gender).alias("gender"),
+        pl.when(swapped).then(gender).otherwise(age).alias("age"),
+        code.replace(names).alias("occupation"),
+        pl.col("zip_code:token").alias("zip"),
+    ]
+
+
+def _year_of_title(title: str = "title") -> pl.Expr:
+    year = pl.col(title).str.extract(r"\((\d{4})\)\s*$").cast(pl.Int32, strict=False)
     return year.fill_null(_MISSING_YEAR).alias("year")
 
 
@@ -228,8 +255,12 @@ def _people(users: pl.DataFrame) -> pl.DataFrame:
         pl.col("gender").replace_strict({"M": "male", "F": "female"}, default=""),
         band.otherwise(pl.lit("Under 18")).alias("age"),
         clean_column(pl.col("occupation"), 40),
-        # Beyond the five digits stands the delivery route, as in 94043-1234.
-        pl.col("zip").str.head(5).replace_strict(_places(), default="").alias("location"),
+        # Behind the five digits may stand the delivery route, as in 94043-1234. What has another
+        # form is no ZIP code, and its first five digits are of another place.
+        pl.col("zip")
+        .str.extract(r"^\s*(\d{5})(?:-?\d{4})?\s*$")
+        .replace_strict(_places(), default="")
+        .alias("location"),
     )
 
 
@@ -239,9 +270,15 @@ def _places() -> dict[str, str]:
     import zipcodes
 
     return {
-        place["zip_code"]: f"{place['city'].title()}, {place['state']}"
+        place["zip_code"]: f"{_city(place['city'])}, {place['state']}"
         for place in zipcodes.list_all()
     }
+
+
+def _city(name: str) -> str:
+    """`Ann Arbor` from capitals; the post offices of the forces stay APO, FPO and DPO."""
+    words = name.title().split(" ")
+    return " ".join(w.upper() if w.upper() in ("APO", "FPO", "DPO") else w for w in words)
 
 
 def _movies(items: pl.DataFrame) -> pl.DataFrame:

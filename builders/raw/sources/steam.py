@@ -78,8 +78,7 @@ def _pseudonyms(names: pl.Series) -> pl.Series:
 
 def _games(file: files.Raw, report: Report) -> pl.DataFrame:
     def listed(name: str, limit: int) -> pl.Expr:
-        joined = pl.col(name).list.head(8).list.join(", ", ignore_nulls=True)
-        return clean_column(joined.fill_null(""), limit).alias(name)
+        return columns.joined(pl.col(name).list.head(8), ", ", limit).alias(name)
 
     def line(name: str) -> pl.Expr:
         return clean_column(pl.col(name), 80).alias(name)

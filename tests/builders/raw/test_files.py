@@ -229,11 +229,11 @@ def test_a_json_field_of_another_kind_is_missing_not_fatal(tmp_path):
 
 def test_files_are_found_by_name_wherever_they_lie(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    write(tmp_path / "deep" / "er", "x", "file.csv.gz")
+    (tmp_path / "deep" / "er" / "file.csv.gz").write_bytes(gzip.compress(b"x"))
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("data/other.csv", "x")
         archive.writestr("data/file.csv", "x")
-    assert files.one(tmp_path, "file.csv").member == ""  # the unpacked one hides the other
+    assert files.one(tmp_path, "file.csv").member == ""  # the other is the same again
     assert files.one(tmp_path, "none.csv", "other.csv").member == "data/other.csv"
     assert files.one(tmp_path / "all.zip", "file.csv").member == "data/file.csv"
     write(tmp_path, "x", "file.csv")
@@ -243,6 +243,59 @@ def test_files_are_found_by_name_wherever_they_lie(tmp_path):
         files.one(tmp_path, "what.csv")
     with pytest.raises(UserError, match="does not exist"):
         files.one(tmp_path / "nowhere", "what.csv")
+
+
+def test_parts_of_one_name_are_all_found_in_any_arrangement(tmp_path):
+    for part in ("train", "dev"):
+        (tmp_path / part).mkdir()
+        write(tmp_path / part, f"of {part}", "behaviors.tsv")
+    (tmp_path / "train" / "behaviors.tsv").unlink()
+    with zipfile.ZipFile(tmp_path / "all.ZIP", "w") as archive:
+        archive.writestr("train/behaviors.tsv", "of train")
+        archive.writestr("dev/behaviors.tsv", "of dev")  # unpacked already
+        archive.writestr("__MACOSX/train/._behaviors.tsv", "\0\0")
+    write(tmp_path / "dev", "\0\0", "._behaviors.tsv")
+    there = files.locate(tmp_path, "behaviors.tsv")
+    assert [(raw.path.name, raw.member) for raw in there] == [
+        ("behaviors.tsv", ""),
+        ("all.ZIP", "train/behaviors.tsv"),
+    ]
+    with pytest.raises(UserError, match="more than once"):
+        files.one(tmp_path, "behaviors.tsv")
+
+
+def test_a_gzip_file_is_read_whatever_it_is_called(tmp_path):
+    (tmp_path / "file.csv").write_bytes(gzip.compress(b"a,b,c\n1,2,3\n"))
+    assert read(files.one(tmp_path, "file.csv")).rows() == [("1", "2", "3")]
+
+
+def test_a_zip_archive_under_another_name_says_so(tmp_path):
+    with zipfile.ZipFile(tmp_path / "file.csv", "w") as archive:
+        archive.writestr("file.csv", "a,b,c\n1,2,3\n")
+    with pytest.raises(UserError, match="is a zip archive"):
+        read(files.one(tmp_path, "file.csv"))
+
+
+@pytest.mark.parametrize("name", ["ml.tar.gz", "ml.tgz", "ml.7z", "ml.csv.bz2"])
+def test_what_cannot_be_looked_into_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b"x"))
+    with pytest.raises(UserError, match=f"Unpack {name} first"):
+        files.one(tmp_path, "file.csv")
+
+
+def test_an_archive_in_an_archive_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("in/inner.zip", "PK")
+    with pytest.raises(UserError, match=r"Unpack inner\.zip first"):
+        files.one(tmp_path, "file.csv")
+
+
+def test_what_was_opened_is_recorded_and_nothing_else(tmp_path):
+    for name in ("file.csv", "other.csv"):
+        write(tmp_path, "a,b,c\n1,2,3\n", name)
+    with files.recorded() as paths:
+        read(files.one(tmp_path, "file.csv"))
+    assert paths == {tmp_path / "file.csv"}
 
 
 @pytest.mark.parametrize("quoted", [False, True])
