@@ -217,10 +217,10 @@ def serve_command(root: Path, host: str, port: int) -> None:
     from usermirrorer.hub.server.app import configuration
     from usermirrorer.hub.server.store import create_token, list_tokens
 
-    listener = _listen(host, port)
+    listener = listen(host, port)
     server = uvicorn.Server(configuration(root, host, port))
-    click.echo(f"HF_ENDPOINT=http://{_in_address(host)}:{listener.getsockname()[1]}")
-    if not _is_loopback(host):
+    click.echo(f"HF_ENDPOINT=http://{in_address(host)}:{listener.getsockname()[1]}")
+    if not is_loopback(host):
         click.echo(
             f"Warning: {host} can be reached from other machines. Whoever reaches it reads all "
             "public repositories, and tokens pass unencrypted: put a proxy with TLS before it.",
@@ -232,7 +232,7 @@ def serve_command(root: Path, host: str, port: int) -> None:
     server.run([listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Take the port before anything else is done or shown.
 
     Raises:
@@ -257,7 +257,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether an address can be reached from this machine alone."""
     import ipaddress
 
     try:
@@ -266,7 +267,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _in_address(host: str) -> str:
+def in_address(host: str) -> str:
+    """Return a host as addresses have it."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -43,11 +43,13 @@ def running(root: Path, user: str = "usermirrorer", *, wait: float = 60.0) -> It
     from usermirrorer.hub.server.store import create_token, list_tokens, revoke_token
 
     root = Path(root)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = {row["id"] for row in list_tokens(root)}
     token = create_token(root, user, label="this run")
     made = [row["id"] for row in list_tokens(root) if row["id"] not in before]
     port_file = root / f"port-{os.getpid()}"
     log = root / "server.log"
+    log.touch(mode=0o600)
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "usermirrorer.hub.server", str(root), str(port_file)],

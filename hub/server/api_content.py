@@ -432,7 +432,7 @@ def _change(draft: drafts.Draft, key: str, value: dict[str, Any]) -> history.Cha
         if (pointer := objects.parse_pointer(data)) and _stored(draft, pointer[0]) != pointer[1]:
             raise HubError(
                 400,
-                f"{path} is a pointer to a large file ({pointer[0]}) that is not there: push it",
+                f"{path} is a pointer to a large file ({pointer[0]}) that was not uploaded",
             )
         return history.Change("put", path, draft.write(data))
     if key == "lfsFile":

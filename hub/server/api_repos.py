@@ -6,6 +6,7 @@ import sqlite3
 from functools import partial
 from typing import Any
 
+import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -207,7 +208,10 @@ def listing(request: Request, kinds: str) -> JSONResponse:
             continue
         if not all(word in record.full_name.lower() for word in words):
             continue
-        described = describe(request, record, files="full" in query, brief=True)
+        try:
+            described = describe(request, record, files="full" in query, brief=True)
+        except (HubError, KeyError, pygit2.GitError):  # damaged: `hub check` names it
+            continue
         if wanted <= set(described["tags"]):
             rows.append(described)
     if (key := query.get("sort")) in ("lastModified", "createdAt"):

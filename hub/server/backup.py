@@ -159,10 +159,10 @@ def _references(git: Path) -> tuple[dict[str, str], list[str]]:
 def _content(source: Path) -> Iterator[Path]:
     """Yield the files that never change, an index after the pack that it is of."""
     for part in ("git/objects", "lfs"):
-        found = [path for path in (source / part).rglob("*") if path.is_file()]
+        present = [path for path in (source / part).rglob("*") if path.is_file()]
         named = [
             path
-            for path in found
+            for path in present
             if not path.name.startswith(("tmp_", ".")) and not path.parent.name.startswith("tmp_")
         ]
         yield from sorted(named, key=lambda path: (path.suffix == ".idx", path))

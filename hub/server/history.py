@@ -6,6 +6,7 @@ Callers hold the repository's lock while they change references.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,8 +62,9 @@ def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
         if commit_ := _commit_at(repo, name):
             return commit_
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
-        target = repo.get(revision)
-        return target if isinstance(target, pygit2.Commit) else None
+        with contextlib.suppress(KeyError, ValueError, pygit2.GitError):
+            target = repo.get(revision)
+            return target if isinstance(target, pygit2.Commit) and target.tree is not None else None
     return None
 
 
@@ -71,7 +73,8 @@ def _commit_at(repo: pygit2.Repository, name: str) -> pygit2.Commit | None:
     try:
         if not pygit2.reference_is_valid_name(name):
             return None
-        return repo.references[name].peel(pygit2.Commit)
+        commit_ = repo.references[name].peel(pygit2.Commit)
+        return commit_ if commit_.tree is not None else None
     except (KeyError, ValueError, pygit2.GitError):
         return None
 
@@ -82,7 +85,7 @@ def entry(repo: pygit2.Repository, commit_: pygit2.Commit, path: str) -> Entry |
         return Entry("", str(commit_.tree.id), 0, is_folder=True)
     try:
         return trees.entry_of(repo.odb, path, commit_.tree[path])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, pygit2.GitError):
         return None
 
 
@@ -101,8 +104,15 @@ def walk(
 
 
 def content(repo: pygit2.Repository, file: Entry) -> bytes:
-    """Return the bytes that git holds for a file; of a large file, its pointer."""
-    return repo[file.oid].peel(pygit2.Blob).data
+    """Return the bytes that git holds for a file; of a large file, its pointer.
+
+    Raises:
+        Missing: if the repository is damaged.
+    """
+    try:
+        return repo[file.oid].peel(pygit2.Blob).data
+    except (KeyError, pygit2.GitError):
+        raise Missing(f"The content of {file.path} is missing or damaged") from None
 
 
 def commit(

@@ -166,8 +166,8 @@ def _plan(finding: Finding) -> str:
 
 
 def _repair(root: Path, quarantine: Path) -> Iterator[Finding]:
-    found, _ = _accounts(root)
-    for finding in found:
+    broken, _ = _accounts(root)
+    for finding in broken:
         yield replace(finding, action=_new_accounts(root, quarantine))
     store.prepare_accounts(root)
     records = {repo.id: repo for repo in store.all_repos(root)}

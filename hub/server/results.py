@@ -100,9 +100,13 @@ def _visible(request: Request) -> Iterator[tuple[Repo, str, dict[str, Any]]]:
     for model in access.store_of(request).repos("kind = 'model'"):
         if model.private and model.namespace.lower() != mine:
             continue
-        repo = open_repo(request, model)
-        commit = history.resolve(repo, "main")
-        for result in read(repo, commit) if commit is not None else []:
+        try:
+            repo = open_repo(request, model)
+            commit = history.resolve(repo, "main")
+            results = read(repo, commit) if commit is not None else []
+        except (access.HubError, KeyError, pygit2.GitError):  # damaged: `hub check` names it
+            continue
+        for result in results:
             if "data" in result:
                 yield model, result["filename"], result["data"]
 

@@ -26,8 +26,15 @@ def kind_of(kinds: str) -> str:
 
 
 def open_repo(request: Request, repo: Repo) -> pygit2.Repository:
-    """Open a repository's history."""
-    return history.open_(store_of(request).folder(repo) / "git")
+    """Open a repository's history.
+
+    Raises:
+        HubError: RepoNotFound if it was deleted meanwhile, or is damaged.
+    """
+    try:
+        return history.open_(store_of(request).folder(repo) / "git")
+    except pygit2.GitError:
+        raise HubError(404, "Repository not found, or damaged", "RepoNotFound") from None
 
 
 def commit_of(repo: pygit2.Repository, revision: str) -> pygit2.Commit:

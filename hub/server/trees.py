@@ -260,7 +260,7 @@ def walk(
     stack = [(path, tree, _begin(tree, inside), inside)]
     while stack:
         prefix, here, index, behind = stack.pop()
-        if index >= len(here):
+        if index >= _length(here):
             continue
         item = here[index]
         name = str(item.name)
@@ -280,8 +280,8 @@ def _begin(tree: pygit2.Tree, behind: Sequence[str]) -> int:
     if not behind:
         return 0
     wanted = behind[0].encode(errors="surrogateescape")
-    low, high = 0, len(tree)
-    if behind[0] in tree:
+    low, high = 0, _length(tree)
+    if high and behind[0] in tree:
         wanted += b"/" if isinstance(tree[behind[0]], pygit2.Tree) else b""
     while low < high:
         middle = (low + high) // 2
@@ -290,6 +290,14 @@ def _begin(tree: pygit2.Tree, behind: Sequence[str]) -> int:
         else:
             high = middle
     return low
+
+
+def _length(tree: pygit2.Tree) -> int:
+    """Return how many items a tree has; one that is missing from a damaged repository has none."""
+    try:
+        return len(tree)
+    except (KeyError, pygit2.GitError):
+        return 0
 
 
 def _key(item: pygit2.Object) -> bytes:
