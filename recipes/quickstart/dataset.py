@@ -138,7 +138,8 @@ def _audit(job: Job) -> Row:
 def _shares(job: Job, plan: Plan) -> dict[str, list[Row]]:
     """Deal the train scenes by user: to decide on, to check the models on, to train the simulator.
 
-    The simulator never decides on, nor is it checked on, a scene of a user it was trained on.
+    The simulator never decides on, nor is it checked on, a scene of a user it was trained on. Of
+    its share the recipe takes `simulator_scenes`.
     """
     rows = storage.read_table(job.out / "scenes" / "train.parquet").to_pylist()
     wanted = {
@@ -153,12 +154,11 @@ def _shares(job: Job, plan: Plan) -> dict[str, list[Row]]:
     dealt: dict[str, list[Row]] = {name: [] for name in wanted}
     for user in order:
         hungry = [name for name in wanted if len(dealt[name]) < wanted[name]]
-        if hungry:
-            dealt[hungry[0]] += users[user]
+        dealt[hungry[0] if hungry else "train"] += users[user]
     short = [f"{n}: {len(s)} of {wanted[n]}" for n, s in dealt.items() if len(s) < wanted[n]]
     if short:
         raise UserError(f"too few train scenes ({', '.join(short)})", fix="Raise --train-scenes.")
-    return {name: share[: wanted[name]] for name, share in dealt.items()}
+    return {n: share if n == "train" else share[: wanted[n]] for n, share in dealt.items()}
 
 
 def _simulator(job: Job, plan: Plan, parts: Row) -> Row:
@@ -175,7 +175,7 @@ def _simulator(job: Job, plan: Plan, parts: Row) -> Row:
         storage.write_table(data, pa.Table.from_pylist(shares["train"], schema=SCENE))
         folder = str(job.out / "models" / "simulator")
         more = ["--dataset_name", str(data), "--bf16", str(plan.dtype == "bfloat16").lower()]
-        more += ["--prompts", str(PROMPTS)]
+        more += ["--prompts", str(PROMPTS), "--max_pairs", str(plan.simulator_scenes)]
         if plan.trained_layers:
             more += ["--train_last_layers", str(plan.trained_layers)]
         recipe(job, plan, "sft", "direct_compact", parts["weak"], folder, more)
@@ -185,7 +185,7 @@ def _simulator(job: Job, plan: Plan, parts: Row) -> Row:
         "revision": parts["strong_revision"] or model_revision(folder),
         "check": _check(job, plan, {"weak": parts["weak"], "strong": folder}, shares["check"]),
         "check_scenes": len(shares["check"]),
-        "scenes": len(shares["train"]),
+        "scenes": plan.simulator_scenes,
     }
 
 

@@ -244,6 +244,44 @@ def test_pairs_of_labels_alone_are_no_decision_processes(label_pairs, kind):
         data.view(data.load_source(wrong), kind, wrong)
 
 
+@pytest.mark.parametrize(
+    ("sequential", "collaborative", "answer", "agreed"),
+    [
+        ([0.0, 5.0, 1.0], [0.1, 0.2, 0.2], 1, True),
+        ([0.0, 5.0, 1.0], [0.1, 0.2, 0.2], 2, False),
+        ([0.0, 0.0, 0.0], [0.1, 0.2, 0.3], 2, True),  # nothing followed: the other decides
+        ([0.0, 1.0, 1.0], [0.1, 0.2, 0.2], 1, False),  # two options alike: neither
+        ([float("nan"), 1.0, 0.0], [0.0, 0.0, 0.0], 1, True),
+    ],
+)
+def test_a_choice_is_agreed_to_where_both_scores_together_rank_it_first(
+    sequential, collaborative, answer, agreed
+):
+    scores = {"exposure_sequential": sequential, "exposure_collaborative": collaborative}
+    assert data.agrees({"answer": answer, **scores}) is agreed
+
+
+def test_scenes_that_others_agree_with_are_taken_first_and_others_only_to_fill(scenes):
+    rows = data.load_source(arguments(scenes, stage="direct")).map(
+        lambda row, i: {
+            "exposure_sequential": [float((3 * i + j) % 7) for j in range(len(row["exposure"]))]
+        },
+        with_indices=True,
+    )
+    good = {row["scene_id"] for row in rows if data.agrees(row)}
+    assert 1 < len(good) < len(rows) - 1
+    few, all_good, more = (
+        set(data.choose_rows(rows, None, n, "agreement")["scene_id"])
+        for n in (len(good) - 1, len(good), len(good) + 1)
+    )
+    assert few < good == all_good < more
+
+
+def test_pairs_have_no_agreement(pairs):
+    with pytest.raises(UserError, match=r"agreement: column exposure_sequential is missing"):
+        data.choose_rows(data.load_source(arguments(pairs)), None, 2, "agreement")
+
+
 def test_domains_are_chosen_by_name_and_unknown_ones_refused(pairs):
     rows = data.load_source(arguments(pairs))
     assert set(data.choose_rows(rows, ["steam"])["domain"]) == {"steam"}
