@@ -271,7 +271,7 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
         if _run(words):
             raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
-        engine = _engine(folder, _chat_settings(recipe_arguments))
+        engine = _engine(folder, *_chat_settings(recipe_arguments))
         value, error = accuracy(engine, validation, options["stage"], of_model(folder))
         return Point(rate, passes, value, error, len(validation))
 
@@ -319,12 +319,12 @@ def _engine(folder: Path, chat_template_kwargs: str = "") -> Engine:
     return load_engine(str(folder), "auto", folder.name, chat_template_kwargs=chat_template_kwargs)
 
 
-def _chat_settings(recipe_arguments: Sequence[str]) -> str:
-    """Return the recipe's --chat_template_kwargs, which validation is shown as well."""
+def _chat_settings(recipe_arguments: Sequence[str]) -> list[str]:
+    """Return the recipe's --chat_template_kwargs, if any, by which validation is shown as well."""
     words = [part for word in recipe_arguments for part in word.split("=", 1)]
     names = ("--chat_template_kwargs", "--chat-template-kwargs")
     places = [index for index, word in enumerate(words[:-1]) if word in names]
-    return words[places[-1] + 1] if places else ""
+    return [words[places[-1] + 1]] if places else []
 
 
 def _show(points: Sequence[Point], output: Path) -> None:
