@@ -12,5 +12,6 @@ attention.py              attention without masks, for training on a CPU
 rewards.py                rewards of GRPO
 sweep.py                  `usermirrorer sweep`
 simulator/                a model asked what a person would choose
+service/                  the same as an API, a page for people and a static Space
 accelerate/, slurm/       configurations for one GPU, many GPUs, many nodes, two CPU cores
 """

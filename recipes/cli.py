@@ -57,6 +57,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.hub.commands:hub",
         "Serve a local Hub that the ordinary clients talk to; manage its tokens.",
     ),
+    "simulate": (
+        "usermirrorer.recipes.simulator.commands:simulate",
+        "Ask a trained simulator what it would choose: scenes in, choices out.",
+    ),
+    "serve": (
+        "usermirrorer.recipes.service.commands:serve",
+        "Serve a simulator: a page for people, an API for programs.",
+    ),
+    "calibrate": (
+        "usermirrorer.recipes.simulator.commands:calibrate",
+        "Fit a simulator's temperature and choice sets to held-out users.",
+    ),
+    "interact": (
+        "usermirrorer.recipes.interact.commands:interact",
+        "Let recommenders learn from simulated people, beside controls (Tables 3 and 9).",
+    ),
     "sweep": (
         "usermirrorer.recipes.sweep:command",
         "Search learning rate and epochs of a recipe on held-out train users.",

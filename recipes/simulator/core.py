@@ -18,7 +18,8 @@ from usermirrorer.builders.decisions.prompts import Decision as Parsed
 from usermirrorer.builders.decisions.prompts import Message, Mode, fit, parse, thought_of
 from usermirrorer.builders.decisions.stage import room, scene_seed
 from usermirrorer.builders.decisions.uncertainty import entropy
-from usermirrorer.recipes.simulator import form
+from usermirrorer.recipes.simulator import calibration, form
+from usermirrorer.recipes.simulator.calibration import Calibration
 from usermirrorer.recipes.simulator.choices import Choice, Decision, choice_of
 from usermirrorer.recipes.simulator.questions import Question, from_scene, question
 
@@ -40,6 +41,7 @@ class Asking:
         max_tokens: Longest decision process.
         guided: Force the headings of the format, for models that cannot follow it by themselves.
         seed: With the question it fixes every draw.
+        coverage: Of the set of likely options; needs a calibration.
 
     Raises:
         UserError: if a value is out of its bounds.
@@ -52,6 +54,7 @@ class Asking:
     max_tokens: int = 512
     guided: bool = False
     seed: int = 0
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
@@ -85,23 +88,32 @@ class Simulator:
     """A model that chooses as a person with a profile and a history would.
 
     Args:
-        engine: What runs the model.
+        engine: What runs the model, or a function that loads it, called when it is first needed.
         name: What the model is called.
         form: How the model is asked.
         identity: What else choices depend on; part of the key of what is stored.
+        calibration: What was fitted on other users; probabilities are then calibrated.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Callable[[], Engine],
         *,
-        name: str = "",
+        name: str,
         form: form.Form = form.Form(),  # noqa: B008 - it cannot change
         identity: Mapping[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.engine, self.form = engine, form
-        self.name = name or engine.name
-        self.identity = dict(identity or {"model": self.name})
+        self._engine, self.form, self.name = engine, form, name
+        self.calibration = calibration
+        self.identity = dict(identity or {"model": name})
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model."""
+        if callable(self._engine):
+            self._engine = self._engine()
+        return self._engine
 
     @classmethod
     def from_pretrained(
@@ -113,6 +125,8 @@ class Simulator:
         mode: Mode | None = None,
         prompts: Path | str | None = None,
         served_name: str = "",
+        calibrated: bool | Path | str = False,
+        lazy: bool = False,
         **options: Any,
     ) -> Simulator:
         """Load a simulator; it is asked in the form it was trained in.
@@ -125,6 +139,8 @@ class Simulator:
             mode: `decision` or `direct`, instead of what the record of its training says.
             prompts: Folder of prompt templates, instead of those beside its weights.
             served_name: What a server calls the model, if it has several.
+            calibrated: Apply what `usermirrorer calibrate` left beside the model, or in a file.
+            lazy: Load the weights at the first question.
             options: Of the engine: `dtype`, `tensor_parallel`, `tokenizer`, `concurrency`,
                 `chat_template_kwargs`; see `EngineSettings`.
 
@@ -136,15 +152,18 @@ class Simulator:
         )
         own = form.form_of(place) if place else form.Form()
         asked = form.Form(Path(prompts) if prompts else own.prompts, mode or own.mode)
-        loaded = spec.load()
-        if not Path(asked.prompts).is_dir():
+        if not asked.prompts.is_dir():
             raise UserError("is no folder of prompt templates", where=asked.prompts)
-        return cls(
-            loaded,
+        made = cls(
+            spec.load,
             name=served_name or (str(model) if place else spec.model),
             form=asked,
             identity=spec.identity(),
+            calibration=calibration.beside(place, calibrated) if calibrated else None,
         )
+        if not lazy:
+            made.engine  # noqa: B018 - loads it
+        return made
 
     @overload
     def choose(
@@ -193,7 +212,8 @@ class Simulator:
             history: Of one question: one line per event, oldest first.
             mode: `decision` or `direct`; by default as the model was trained.
             progress: Called with the number of choices of each batch.
-            asking: `samples`, `temperature`, `top_p`, `max_tokens`, `guided`, `seed`: see `Asking`.
+            asking: `samples`, `temperature`, `top_p`, `max_tokens`, `guided`, `seed`: see `Asking`;
+                `coverage` asks for the options among which the real one lies that often.
 
         Raises:
             UserError: if a question has too few, too many or equal options, or does not fit into
@@ -205,7 +225,7 @@ class Simulator:
             return self._one(question(given, profile, history), how)
         if exposure is not None or profile or history:
             raise UserError("scenes have their own exposures, profiles and histories")
-        return self._many(scenes, how, progress)
+        return self.many(scenes, how, progress)
 
     def asking(self, *, mode: Mode | None = None, **asking: Any) -> Asking:
         """Return how questions are asked, in the model's own mode where none is named.
@@ -214,23 +234,42 @@ class Simulator:
             UserError: if a name is not known or a value out of its bounds.
         """
         try:
-            return Asking(mode=mode or self.form.mode, **asking)
+            how = Asking(mode=mode or self.form.mode, **asking)
         except TypeError as error:
             raise UserError(str(error).replace("Asking.__init__()", "choose")) from None
+        if self.calibration:
+            self.calibration.check(how.mode, how.samples, how.guided, how.coverage)
+        elif how.coverage is not None:
+            raise UserError(
+                "a set of likely options needs a calibration",
+                where=self.name,
+                fix="Run usermirrorer calibrate, and load the simulator with calibrated=True.",
+            )
+        return how
 
     def batch_size(self, how: Asking) -> int:
         """Return how many questions are worth asking at a time."""
         return self.engine.batch_scenes * (2 if how.mode == "direct" else 1)
 
     def _one(self, asked: Question, how: Asking) -> Choice:
-        return next(iter(self._many([asked], how, None)))
+        return next(iter(self.many([asked], how, None)))
 
-    def _many(
+    def many(
         self,
         scenes: Iterable[Mapping[str, Any] | Question],
         how: Asking,
-        progress: Progress | None,
+        progress: Progress | None = None,
     ) -> Iterator[Choice]:
+        """Return an iterator over the choices of many questions; see `choose`.
+
+        Args:
+            scenes: Scenes or questions.
+            how: How they are asked.
+            progress: Called with the number of choices of each batch.
+
+        Raises:
+            UserError: when the turn of a question comes that cannot be asked.
+        """
         rest = (
             one if isinstance(one, Question) else from_scene(one, _where(one, number))
             for number, one in enumerate(scenes, 1)
@@ -263,6 +302,8 @@ class Simulator:
             done = self._direct(questions, texts)
         else:
             done = self._decided(questions, texts, how, _among(watch, good, len(batch)))
+        if self.calibration:
+            done = [self.calibration.applied(one, how.coverage) for one in done]
         answers = iter(done)
         return [one if isinstance(one, UserError) else next(answers) for one in fitted]
 
@@ -274,6 +315,19 @@ class Simulator:
         except UserError as error:
             fix = "Shorten the options, show fewer, or lower max_tokens."
             return UserError(error.what, where=error.where, fix=error.fix or fix)
+
+    @contextlib.contextmanager
+    def watched(self, watch: Watch | None) -> Iterator[None]:
+        """Let an engine that can tell what it writes do so within the block."""
+        engine: Any = self.engine
+        if watch is None or not hasattr(engine, "watch"):
+            yield
+            return
+        engine.watch = watch
+        try:
+            yield
+        finally:
+            engine.watch = None
 
     def _direct(self, batch: Sequence[Question], texts: list[list[Message]]) -> list[Choice]:
         sizes = [len(one.exposure) for one in batch]
@@ -292,7 +346,7 @@ class Simulator:
     ) -> list[Choice]:
         sizes = [len(one.exposure) for one in batch]
         seeds = [scene_seed(how.seed, one.scene_id) for one in batch]
-        with _watched(self.engine, watch):
+        with self.watched(watch):
             sampled = self.engine.sample(texts, sizes, how.sampling, seeds)
         read = [[parse(one.text, k) for one in row] for row, k in zip(sampled, sizes, strict=True)]
         # As in evaluation, a malformed decision is scored after all that it says.
@@ -338,16 +392,3 @@ def _among(watch: Watch | None, places: Sequence[int], size: int) -> Watch | Non
         watch(rows)
 
     return told
-
-
-@contextlib.contextmanager
-def _watched(engine: Engine, watch: Watch | None) -> Iterator[None]:
-    """Let an engine that can tell what it writes do so."""
-    if watch is None or not hasattr(engine, "watch"):
-        yield
-        return
-    engine.watch = watch
-    try:
-        yield
-    finally:
-        engine.watch = None

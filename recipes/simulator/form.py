@@ -52,6 +52,32 @@ def form_of(place: str) -> Form:
     return Form(of_model(folder), mode)
 
 
+def folder_of(model: str, revision: str | None = None) -> Path:
+    """Return the folder in which a model's weights lie.
+
+    Raises:
+        UserError: if it is a server's, or is not to be had.
+    """
+    if is_address(model):
+        raise UserError("lies on a server", where=model, fix="Name a file by --out.")
+    place = Path(assets.resolve_model(model, revision))
+    return place.parent if place.is_file() else place
+
+
+def dataset_of(model: str, revision: str | None = None) -> str:
+    """Return the published dataset that a model was trained on, as its record says.
+
+    Raises:
+        UserError: if there is no record, or no published dataset.
+    """
+    record = folder_of(model, revision) / _RUN
+    run = read_json(record)
+    trained_on = run.get("data") if isinstance(run, dict) else None
+    if not isinstance(trained_on, dict) or trained_on.get("local") or not trained_on.get("name"):
+        raise UserError("names no published dataset", where=record)
+    return str(trained_on["name"])
+
+
 def spec_of(
     model: str, *, revision: str | None = None, engine: str | None = None, **options: Any
 ) -> tuple[EngineSpec, str]:

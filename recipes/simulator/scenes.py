@@ -1,0 +1,95 @@
+"""Scenes from wherever they lie: Parquet, JSON lines, a release, a Hub, standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from usermirrorer.builders.common.errors import UserError
+
+Row = dict[str, Any]
+#: Bytes of a line, and lines.
+LONGEST_LINE, MOST_LINES = 4 << 20, 5_000_000
+_SHOWN = ("scene_id", "profile", "history", "exposure")
+
+
+def read_scenes(source: str, *, split: str = "test", revision: str | None = None) -> list[Row]:
+    """Return the scenes of a source, with `user_id` and `answer` where it has them.
+
+    Args:
+        source: Parquet or JSON-lines file, folder of scenes or of a release, dataset on the Hub, or
+            `-` for JSON lines from standard input.
+        split: Of a release or folder.
+        revision: Of a dataset on the Hub.
+
+    Raises:
+        UserError: if there is nothing, or something else.
+    """
+    path = Path(source)
+    if source == "-":
+        rows = list(json_lines(sys.stdin.buffer, "standard input"))
+    elif path.is_file() and path.suffix != ".parquet":
+        with path.open("rb") as file:
+            rows = list(json_lines(file, source))
+    elif path.suffix == ".parquet" or (path / f"{split}.parquet").is_file():
+        rows = _parquet(path if path.suffix == ".parquet" else path / f"{split}.parquet")
+    else:
+        rows = _published(source, split, revision)
+    if not rows:
+        raise UserError("holds no scenes", where=source)
+    return rows
+
+
+def json_lines(file: BinaryIO, name: str) -> Iterator[Row]:
+    """Yield the objects of JSON lines; empty lines are none.
+
+    Raises:
+        UserError: naming the line that is no object, or is too long.
+    """
+    for number in range(1, MOST_LINES + 2):
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        where = f"{name}:{number}"
+        if number > MOST_LINES:
+            raise UserError(f"has over {MOST_LINES:,} lines", where=name)
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"has over {LONGEST_LINE:,} bytes", where=where)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            what = str(error) if isinstance(error, ValueError) else "nested too deep"
+            raise UserError(f"is no JSON: {what}", where=where) from None
+        if not isinstance(row, dict):
+            raise UserError("is no JSON object", where=where, fix='Give {"exposure": [...], ...}.')
+        yield row
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet as pq
+
+    from usermirrorer.builders.common.storage import read_table
+
+    if not path.is_file():
+        raise UserError("does not exist", where=path)
+    try:
+        there = pq.read_schema(path).names
+    except (OSError, ValueError) as error:
+        raise UserError(f"is no Parquet file: {error}", where=path) from None
+    wanted = [name for name in (*_SHOWN, "user_id", "answer") if name in there]
+    return read_table(path, wanted).to_pylist()
+
+
+def _published(source: str, split: str, revision: str | None) -> list[Row]:
+    from usermirrorer.builders.common import published
+
+    local = Path(source).is_dir()
+    commit = "" if local else published.commit_of(source, revision)
+    rows = published.read_rows(source, "scenes", split, commit)
+    wanted = [name for name in (*_SHOWN, "user_id", "answer") if name in rows.column_names]
+    return list(rows.select_columns(wanted))  # type: ignore[arg-type]
