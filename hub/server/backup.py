@@ -205,6 +205,7 @@ def _finish(root: Path, target: Path, copied: dict[int, tuple[Repo, dict[str, st
         gone = [row[0] for row in db.execute("select id from repos") if row[0] not in copied]
         db.execute("pragma foreign_keys = on")
         db.executemany("delete from repos where id = ?", [(number,) for number in gone])
+        db.executemany("insert or ignore into gone values (?)", [(number,) for number in gone])
         db.commit()
         db.execute("pragma journal_mode = delete")
     dead = [f for n, f in folders.numbered(target / "repos").items() if n not in copied]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +96,11 @@ def any_repository(root: Path) -> bool:
     return any(is_repository(folder) for folder in numbered(root / "repos").values())
 
 
-def compare(root: Path, records: Iterable[Repo]) -> Iterator[Finding]:
-    """Yield where the folders in `repos/` and the records disagree, and what is not ours."""
+def compare(root: Path, records: Iterable[Repo], gone: Collection[int] = ()) -> Iterator[Finding]:
+    """Yield where the folders in `repos/` and the records disagree, and what is not ours.
+
+    `gone`: ids of the repositories that the accounts know to be deleted.
+    """
     repos, by_id = root / "repos", {repo.id: repo for repo in records}
     folders = numbered(repos)
     deleted: dict[int, Path] = {}
@@ -107,13 +110,16 @@ def compare(root: Path, records: Iterable[Repo]) -> Iterator[Finding]:
             deleted[int(number)] = path
         elif not _NUMBER.fullmatch(path.name) or not path.is_dir():
             yield Finding(STRAY, str(path), "is not a repository's folder: left alone")
-    for number, folder in folders.items():
-        yield from _of_folder(folder, by_id.get(number))
-    for number, folder in deleted.items():
-        yield _of_deleted(folder, number in by_id and number not in folders)
-    for number, repo in by_id.items():
-        if number not in folders and not (number in deleted and _whole(deleted[number])):
-            yield Finding(NO_FOLDER, str(repos / str(number)), f"is missing: {_name(repo)}")
+    for key, folder in folders.items():
+        yield from _of_folder(folder, by_id.get(key))
+    for key, folder in deleted.items():
+        if key in gone and key not in by_id:
+            yield Finding(DEAD, str(folder), "was deleted")
+        else:
+            yield _of_deleted(folder, key in by_id and key not in folders)
+    for key, repo in by_id.items():
+        if key not in folders and not (key in deleted and _whole(deleted[key])):
+            yield Finding(NO_FOLDER, str(repos / str(key)), f"is missing: {_name(repo)}")
 
 
 def _of_folder(folder: Path, record: Repo | None) -> Iterator[Finding]:

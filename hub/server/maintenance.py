@@ -35,7 +35,8 @@ def check(root: Path, *, every_byte: bool = False) -> list[Finding]:
     """
     _is_hub(root)
     findings, records = _accounts(root)
-    findings += folders.compare(root, records)
+    gone = [row["id"] for row in salvage(root / store.ACCOUNTS).get("gone", [])]
+    findings += folders.compare(root, records, gone)
     for folder in folders.numbered(root / "repos").values():
         if folders.is_repository(folder) and not folders.marked(folder, folders.UNBORN):
             findings += proof.problems(folder, every_byte=every_byte)
@@ -171,7 +172,7 @@ def _repair(root: Path, quarantine: Path) -> Iterator[Finding]:
         yield replace(finding, action=_new_accounts(root, quarantine))
     store.prepare_accounts(root)
     records = {repo.id: repo for repo in store.all_repos(root)}
-    for finding in list(folders.compare(root, records.values())):
+    for finding in list(folders.compare(root, records.values(), store.gone(root))):
         record = None
         if finding.kind != folders.STRAY:
             record = records.get(int(Path(finding.where).name.removeprefix(folders.DELETED)))

@@ -36,6 +36,8 @@ create table if not exists repos (
     namespace text not null collate nocase, name text not null collate nocase,
     private integer not null, gated text not null,
     created real not null, revision integer not null default 0, unique (kind, namespace, name));
+-- What proves of a folder that stepped aside that its repository was deleted.
+create table if not exists gone (id integer primary key);
 create table if not exists collections (
     id integer primary key, namespace text not null collate nocase, title text not null,
     description text not null, private integer not null, changed real not null,
@@ -230,6 +232,7 @@ class Store:
         dead = folder.with_name(f"{folders.DELETED}{repo.id}")
         with connect(self.root) as db:
             db.execute("delete from repos where id = ?", (repo.id,))
+            db.execute("insert or ignore into gone values (?)", (repo.id,))
             folder.rename(dead)
             try:
                 disk.sync_folder(dead.parent)
@@ -244,6 +247,12 @@ def all_repos(root: Path) -> list[Repo]:
     """Return the records of a data folder that no server serves."""
     with connect(root) as db:
         return [_repo(row) for row in db.execute("select * from repos order by id")]
+
+
+def gone(root: Path) -> set[int]:
+    """Return the ids of the repositories that the accounts know to be deleted."""
+    with connect(root) as db:
+        return {row["id"] for row in db.execute("select id from gone")}
 
 
 def _repo(row: sqlite3.Row) -> Repo:
@@ -357,7 +366,7 @@ def mend(root: Path, records: list[Repo]) -> None:
     Raises:
         UserError: if folders and records disagree.
     """
-    findings = list(folders.compare(root, records))
+    findings = list(folders.compare(root, records, gone(root)))
     if serious := [one for one in findings if one.kind in folders.SERIOUS]:
         first = f"{serious[0].where} {serious[0].what}"
         fix = f"See `usermirrorer hub check --root {root}`; put the right {ACCOUNTS} or folders"

@@ -266,11 +266,10 @@ def walk(
         name = str(item.name)
         stack.append((prefix, here, index + 1, []))
         full = f"{prefix}/{name}" if prefix else name
-        below = isinstance(item, pygit2.Tree)
         reached = bool(behind) and name == behind[0]
         if not reached:
             yield entry_of(odb, full, item, sizes=sizes)
-        if below and recursive:
+        if recursive and isinstance(item, pygit2.Tree):
             rest = behind[1:] if reached else []
             stack.append((full, item, _begin(item, rest), rest))
 

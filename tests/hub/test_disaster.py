@@ -193,6 +193,9 @@ def test_a_kill_during_creation_deletion_and_renaming_is_finished_at_the_start(t
     shutil.copytree(repos / "3", repos / ".deleted-8")  # deletion: after it
     folders.mark(repos / ".deleted-8", folders.GONE)
     (repos / ".deleted-8" / "repo.json").unlink()
+    shutil.copytree(repos / "3", repos / ".deleted-7")  # deletion: just after it
+    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
+        db.execute("insert into gone values (7)")
     description = json.loads((repos / "3/repo.json").read_text())  # renaming: before the record
     description |= {"name": "renamed", "revision": description["revision"] + 1}
     (repos / "3/repo.json").write_text(json.dumps(description))

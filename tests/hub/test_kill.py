@@ -1,4 +1,8 @@
-"""Promise: kill -9 in the middle of a push leaves the old version whole, and the retry succeeds."""
+"""Promise: kill -9 in the middle of a push leaves the old version whole, and the retry succeeds.
+
+At any moment: nothing that was answered is lost, and the next start needs nobody's help. The second
+test kills at `USERMIRRORER_KILLS` random points (60 unless it is set).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,18 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.hub.test_backup import lines, put
+from usermirrorer.hub.server import folders, maintenance
 from usermirrorer.hub.server.store import create_token
 
 PUSH = """
@@ -114,3 +123,184 @@ def test_kill_at_random_points_of_a_push(tmp_path, way):
         current = seed
     server.kill()
     assert False in outcomes  # some pushes were really cut off
+
+
+#: Forks a server for each line it reads, so that not every start waits for the same imports.
+FORKS = """
+import os, sys
+from usermirrorer.hub.server import __main__ as server
+for line in sys.stdin:
+    kept = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(kept[0], 0)
+        sys.stdin = open(0)
+        sys.argv = ["server", *line.rstrip().split("\\t")]
+        server.main()
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+    os.close(kept[0]), os.close(kept[1])
+"""
+
+
+@dataclass
+class Known:
+    """What was answered about one repository."""
+
+    names: set[str]  # more than one while a renaming was not answered
+    files: dict[str, str] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)
+    deleted: str = ""  # "asked", then "answered"
+
+
+class Worker(threading.Thread):
+    """Changes its own repositories until the server dies; keeps what was answered."""
+
+    def __init__(self, endpoint: str, token: str, repos: list[Known], seed: str) -> None:
+        super().__init__()
+        self.endpoint, self.token, self.repos = endpoint, token, repos
+        self.chance, self.seed, self.count = random.Random(seed), seed, 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        try:
+            with httpx.Client(base_url=self.endpoint, headers=headers, timeout=60) as client:
+                while True:
+                    self.count += 1
+                    self.step(client)
+        except httpx.TransportError:
+            pass  # killed
+        except BaseException as error:
+            self.failure = error
+
+    def step(self, client: httpx.Client) -> None:
+        alive = [repo for repo in self.repos if not repo.deleted and len(repo.names) == 1]
+        name = f"{self.seed}-{self.count}"
+        if not alive or self.chance.random() < 0.1:
+            body = {"name": name, "type": "dataset"}
+            client.post("/api/repos/create", json=body).raise_for_status()
+            self.repos.append(Known({name}))
+            return
+        repo, action = self.chance.choice(alive[-5:]), self.chance.random()
+        (now,) = repo.names
+        address = f"/api/datasets/usermirrorer/{now}"
+        if action < 0.7:
+            self.commit(client, repo, now, name, action)
+        elif action < 0.85:
+            client.post(f"{address}/tag/main", json={"tag": name}).raise_for_status()
+            repo.tags.add(name)
+        elif action < 0.93:
+            repo.names.add(name)
+            body = {"type": "dataset"}
+            body |= {"fromRepo": f"usermirrorer/{now}", "toRepo": f"usermirrorer/{name}"}
+            client.post("/api/repos/move", json=body).raise_for_status()
+            repo.names = {name}
+        else:
+            repo.deleted = "asked"
+            body = {"name": now, "type": "dataset"}
+            client.request("DELETE", "/api/repos/delete", json=body).raise_for_status()
+            repo.deleted = "answered"
+
+    def commit(self, client: httpx.Client, repo: Known, now: str, name: str, action: float) -> None:
+        if action < 0.25:  # one object each
+            put(client, f"usermirrorer/{now}", name, name)
+            repo.files[name] = name
+        elif action < 0.5:  # a large file
+            put(client, f"usermirrorer/{now}", name, name, name.encode() * 2000)
+            repo.files |= {name: name, f"{name}.bin": name * 2000}
+        else:  # a pack
+            files = {f"{name}/{number}": f"{name} {number}" for number in range(25)}
+            values = [{"path": p, "content": c, "encoding": "utf-8"} for p, c in files.items()]
+            body = lines(*({"key": "file", "value": value} for value in values))
+            address = f"/api/datasets/usermirrorer/{now}/commit/main"
+            client.post(address, content=body).raise_for_status()
+            repo.files |= files
+
+
+def assert_kept(client: httpx.Client, repo: Known) -> None:
+    """Assert that all that was answered about a repository is there, and settle what was not."""
+    names = {
+        name
+        for name in repo.names
+        if client.get(f"/api/datasets/usermirrorer/{name}").status_code == 200
+    }
+    if repo.deleted == "answered":
+        assert not names
+    elif repo.deleted == "asked":
+        assert len(names) <= 1
+        repo.deleted = "" if names else "answered"
+    else:
+        assert len(names) == 1, repo.names
+    for name in names:
+        for file, content in repo.files.items():
+            address = f"/datasets/usermirrorer/{name}/resolve/main/{file}"
+            assert client.get(address).text == content
+        listed = client.get(f"/api/datasets/usermirrorer/{name}/refs").json()["tags"]
+        assert repo.tags <= {tag["name"] for tag in listed}
+        repo.names = {name}
+
+
+@contextmanager
+def forked(forks: subprocess.Popen, root: Path, port_file: Path) -> Iterator[tuple[int, str]]:
+    """Run a server; yield its process id and address. It is dead afterwards."""
+    port_file.unlink(missing_ok=True)
+    forks.stdin.write(f"{root}\t{port_file}\n")
+    forks.stdin.flush()
+    child = int(forks.stdout.readline())
+    deadline = time.monotonic() + 30
+    while not port_file.exists():
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.005)
+    endpoint = f"http://127.0.0.1:{port_file.read_text()}"
+    while time.monotonic() < deadline:  # it is bound, and will listen
+        with suppress(httpx.TransportError):
+            httpx.get(f"{endpoint}/healthz")
+            break
+        time.sleep(0.005)
+    try:
+        yield child, endpoint
+    finally:
+        os.kill(child, signal.SIGKILL)
+        assert forks.stdout.readline() == "ended\n"
+
+
+@pytest.mark.slow
+def test_kill_at_random_points_of_everything_loses_nothing_that_was_answered(tmp_path):
+    root, chance = tmp_path / "hub", random.Random(11)
+    token = create_token(root, "usermirrorer")
+    repos: list[list[Known]] = [[], [], []]
+    kills = int(os.environ.get("USERMIRRORER_KILLS", "60"))
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    headers = {"Authorization": f"Bearer {token}"}
+    for turn in range(kills + 1):
+        with (
+            forked(forks, root, tmp_path / "port") as (_, endpoint),
+            httpx.Client(base_url=endpoint, headers=headers, timeout=60) as client,
+        ):
+            for known in repos:
+                for repo in known if turn == kills else known[-6:]:
+                    assert_kept(client, repo)
+            if turn == kills:
+                break
+            workers = [
+                Worker(endpoint, token, known, f"w{number}-{turn}")
+                for number, known in enumerate(repos)
+            ]
+            for worker in workers:
+                worker.start()
+            time.sleep(chance.uniform(0, 0.4))
+        for worker in workers:
+            worker.join()
+            assert worker.failure is None, worker.failure
+    forks.stdin.close()
+    assert forks.wait() == 0
+    left = maintenance.check(root, every_byte=True)
+    assert all(one.kind == folders.STRAY for one in left), left  # an empty folder, at most
+    answered = sum(len(repo.files) + len(repo.tags) for known in repos for repo in known)
+    assert answered > kills
+    print(f"{kills} kills; {answered} files and tags, {sum(map(len, repos))} repositories kept")
