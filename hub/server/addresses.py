@@ -34,7 +34,20 @@ class _Below(_Ref):
     regex = ".*"
 
 
+class _Number(Convertor[int]):
+    """A number that SQLite can hold; starlette's own takes thousands of digits."""
+
+    regex = "[0-9]{1,15}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
 register_url_convertor("ref", _Ref())
+register_url_convertor("number", _Number())
 register_url_convertor("below", _Below())
 
 

@@ -254,7 +254,7 @@ def _signed_record(request: Request, repo_id: int, *parts: object) -> Repo:
     return repos[0]
 
 
-@router.put("/lfs/{repo_id:int}/{oid}")
+@router.put("/lfs/{repo_id:number}/{oid}")
 async def receive(request: Request, repo_id: int, oid: str) -> Response:
     """Receive a large file, proving its size and SHA-256 while it comes."""
     announced = request.query_params.get("size", "")
@@ -498,7 +498,7 @@ def _content_headers(path: str) -> dict[str, str]:
     }
 
 
-@router.get("/lfs/{repo_id:int}/{oid}")
+@router.get("/lfs/{repo_id:number}/{oid}")
 def download(request: Request, repo_id: int, oid: str) -> Response:
     """Send a large file to whoever was given its address."""
     record = _signed_record(request, repo_id, "get", repo_id, oid)

@@ -64,7 +64,7 @@ def web_url(request: Request, kind: str, full_name: str) -> str:
 def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
     """Return one page of `rows`, with the Link header that leads to the next."""
     query = request.query_params
-    number = int(query.get("p", "0")) if query.get("p", "0").isdecimal() else 0
+    number = int(query["p"][:12]) if query.get("p", "").isdecimal() else 0
     if query.get("limit", "").isdecimal():
         size = max(1, min(size, int(query["limit"][:6])))
     headers = {"X-Total-Count": str(len(rows))}
