@@ -282,7 +282,10 @@ def _chunks(xorb: BinaryIO, start: int, end: int) -> Iterator[bytes]:
         if number < start:
             xorb.seek(packed, 1)
         else:
-            yield _unpack(header[4], xorb.read(packed), unpacked)
+            data = xorb.read(packed)
+            if len(data) < packed:
+                raise ValueError("a xorb is too short")
+            yield _unpack(header[4], data, unpacked)
 
 
 def _unpack(scheme: int, data: bytes, size: int) -> bytes:

@@ -125,3 +125,37 @@ def test_garbage_shards_are_refused_cleanly(data):
 @given(st.binary(max_size=100))
 def test_grouped_bytes_come_back_in_order(data):
     assert xet._ungroup(b"".join(data[first::4] for first in range(4))) == data
+
+
+def shard_of(*parts: tuple[int, int, int], count: int | None = None) -> bytes:
+    head = b"f" * 32 + struct.pack("<IIQ", 1 << 30, len(parts) if count is None else count, 0)
+    rows = b"".join(b"x" * 32 + struct.pack("<IIII", 0, *part) for part in parts)
+    return bytes(48) + head + rows + b"s" * 48 + b"\xff" * 32
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        shard_of(*[(0, 0, 0)] * 9000),
+        shard_of((3, 0, 1), count=1 << 31),
+        shard_of((3, 5, 4)),
+        shard_of((1 << 31, 0, 1)),
+        shard_of((3, 0, (1 << 32) - 1)),
+        shard_of(*[(3, 9000, 9001)] * 9000),
+    ],
+)
+def test_hostile_shards_are_refused_at_once(shard):
+    with pytest.raises((ValueError, struct.error)):
+        list(xet.parse_shard(shard))
+
+
+def test_a_truncated_or_changed_xorb_is_not_whole(tmp_path):
+    whole = chunk(b"one") + chunk(b"two!", 1)
+    path = tmp_path / "x"
+    path.write_bytes(whole)
+    with path.open("rb") as file:
+        name = xet.xorb_hash(file)
+    assert xet.is_whole(path, name)
+    for broken in (whole[:-1], chunk(b"one"), chunk(b"onf") + chunk(b"two!", 1), b""):
+        path.write_bytes(broken)
+        assert not xet.is_whole(path, name)
