@@ -1,6 +1,7 @@
 """A small Hub for loopback, air-gapped labs and tests, spoken to by the unmodified clients.
 
     store.py     accounts, tokens, repository records (SQLite) and where each repository lies
+    records.py   what a record holds, which names are good
     folders.py   what lies in the data folder, told from what the records say
     disk.py      files written whole, durably, for nobody else; what a full disk says
     history.py   a repository's commits, trees and references (bare git, through libgit2)

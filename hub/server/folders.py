@@ -13,12 +13,10 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from usermirrorer.hub.server import disk
-
-if TYPE_CHECKING:
-    from usermirrorer.hub.server.store import Repo
+from usermirrorer.hub.server.records import KINDS, Repo, valid_name
 
 #: In a folder: its record; that this was not yet committed; that it is gone.
 DESCRIPTION, UNBORN, GONE = "repo.json", "unborn", "gone"
@@ -58,8 +56,6 @@ def write_description(folder: Path, repo: Repo) -> None:
 
 def read_description(folder: Path) -> dict[str, Any] | None:
     """Return what a folder says of itself, None if it says nothing that holds together."""
-    from usermirrorer.hub.server.store import KINDS, valid_name
-
     try:
         with (folder / DESCRIPTION).open("rb") as file:
             value = json.loads(file.read(_LIMIT))

@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import logging
 import os
-import re
 import secrets
 import shutil
 import sqlite3
@@ -22,9 +21,10 @@ from typing import Any, BinaryIO
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import disk, folders
+from usermirrorer.hub.server.records import KINDS, Repo, valid_name
 
-KINDS = ("model", "dataset", "space")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+__all__ = ["KINDS", "Repo", "valid_name"]
+
 _SCHEMA = """
 create table if not exists users (name text primary key collate nocase, created real not null);
 create table if not exists tokens (
@@ -63,26 +63,6 @@ class User:
     name: str
     role: str
     label: str
-
-
-@dataclass(frozen=True)
-class Repo:
-    """One repository. `gated` is "" (open), "auto" (any signed-in user) or "manual" (owner)."""
-
-    id: int
-    kind: str
-    namespace: str
-    name: str
-    private: bool
-    gated: str
-    created: float
-    #: Counts the changes of this record: of a record and a folder, the newer one is right.
-    revision: int = 0
-
-    @property
-    def full_name(self) -> str:
-        """`namespace/name`."""
-        return f"{self.namespace}/{self.name}"
 
 
 class Store:
@@ -411,17 +391,6 @@ def adopt(db: sqlite3.Connection, repo: Repo) -> None:
         f"insert into repos ({names}) values ({', '.join('?' * len(values))})"
         f" on conflict (id) do update set {changes}",
         tuple(values.values()),
-    )
-
-
-def valid_name(name: object) -> bool:
-    """Say whether `name` may be a user's or a repository's."""
-    return (
-        isinstance(name, str)
-        and _NAME.fullmatch(name) is not None
-        and ".." not in name
-        and "--" not in name
-        and not name.endswith((".git", ".ipynb"))
     )
 
 
