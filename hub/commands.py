@@ -208,7 +208,8 @@ def hub() -> None:
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub, made if missing.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7861, show_default=True, help="Port to listen on.")
-def serve_command(root: Path, host: str, port: int) -> None:
+@click.option("--name", "names", multiple=True, help="Name by which it is called, e.g. of a proxy.")
+def serve_command(root: Path, host: str, port: int, names: tuple[str, ...]) -> None:
     """Serve until interrupted; clients find it with HF_ENDPOINT=http://HOST:PORT."""
     try:
         import uvicorn
@@ -218,7 +219,7 @@ def serve_command(root: Path, host: str, port: int) -> None:
     from usermirrorer.hub.server.store import create_token, list_tokens
 
     listener = listen(host, port)
-    server = uvicorn.Server(configuration(root, host, port))
+    server = uvicorn.Server(configuration(root, host, port, names))
     click.echo(f"HF_ENDPOINT=http://{in_address(host)}:{listener.getsockname()[1]}")
     if not is_loopback(host):
         click.echo(
