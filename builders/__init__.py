@@ -7,6 +7,7 @@
     common/      what all of them use: contracts (schema.py), storage, errors, safe text, models
     validate.py  proves the guarantees on any built or downloaded dataset
     commands.py  the command line of the stages
+    new.py       the command line of your own logs
     renamed.py   the names that modules had before, deprecated
 
 A stage imports those above it and `common`, never one below: tests/test_imports.py says so.

@@ -33,7 +33,7 @@ _SETTINGS = {"show_default": True}
     epilog="Example:  usermirrorer scenes movielens ml-1m/ --preset small --out scenes/movielens",
 )
 @click.argument("source")
-@click.argument("raw", type=_FILE)
+@click.argument("raw", type=_FILE, required=False)
 @click.option("--out", type=_FILE, required=True, help="Folder for train.parquet, test.parquet.")
 @click.option(
     "--preset",
@@ -89,7 +89,7 @@ _SETTINGS = {"show_default": True}
 @click.option("--seed", default=0)
 def scenes(
     source: str,
-    raw: Path,
+    raw: Path | None,
     out: Path,
     preset: str,
     interactions: int | None,
@@ -104,9 +104,9 @@ def scenes(
 ) -> None:
     """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).
 
-    RAW may also be a folder of canonical tables (`usermirrorer tables`). Tables and embeddings are
-    kept in OUT/tables and used again by the next run on the same files. Beside the scenes stand
-    their placebos, for `usermirrorer validate OUT --audit`.
+    SOURCE may be the YAML file of your own logs (`usermirrorer new`), which needs no RAW. RAW may
+    be a folder of canonical tables. What is in OUT/tables is used again by the next run. Beside the
+    scenes stand their placebos, for `usermirrorer validate OUT --audit`.
 
     \b
     Presets (Tables 4 to 6 of the paper), all upper bounds:
@@ -121,13 +121,14 @@ def scenes(
       retrieved     candidates for the history alone, the real item among them
       paper         Algorithm 1 as printed
     """
-    from usermirrorer.builders.raw.sources import get_source
+    from usermirrorer.builders.raw.sources import get_source, raw_of
     from usermirrorer.builders.scenes import pipeline
     from usermirrorer.builders.scenes.embed import Encoding
 
-    config, most = presets.settings(preset, source, interactions=interactions, **given)
+    chosen = get_source(source)
+    config, most = presets.settings(preset, chosen.name, interactions=interactions, **given)
     facts = pipeline.raw_to_scenes(
-        *(get_source(source), raw, out, config),
+        *(chosen, raw_of(chosen, raw), out, config),
         embedder=embedder,
         encoding=Encoding(pooling=pooling, prompt=prompt, library=library),
         interactions=most,

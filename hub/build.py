@@ -143,7 +143,7 @@ def _read(path: Path, table: str) -> pa.Table:
     for field in expected:
         if not field.nullable and rows[field.name].null_count:
             raise UserError(f"column {field.name!r} has missing values", where=path)
-    if bad := [d for d in _values(rows, "domain") if not re.fullmatch(r"[a-z0-9]+", d)]:
+    if bad := [d for d in _values(rows, "domain") if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", d)]:
         raise UserError(f"{bad[0]!r} is not a domain name", where=path)
     return rows
 

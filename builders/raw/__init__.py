@@ -5,6 +5,7 @@ delimited.py, json_lines.py   blocks to frames; rows that do not fit are counted
 columns.py     conversions and checks of columns
 report.py      the counts of bad rows
 source.py      what a source is: its tables, terms and reader
+own/           your own logs: a domain written in YAML
 sources/       one file per domain
 tables.py      canonical tables as Parquet, checked and reused
 as_of.py       values of users and items as of a moment

@@ -10,7 +10,7 @@ import click
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw.source import Source
-from usermirrorer.builders.raw.sources import all_sources, get_source
+from usermirrorer.builders.raw.sources import all_sources, get_source, raw_of
 
 
 def facts(source: Source) -> dict[str, Any]:
@@ -157,18 +157,21 @@ def _fetch_one(source: Source, file: str, folder: Path) -> None:
 
 @click.command(epilog="Example:  usermirrorer tables movielens ml-1m/ --out tables/movielens")
 @click.argument("source")
-@click.argument("raw", type=click.Path(path_type=Path))
+@click.argument("raw", type=click.Path(path_type=Path), required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
-def tables(source: str, raw: Path, out: Path, strict: bool) -> None:
+def tables(source: str, raw: Path | None, out: Path, strict: bool) -> None:
     """Write the canonical tables (Parquet) of SOURCE from its RAW files.
+
+    SOURCE may be the YAML file of your own logs (`usermirrorer new`), whose files need no RAW.
 
     Tables that are there from the same files are kept. OUT/manifest.json holds the SHA-256 of every
     raw file and the rows left out; `usermirrorer sources SOURCE` explains the columns.
     """
     from usermirrorer.builders.raw import tables
 
-    written = tables.write(get_source(source), raw, out, strict=strict)
+    chosen = get_source(source)
+    written = tables.write(chosen, raw_of(chosen, raw), out, strict=strict)
     manifest = tables.manifest(out)
     for line in tables.left_out(manifest):
         click.echo(f"left out: {line}", err=True)

@@ -62,6 +62,12 @@ class Source:
         logged: Whether its publisher logged what was on the screen (`Tables.impressions`).
         columns: Table name -> columns beyond those of `schema.TABLES` (of `extras`: all), each with
             its type and meaning. What is stored has exactly these.
+        templates: `profile`, `history` and `exposure` -> Jinja text of the user's own, rendered in
+            the sandbox of `own/templates.py`; None: those of the domain's folder.
+        definition: Text of the YAML file that defines the source (see `own/`), stored with its
+            tables; empty for sources written in Python.
+        located: Called with the folder of the raw files, returns the path of each by its name;
+            None: files are looked for by the names of `files`.
 
     What changes with time is computed for the scene's own time:
 
@@ -97,3 +103,6 @@ class Source:
     item_as_of: AsOf | None = None
     known_from: Mapping[str, str] = field(default_factory=dict)
     logged: bool = False
+    templates: Mapping[str, str] | None = None
+    definition: str = ""
+    located: Callable[[Path], Mapping[str, Path]] | None = None

@@ -89,6 +89,7 @@ def write(source: Source, raw_folder: Path, folder: Path, *, strict: bool = Fals
             "skipped": dict(sorted(report.skipped.items())),
             "not_chosen": dict(sorted(report.not_chosen.items())),
             "first_line": report.first_line,
+            **({"definition": source.definition} if source.definition else {}),
         }
         storage.write_json(temporary / MANIFEST, record)
     return True
@@ -100,10 +101,8 @@ def read(folder: Path) -> Tables:
     Raises:
         UserError: if the folder has none, they are of another version, or one is damaged.
     """
-    from usermirrorer.builders.raw.sources import get_source
-
     made = manifest(folder)
-    expected = schemas(get_source(made["source"]))
+    expected = schemas(_source_of(made))
     if made["schema_version"] != schema.SCHEMA_VERSION:
         raise UserError("holds tables of another version", where=folder, fix="Write them anew.")
     frames: dict[str, pl.DataFrame] = {}
@@ -140,6 +139,16 @@ def manifest(folder: Path) -> dict[str, Any]:
     return storage.read_json(Path(folder) / MANIFEST)
 
 
+def _source_of(made: Mapping[str, Any]) -> Source:
+    """Return the source of stored tables; a definition in YAML lies in their manifest."""
+    from usermirrorer.builders.raw.own import definition
+    from usermirrorer.builders.raw.sources import get_source
+
+    if text := made.get("definition"):
+        return definition.from_text(text, f"{made['source']}.yaml")
+    return get_source(made["source"])
+
+
 def left_out(record: Mapping[str, Any]) -> list[str]:
     """Return one readable line per reason for which rows were left out, from a manifest."""
     report = Report(first_line=dict(record["first_line"]))
@@ -157,6 +166,9 @@ def hashes(source: Source, folder: Path) -> dict[str, str]:
         UserError: if the folder is missing.
     """
     base = folder.parent if folder.is_file() else folder
+    if source.located:
+        paths = dict.fromkeys(source.located(folder).values())
+        return {_name(path, base): storage.file_hash(path) for path in paths}
     names = [name.removesuffix(".gz") for names in source.files for name in names.split("|")]
 
     def expected(path: Path) -> bool:
@@ -173,15 +185,25 @@ def hashes(source: Source, folder: Path) -> dict[str, str]:
 def _of_read(read: set[Path], folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     """Return the hashes of the files that were read, and of no others."""
     base = folder.parent if folder.is_file() else folder
-    names = {path: path.relative_to(base).as_posix() for path in sorted(read)}
+    names = {path: _name(path, base) for path in sorted(read)}
     return {name: known.get(name) or storage.file_hash(path) for path, name in names.items()}
+
+
+def _name(path: Path, base: Path) -> str:
+    """Return a path inside a folder; of one outside of it the file name."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
 
 
 def _code(source: Source) -> dict[str, str]:
     """Hashes of the modules that decide what is read: changed code reads again."""
     function: Any = getattr(source.read, "func", source.read)
     modules = [importlib.import_module(function.__module__), *_READERS]
-    return {str(m.__name__): storage.file_hash(Path(str(m.__file__))) for m in modules}
+    known = {str(m.__name__): storage.file_hash(Path(str(m.__file__))) for m in modules}
+    if source.definition:
+        own = sorted(Path(str(modules[0].__file__)).parent.glob("*.py"))
+        known |= {path.name: storage.file_hash(path) for path in own}
+        known["definition"] = storage.fingerprint(source.definition)
+    return known
 
 
 def _named(source: Source, tables: Tables) -> list[tuple[str, pl.DataFrame, pa.Schema]]:

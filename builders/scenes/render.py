@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import SCENE
 from usermirrorer.builders.common.text import ago, clean, clean_column
+from usermirrorer.builders.raw.own import templates
 from usermirrorer.builders.raw.source import Source, Tables
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,7 +77,11 @@ class _Template:
         """Return the text of each row; `names` say what the values of a row are."""
         template = self._loop(tuple(names))
         values = [row[0] for row in rows] if len(names) == 1 else rows
-        texts = template.render(_rows=values, _end=_END).split(_END)[:-1]
+        try:
+            texts = template.render(_rows=values, _end=_END).split(_END)[:-1]
+        except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
+            what = f"a template cannot be filled: {error}"
+            raise UserError(what, where=self.text[:60], fix="Mend the template.") from error
         if len(texts) != len(rows):  # a value has that character itself
             return [template.render(_rows=[value], _end="") for value in values]
         return texts
@@ -113,10 +118,13 @@ class Texts:
     ) -> None:
         environment = ImmutableSandboxedEnvironment(finalize=_blank, autoescape=False)
         self._source, self._tables, self._visible = source, tables, visible
-        self._templates = {
-            kind: _load(environment, (folder or TEMPLATES) / source.domain / f"{kind}.jinja")
-            for kind in ("profile", "history", "exposure")
-        }
+        if source.templates is not None:
+            self._templates = _own(source)
+        else:
+            self._templates = {
+                kind: _load(environment, (folder or TEMPLATES) / source.domain / f"{kind}.jinja")
+                for kind in ("profile", "history", "exposure")
+            }
         self._users = user_ids.to_frame("user_id").join(
             tables.users, on="user_id", how="left", maintain_order="left"
         )
@@ -250,6 +258,20 @@ def _lists(values: pl.Series, lengths: np.ndarray) -> pa.Array:
 def _frame(users: pl.Series, times: np.ndarray) -> pl.DataFrame:
     stamp = pl.Series("timestamp", times * 1000).cast(pl.Datetime("ms"))
     return pl.DataFrame([users.alias("user_id"), stamp.dt.replace_time_zone("UTC")])
+
+
+def _own(source: Source) -> dict[str, _Template]:
+    """Return the templates that a source brings: a user's text, in the narrower sandbox."""
+    sandbox, made = templates.environment(_blank), {}
+    for kind in ("profile", "history", "exposure"):
+        text = (source.templates or {}).get(kind, "").removesuffix("\n")
+        where = f"the {kind} template of {source.name}"
+        made[kind] = _Template(sandbox, text, templates.check(text, where))
+        try:
+            made[kind].render([], [])
+        except TemplateError as error:
+            raise UserError(f"is broken: {error}", where=where) from error
+    return made
 
 
 def _load(environment: ImmutableSandboxedEnvironment, path: Path) -> _Template:

@@ -1,0 +1,175 @@
+"""CSV, JSON lines and Parquet to columns of text, with the line (or row) of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw import columns, delimited, files
+from usermirrorer.builders.raw.report import Report
+
+#: Between the values of a list that became text: no text that people write has it.
+UNIT = "\x1f"
+_ROWS = 250_000
+
+
+def locate(path: Path) -> files.Raw:
+    """Return the raw file of a path, which may be `archive.zip!member` or a zip with one file.
+
+    Raises:
+        UserError: if it is not there, or an archive holds several files.
+    """
+    archive, sign, member = str(path).partition("!")
+    if not Path(archive).is_file():
+        raise UserError("does not exist", where=archive, fix="Mend `path`, or name the folder.")
+    if not archive.lower().endswith(".zip"):
+        return files.Raw(path)
+    inside = files.locate(Path(archive), "*")
+    if sign:
+        inside = [raw for raw in inside if raw.member == member]
+    if len(inside) != 1:
+        names = ", ".join(raw.member for raw in files.locate(Path(archive), "*")[:5])
+        raise UserError("names no single file", where=path, fix=f"Write archive.zip!ONE of {names}")
+    return inside[0]
+
+
+def read(
+    raw: files.Raw,
+    about: Mapping[str, Any],
+    report: Report,
+    needed: Sequence[str],
+    select: Sequence[pl.Expr | str],
+    checks: columns.Checks,
+) -> pl.DataFrame:
+    """Read the selected columns of a file; rows that do not fit are counted.
+
+    Args:
+        raw: The file.
+        about: `format`, `delimiter` and `encoding`.
+        report: Counts the rows left out.
+        needed: Columns that `select` reads; all are text.
+        select: What to keep.
+        checks: On the selected columns.
+    """
+    kind = about.get("format", "csv")
+    if kind == "csv":
+        return delimited.read_delimited(
+            *(raw, report, list(needed), select, checks),
+            separator=about.get("delimiter", ",").replace("\\t", "\t"),
+            quoted=True,
+            encodings=(about.get("encoding", "utf-8"),),
+        )
+    frames = _parquet(raw, needed) if kind == "parquet" else _json(raw, needed, about, report)
+    return columns.checked(frames, raw, report, select, checks)
+
+
+def names(raw: files.Raw, about: Mapping[str, Any]) -> list[str]:
+    """Return the names of a file's columns."""
+    kind = about.get("format", "csv")
+    if kind == "parquet":
+        return list(_scan(raw).collect_schema())
+    if kind == "jsonl":
+        text = next(files.blocks(raw, encodings=(about.get("encoding", "utf-8"),))).text
+        rows = (_object(line) for line in text.split("\n")[:1000])
+        return list(dict.fromkeys(key for row in rows if row for key in row))
+    separator = about.get("delimiter", ",").replace("\\t", "\t")
+    return delimited.header(raw, separator, (about.get("encoding", "utf-8"),))
+
+
+def _scan(raw: files.Raw) -> pl.LazyFrame:
+    if raw.member or raw.path.name.lower().endswith(".gz"):
+        raise UserError("Parquet inside an archive is not read", where=raw, fix="Unpack it.")
+    with files.opened(raw):  # so that it is in the record of what was read
+        return pl.scan_parquet(raw.path)
+
+
+def _parquet(raw: files.Raw, needed: Sequence[str]) -> Iterator[pl.DataFrame]:
+    try:
+        frame = _scan(raw).select(needed).collect()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"is no whole Parquet file: {error}", where=raw) from error
+    for first in range(0, len(frame), _ROWS):
+        yield as_text(frame.slice(first, _ROWS)).with_row_index("line", offset=first + 1)
+
+
+def as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return every column as text: times as ISO, lists joined by `UNIT`, missing as empty."""
+    return frame.select(_text(pl.col(name), kind).fill_null("") for name, kind in _kinds(frame))
+
+
+def _kinds(frame: pl.DataFrame) -> list[tuple[str, Any]]:
+    return list(frame.schema.items())
+
+
+def _text(column: pl.Expr, kind: Any) -> pl.Expr:
+    if isinstance(kind, pl.List | pl.Array):
+        listed = column.arr.to_list() if isinstance(kind, pl.Array) else column
+        return listed.list.eval(pl.element().cast(pl.String)).list.join(UNIT, ignore_nulls=True)
+    if isinstance(kind, pl.Datetime):
+        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.3f" + ("%:z" if kind.time_zone else ""))
+    if isinstance(kind, pl.Struct):
+        return column.struct.json_encode()
+    if kind in (pl.Binary, pl.Object):
+        return pl.lit("").alias(column.meta.output_name())
+    if kind in (pl.Float32, pl.Float64):  # 1e15 as people write it
+        whole = column.cast(pl.Int64, strict=False)
+        same = whole.is_not_null() & (whole.cast(pl.Float64) == column) & (column.abs() < 9e15)
+        return pl.when(same).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
+    return column.cast(pl.String)
+
+
+def _json(
+    raw: files.Raw, needed: Sequence[str], about: Mapping[str, Any], report: Report
+) -> Iterator[pl.DataFrame]:
+    for block in files.blocks(raw, encodings=(about.get("encoding", "utf-8"),)):
+        try:
+            if "\n\n" in block.text:
+                raise ValueError
+            frame = pl.read_ndjson(block.text.encode(), infer_schema_length=None)
+            gone = [pl.lit("").alias(name) for name in needed if name not in frame.columns]
+            there = frame.select(name for name in needed if name in frame.columns)
+            yield as_text(there).with_columns(gone).with_row_index("line", offset=block.first_line)
+        except (pl.exceptions.PolarsError, ValueError):
+            yield lines(block, raw, needed, report)
+
+
+def lines(
+    block: files.Block, raw: files.Raw, needed: Sequence[str], report: Report
+) -> pl.DataFrame:
+    """Read line by line, the way that tells which line is wrong."""
+    rows = []
+    for line, text in enumerate(block.text.split("\n"), block.first_line):
+        if not text.strip():
+            continue
+        values = _object(text)
+        if values is None:
+            report.skip("is not JSON with named fields", where=raw, line=line)
+            continue
+        rows.append((line, *(_plain(values.get(name)) for name in needed)))
+    schema = {"line": pl.UInt32, **dict.fromkeys(needed, pl.String)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return UNIT.join(_plain(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 9e15:
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
