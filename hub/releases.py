@@ -112,7 +112,7 @@ def pull(repo_id: str, version: str, folder: Path) -> Path:
     if folder.exists() and any(folder.iterdir()) and not mark.exists():
         raise UserError("is not empty", where=folder, fix="Choose another folder.")
     _download(repo_id, version, folder)
-    check(folder)
+    _check_is(version, check(folder), folder)
     shutil.rmtree(folder / ".cache")
     return folder
 
@@ -131,7 +131,7 @@ def verify(target: str | Path, version: str | None = None) -> dict[str, Any]:
             raise UserError("is not a folder", where=target, fix="For a repository give a version.")
         return check(Path(target))
     with fetched(str(target), version) as folder:
-        return check(folder)
+        return _check_is(version, check(folder), target)
 
 
 def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
@@ -147,6 +147,20 @@ def diff(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
         for folder in folders:
             storage.read_json(folder / "manifest.json")
         return differences.diff(*folders)
+
+
+def _check_is(version: str, manifest: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """Return the manifest of the version that was asked for, and refuse any other's.
+
+    Where the Hub cannot be asked, the client takes a folder that is there for what was wanted.
+    """
+    if parse_version(manifest["version"]) != parse_version(version):
+        raise UserError(
+            f"holds version {manifest['version']}, not {version}",
+            where=where,
+            fix="Check HF_ENDPOINT and that HF_HUB_OFFLINE is not set, or choose another folder.",
+        )
+    return manifest
 
 
 @contextlib.contextmanager
@@ -441,8 +455,12 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
     except RuntimeError as error:  # what the client makes of any failure while it sends a file
         if not isinstance(error.__cause__, OSError | httpx2.TransportError):
             raise
+        if unwritable := storage.unwritable(error.__cause__):
+            raise unwritable from error
         raise _unreachable(error.__cause__, repo_id) from error
     except OSError as error:
+        if unwritable := storage.unwritable(error):
+            raise unwritable from error
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
         raise _unreachable(error, repo_id) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from trl import ModelConfig, TrlParser
 
+from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.chat import read_settings
 from usermirrorer.recipes.data import DataArguments, packaged
@@ -86,6 +87,13 @@ class Arguments:
     training: Any
     model: ModelConfig
     extra: Any = None
+    #: Of the base model on the Hub, once `training.pin_base` has asked; "" of a folder.
+    base_commit: str = ""
+
+    @property
+    def revision(self) -> str | None:
+        """What the base model is loaded at: its commit, so that no part is another version's."""
+        return self.base_commit or self.model.model_revision
 
     @property
     def base(self) -> str:
@@ -168,7 +176,11 @@ def script(main: Callable[[], object]) -> None:
     """Run a recipe's `main`: errors that users can mend are one line on stderr, exit code 1."""
     try:
         main()
-    except UserError as error:
+    except Exception as error:
+        # What is written comes from many libraries, each with an error of its own for a full disk.
+        told = error if isinstance(error, UserError) else storage.unwritable(error)
+        if told is None:
+            raise
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {told}", file=sys.stderr)
         raise SystemExit(1) from None

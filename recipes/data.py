@@ -544,6 +544,7 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
     _check_arguments(kind, arguments)
     (_check_pairs if source == "preference" else _check_scenes)(kind, arguments)
     rows = _chosen(rows, arguments)
+    _check_options(rows, arguments)
     if len(rows) == 0:
         raise UserError("no rows to train on", where=arguments.dataset_name)
     if source == "preference":
@@ -562,6 +563,22 @@ def view(rows: Dataset, kind: View, arguments: DataArguments) -> Dataset:
         },
         remove_columns=rows.column_names,
     )
+
+
+def _check_options(rows: Dataset, arguments: DataArguments) -> None:
+    """Refuse scenes without a choice, from which a model learns to answer [A], and too large ones.
+
+    Raises:
+        UserError: naming the first.
+    """
+    counts = rows["options"] if "options" in rows.column_names else map(len, rows["exposure"])
+    for name, count in zip(rows["scene_id"], counts, strict=True):
+        if not 2 <= count <= len(LABELS):
+            raise UserError(
+                f"scene {name} has {count} options, not 2 to {len(LABELS)}",
+                where=arguments.dataset_name,
+                fix="Build the scenes again, or leave it out.",
+            )
 
 
 def _check_arguments(kind: View, arguments: DataArguments) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from usermirrorer.builders.common.assets import asset_of
@@ -222,10 +221,7 @@ def base_model(arguments: Arguments) -> dict[str, Any]:
     name = arguments.base
     folder = Path(name)
     if not folder.is_dir():
-        revision = arguments.model.model_revision
-        # The configuration is in the cache by now, in a folder that is named by its commit.
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        revision, commit = arguments.model.model_revision, arguments.base_commit
         return {"name": name, "revision": revision, "commit": commit}
     local: dict[str, Any] = {
         "name": arguments.release.base_model_id,

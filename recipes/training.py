@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,7 +30,7 @@ from transformers import Trainer as BaseTrainer
 from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
-from usermirrorer.builders.common import models
+from usermirrorer.builders.common import models, published
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, read_json, write_json
 from usermirrorer.builders.decisions.prompts import MODEL_PROMPTS
@@ -70,7 +73,9 @@ def run(
     push, training.push_to_hub = training.push_to_hub, False
     if push:
         _check_push(arguments)
+    check_output(arguments)
     check_packages(arguments)
+    pin_base(arguments)
     tokenizer = load_tokenizer(arguments)
     prepared = build(arguments, tokenizer)
     facts = record.start(stage, arguments, prepared.facts)
@@ -223,6 +228,39 @@ def _check_push(arguments: Arguments) -> None:
         )
 
 
+def check_output(arguments: Arguments) -> None:
+    """Try what would else fail at the end: the folder is written to, the card has a name.
+
+    Raises:
+        UserError: if the folder cannot be written, or `--hub_model_id` is no repository id.
+    """
+    output = arguments.output
+    card_name(arguments)
+    if arguments.training.process_index == 0:
+        with atomic(output.absolute() / ".writable") as temporary:
+            temporary.touch()
+        (output / ".writable").unlink()
+
+
+def card_name(arguments: Arguments) -> str:
+    """Return the repository id of the card: the one given, or one made of the folder's name.
+
+    Raises:
+        UserError: if the one given is no repository id.
+    """
+    given = arguments.training.hub_model_id
+    if given:
+        try:
+            validate_repo_id(given)
+        except HFValidationError as error:
+            raise UserError(str(error), where="--hub_model_id") from error
+        return str(given)
+    plain = unicodedata.normalize("NFKD", arguments.output.resolve().name)
+    kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain.encode("ascii", "ignore").decode())
+    name = re.sub(r"-{2,}|\.{2,}", "-", kept)[:96].strip("-.").removesuffix(".git")
+    return name or "model"
+
+
 def _base_on_hub(arguments: Arguments) -> str | None:
     """Return the Hub id of the very model that is trained, None if it is on no Hub."""
     folder = Path(arguments.base)
@@ -235,7 +273,7 @@ def _base_on_hub(arguments: Arguments) -> str | None:
 def _release(output: Path, arguments: Arguments, push: bool) -> None:
     from usermirrorer.model_cards import model_card
 
-    repo_id = arguments.training.hub_model_id or output.name
+    repo_id = card_name(arguments)
     version = arguments.release.hub_revision_tag or ""
     if not (output / "README.md").exists():
         model_card.write(output, scores=None, dataset=None, repo_id=repo_id, version=version)
@@ -247,6 +285,18 @@ def _release(output: Path, arguments: Arguments, push: bool) -> None:
         print(f"pushed: {push_model(output, repo_id, version=version, private=private)}")
 
 
+def pin_base(arguments: Arguments) -> None:
+    """Find out the commit of a base model on the Hub, at which all of it is loaded from then on.
+
+    Raises:
+        UserError: if it is neither a folder nor on the Hub, or has no such revision.
+    """
+    name = arguments.base
+    if Path(name).is_dir() or arguments.base_commit:
+        return
+    arguments.base_commit = published.commit_of(name, arguments.model.model_revision, "model")
+
+
 def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     """Load the tokenizer and check the model's configuration against the arguments.
 
@@ -254,7 +304,7 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         UserError: if there is no such model, it is an adapter, it has no chat template, or its
             context is shorter than `max_length`.
     """
-    name, revision = arguments.base, arguments.model.model_revision
+    name, revision = arguments.base, arguments.revision
     if (Path(name) / "adapter_config.json").is_file():
         raise UserError(
             "is a LoRA adapter, not a model", where=name, fix="Train it with --merge_adapter true."
@@ -378,29 +428,31 @@ def _merge(adapter: Path, output: Path, arguments: Arguments) -> None:
     quantized = arguments.model.load_in_4bit or arguments.model.load_in_8bit
     base = AutoModelForCausalLM.from_pretrained(
         arguments.base,
-        revision=arguments.model.model_revision,
+        revision=arguments.revision,
         dtype=torch.bfloat16 if quantized else arguments.model.dtype,
     )
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(output)
 
 
 def _name_base(path: Path, arguments: Arguments) -> None:
-    """Let an adapter name its base model by Hub id, or beside a merged model by a bare name.
+    """Let an adapter name its base model by Hub id and commit, or beside a merged one by its name.
 
     An adapter alone keeps the path of a local base model, without which it could not be loaded.
     """
     name = _base_on_hub(arguments)
     if name is None and arguments.release.merge_adapter:
         name = Path(arguments.base).resolve().name
+    named = {"revision": arguments.base_commit or None}
     if name is not None:
-        write_json(path, read_json(path) | {"base_model_name_or_path": name})
+        named["base_model_name_or_path"] = name
+    write_json(path, read_json(path) | named)
 
 
 def _for_trainer(arguments: Arguments) -> Any:
     """Return TRL's configuration, completed by how to load the model."""
     training = arguments.training
     training.model_init_kwargs = {
-        "revision": arguments.model.model_revision,
+        "revision": arguments.revision,
         "attn_implementation": _attention(arguments),
         "dtype": arguments.model.dtype,
         **(training.model_init_kwargs or {}),
@@ -414,7 +466,7 @@ def _attention(arguments: Arguments) -> str | None:
     model = arguments.model
     if model.attn_implementation or arguments.training.device.type != "cpu":
         return model.attn_implementation
-    config = AutoConfig.from_pretrained(arguments.base, revision=model.model_revision)
+    config = AutoConfig.from_pretrained(arguments.base, revision=arguments.revision)
     return BY_DOCUMENT if suits(config) else None
 
 

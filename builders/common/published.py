@@ -13,7 +13,7 @@ import contextlib
 import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from usermirrorer.builders.common.errors import UserError
 
@@ -25,20 +25,24 @@ _UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUO
 _FIX = "Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file."
 
 
-def commit_of(dataset: str, revision: str | None = None) -> str:
+def commit_of(
+    repository: str, revision: str | None = None, kind: Literal["dataset", "model"] = "dataset"
+) -> str:
     """Return the commit of a repository's revision; where the Hub cannot be asked, as last seen.
 
     Args:
-        dataset: Repository.
+        repository: Its id.
         revision: Tag, branch or commit; by default the newest.
+        kind: Of repository.
 
     Raises:
         UserError: if there is no such revision, or it was never seen and the Hub cannot be asked.
     """
     from huggingface_hub import HfApi
 
-    with _explained(dataset, f"revision {revision or 'main'!r} cannot be read"):
-        resolved = HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision or None)
+    what = f"revision {revision or 'main'!r} cannot be read"
+    with _explained(repository, what if kind == "dataset" else f"model cannot be loaded: {what}"):
+        resolved = HfApi().resolve_revision(repository, repo_type=kind, revision=revision or None)
         return str(resolved.resolved)
 
 

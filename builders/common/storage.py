@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from usermirrorer.builders.common.errors import UserError
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Work = Callable[[Sequence[Any]], pa.Table]
 #: How numbered slices of rows are worked on: here one by one, or on other machines in any order.
 Spread = Callable[[Work, Sequence[tuple[int, Sequence[Any]]]], Iterable[tuple[int, pa.Table]]]
@@ -69,6 +71,27 @@ def atomic(path: Path) -> Iterator[Path]:
                 "cannot be written", where=path, fix="Choose another folder."
             ) from error
         raise
+
+
+def unwritable(error: BaseException | None) -> UserError | None:
+    """Return what to tell of an error that means a full or read-only disk; None of others.
+
+    Libraries hide it: behind an error of their own, or in a text (`os error 28` of safetensors).
+    """
+    seen = 0
+    while error is not None and seen < 10:
+        code = error.errno if isinstance(error, OSError) else _code_in(str(error))
+        if code in _UNWRITABLE:
+            place = getattr(error, "filename", None) or "the disk"
+            fix = "Free some space, or choose another folder."
+            return UserError(f"cannot be written: {os.strerror(code)}", where=place, fix=fix)
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None
+
+
+def _code_in(text: str) -> int | None:
+    told = re.search(r"\(os error (\d+)\)", text)
+    return int(told[1]) if told else None
 
 
 def _sync(path: Path) -> None:

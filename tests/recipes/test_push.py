@@ -36,7 +36,7 @@ import sys
 from huggingface_hub import HfApi
 
 folder, repo = sys.argv[1:]
-HfApi().create_repo(repo)
+HfApi().create_repo(repo, exist_ok=True)
 HfApi().upload_folder(repo_id=repo, folder_path=folder)
 """
 LOAD = """
