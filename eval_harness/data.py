@@ -32,6 +32,10 @@ _OTHER = 'Name another with --metadata \'{"dataset": "...", "dataset_revision": 
 Scene = Mapping[str, Any]
 
 
+class NoScenesError(UserError):
+    """The dataset is there and can be read, and holds no scenes of this source or kind."""
+
+
 def load_scenes(
     source: str, dataset: str = "", revision: str = "", table: str = "scenes"
 ) -> tuple[Dataset, dict[str, Any]]:
@@ -53,7 +57,8 @@ def load_scenes(
         of baselines on this source).
 
     Raises:
-        UserError: if the data is missing, has no scenes of the source, or lacks a column.
+        NoScenesError: if there are none of the source.
+        UserError: if the data is missing or lacks a column.
     """
     dataset = dataset or os.environ.get("USERMIRROR_DATASET", "") or DATASET
     revision = revision or os.environ.get("USERMIRROR_REVISION", "")
@@ -62,7 +67,7 @@ def load_scenes(
     _check_answers(scenes, dataset)
     modes = Counter(map(exposure_mode, scenes))
     if table == "paper" and not set(modes) <= {"paper", "logged"}:
-        raise UserError(
+        raise NoScenesError(
             f"the scenes of {source} have {' and '.join(sorted(modes))} exposures, not the paper's",
             where=dataset,
             fix="Run the tasks usermirror_* on them.",
@@ -166,7 +171,7 @@ def _of_source(scenes: Dataset | None, source: str, dataset: str) -> Dataset:
     ]
     scenes = scenes.select([i for i, keep in enumerate(wanted) if keep])
     if not len(scenes):
-        raise UserError(
+        raise NoScenesError(
             f"the test split holds no scene of {source}",
             where=dataset,
             fix="Choose another task, dataset or dataset_revision.",
@@ -187,6 +192,8 @@ def _read(source: str, dataset: str, commit: str, table: str) -> Dataset | None:
         config = config.replace(table, "scenes", 1)  # of logged lists there is one kind only
     if config not in there and table == "placebo":
         return None
+    if there and config not in there and domain:
+        raise NoScenesError(f"has no config {config!r}", where=dataset, fix=_OTHER)
     try:
         return published.read_rows(dataset, config, "test", commit)
     except UserError as error:

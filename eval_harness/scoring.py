@@ -34,6 +34,8 @@ from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest, read
 
 LABELS = "usermirror_labels"
 DECISIONS = "usermirror_decisions"
+#: What a task asks whose source the dataset lacks: lm_eval wants a request of every task.
+NOTHING = "usermirror_nothing"
 
 
 def score_labels(lm: LM, requests: list[Instance]) -> list[ModelOutput]:
@@ -65,6 +67,12 @@ def register() -> None:
     """Put both requests on lm_eval's base class of models."""
     add_request(LABELS, score_labels)
     add_request(DECISIONS, decide_and_score)
+    add_request(NOTHING, answer_nothing)
+
+
+def answer_nothing(lm: Any, requests: list[Instance]) -> list[None]:
+    """Answer the request of tasks without scenes."""
+    return [None] * len(requests)
 
 
 register()

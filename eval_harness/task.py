@@ -15,15 +15,19 @@ task's metadata, which `lm_eval --metadata '{...}'` overrides:
     max_history                 keep only the newest so many lines of history; 0 shows none,
                                 absent, null or -1 all
     prompt_folder               folder of other prompt templates
+    strict                      a source that the dataset lacks is an error (off: its task scores
+                                nothing and says so, and groups are over those that are there)
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
@@ -35,7 +39,12 @@ from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Message, Mode, messages
 from usermirrorer.eval_harness import ablations, scoring
 from usermirrorer.eval_harness.ablations import Variant
-from usermirrorer.eval_harness.data import load_scenes, local_model_revision, package_versions
+from usermirrorer.eval_harness.data import (
+    NoScenesError,
+    load_scenes,
+    local_model_revision,
+    package_versions,
+)
 from usermirrorer.eval_harness.metric_table import AT_POSITION, METRICS, lookup
 from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest
 from usermirrorer.eval_harness.scene_metrics import (
@@ -47,13 +56,21 @@ from usermirrorer.eval_harness.scene_metrics import (
 )
 from usermirrorer.eval_harness.task_names import family_of, source_of
 
+_log = logging.getLogger(__name__)
+#: Tasks of this evaluation that have scenes, and those whose requests are built: lm_eval loads all
+#: before it builds the first, so a load after that begins another evaluation.
+_with_scenes: set[str] = set()
+_built: set[str] = set()
+_NO_SCENE = {"profile": "", "history": [], "exposure": ["", ""], "answer": 0}
+
 
 class DecisionTask(ConfigurableTask):
     """Samples decision processes; accuracy of their behaviors, entropy given each of them."""
 
     VERSION = 1
     mode: ClassVar[Mode] = "decision"
-    request: ClassVar[str] = scoring.DECISIONS
+    request: str = scoring.DECISIONS
+    _options = 0
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Load the scenes of the source that `config["task"]` names."""
@@ -62,6 +79,8 @@ class DecisionTask(ConfigurableTask):
             (plain.get("metadata") or {}).get("prompt_folder") or DEFAULT_PROMPTS
         ).expanduser()
         super().__init__(config=plain)
+        if self._left_out:
+            self.dataset = {"test": self.dataset["test"].select([])}
         self.OUTPUT_TYPE = self.request  # lm_eval pads ranks by this name
 
     @property
@@ -77,12 +96,22 @@ class DecisionTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Load the test scenes and record their provenance in the metadata."""
         task = str(self.config.task)
-        scenes, provenance = load_scenes(
-            source_of(task),
-            str(self.settings.get("dataset", "")),
-            str(self.settings.get("dataset_revision", "")),
-            family_of(task).table,
-        )
+        if _built:
+            _with_scenes.clear()
+            _built.clear()
+        try:
+            scenes, provenance = load_scenes(
+                source_of(task),
+                str(self.settings.get("dataset", "")),
+                str(self.settings.get("dataset_revision", "")),
+                family_of(task).table,
+            )
+        except NoScenesError as error:
+            if self.settings.get("strict"):
+                raise
+            self._leave_out(error)
+            return
+        _with_scenes.add(task)
         self.dataset = {"test": scenes}
         self._options = max(len(options) for options in scenes["exposure"])
         self._ablations = ablations.load(scenes, source_of(task), provenance, self.settings)
@@ -96,8 +125,30 @@ class DecisionTask(ConfigurableTask):
             "packages": package_versions(),
         }
 
+    def _leave_out(self, error: NoScenesError) -> None:
+        """Score nothing, and say why: lm_eval loads every task that a pattern or group names."""
+        _log.warning("%s is not scored: %s", self.config.task, error)
+        self.dataset = {"test": Dataset.from_list([_NO_SCENE])}  # lm_eval tries the first one
+        self.request = scoring.NOTHING
+        self.config.metadata = {**self.settings, "not_scored": str(error)}
+
+    @property
+    def _left_out(self) -> str:
+        return str(self.settings.get("not_scored", ""))
+
     def build_all_requests(self, *, cache_requests: bool = False, **arguments: Any) -> None:
-        """Build the prompts, never from `--cache_requests`: its key leaves the dataset out."""
+        """Build the prompts, never from `--cache_requests`: its key leaves the dataset out.
+
+        Raises:
+            UserError: if no task that was loaded has scenes.
+        """
+        _built.add(str(self.config.task))
+        if self._left_out:
+            if not _with_scenes:
+                raise UserError(f"nothing to score: {self._left_out}", where=str(self.config.task))
+            names = (str(self.config.task), None, 1)
+            self._instances = [Instance(self.request, {}, ("", {}), 0, names)]
+            return
         super().build_all_requests(cache_requests=False, **arguments)
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
@@ -204,7 +255,7 @@ class DirectTask(DecisionTask):
     """Label probabilities straight after the prompt: accuracy of the most likely label."""
 
     mode: ClassVar[Mode] = "direct"
-    request: ClassVar[str] = scoring.LABELS
+    request: str = scoring.LABELS
 
 
 def newest_lines(history: Sequence[str], most: int | None) -> list[str]:

@@ -62,7 +62,7 @@ def lm_eval(environment, model, output, *more):
 def test_all_domains_from_one_command_with_a_pinned_revision(tmp_path):
     """The tag's scenes are scored and its commit recorded, though the newest revision differs.
 
-    A tag that lacks a domain is an error that names it, not a mean over the others.
+    For a strict run a tag that lacks a domain is an error that names it.
     """
     pytest.importorskip("pygit2")
     from usermirrorer.hub.local import running
@@ -83,10 +83,10 @@ def test_all_domains_from_one_command_with_a_pinned_revision(tmp_path):
         publish(api, tmp_path / "two", [{**row, "answer": 0} for row in rows])
         assert api.dataset_info(REPO).sha != commit
         environment = hub.environment(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
-        metadata = json.dumps({"dataset_revision": "v0.9.0"})
+        metadata = json.dumps({"dataset_revision": "v0.9.0", "strict": True})
         with pytest.raises(subprocess.CalledProcessError) as failed:
             lm_eval(environment, model, tmp_path / "none", "--metadata", metadata)
-        assert "split 'test' of config 'scenes_steam' cannot be loaded" in failed.value.stderr
+        assert "has no config 'scenes_steam'" in failed.value.stderr
         metadata = json.dumps({"dataset_revision": "v1.0.0"})
         lm_eval(environment, model, tmp_path / "run", "--metadata", metadata)
         scores = read_results(tmp_path / "run")
