@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.recipes.quickstart.commands:command",
         "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
     ),
+    "new": (
+        "usermirrorer.builders.new:new",
+        "Your own logs: look at the files, write the domain as YAML, show three scenes.",
+    ),
     "sources": (
         "usermirrorer.builders.raw.commands:sources",
         "List the sources of feedback: licence, files, whether they may be passed on.",
