@@ -9,7 +9,7 @@ Python, editors and type checkers find `usermirrorer.builders` in a plain checko
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usermirrorer.recipes.simulator.core import Choice, Simulator
+    from usermirrorer.recipes.simulator import Choice, Simulator
 
 __all__ = ["Choice", "Simulator"]
 
@@ -17,7 +17,7 @@ __all__ = ["Choice", "Simulator"]
 def __getattr__(name: str) -> Any:
     """Import what is re-exported when it is first asked for: models are slow to import."""
     if name in __all__:
-        from usermirrorer.recipes.simulator import core
+        from usermirrorer.recipes import simulator
 
-        return getattr(core, name)
+        return getattr(simulator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
