@@ -266,7 +266,7 @@ def _context(
         "base": base.get("name") or base["folder"],
         "licence": (run["license"] or "").removeprefix("other:"),
         "lineage": [STAGES[stage["stage"]] for stage in base.get("lineage", [])],
-        "data_version": run["data"].get("revision") or run["data"].get("commit"),
+        "data_version": _data_version(run["data"]),
         "hyperparameters": [
             [name, _plain(value)] for name, value in run["hyperparameters"].items()
         ],
@@ -287,7 +287,43 @@ def _context(
         "others": _table(scores, repo_id, _other_metrics(scores)),
         "dataset": {"licence": dataset.get("licence")},
         "base_in_code": _Markdown(_code_safe(base.get("name") or base["folder"])),
+        "base_commit": _Markdown(_code_safe(base.get("commit") or "")),
+        "rank": run["hyperparameters"].get("LoRA rank", 0),
+        "tasks": _Markdown("usermirror-direct_*" if run["mode"] == "direct" else "usermirror_*"),
+        "scored": _Markdown(_scored(run, repo_id, _version(version))),
+        "metadata": _Markdown(_task_metadata(run["data"])),
     }
+
+
+def _data_version(described: Row) -> str:
+    """Return the revision that was asked for, and the commit that was read."""
+    asked, commit = described.get("revision"), described.get("commit")
+    return f"{asked} (commit {commit})" if asked and commit and asked != commit else asked or commit
+
+
+def _scored(run: Row, repo_id: str, version: str) -> str:
+    """Return the model's arguments for lm_eval, which has one revision for base and adapter.
+
+    So the adapter is given as the folder that it was downloaded to.
+    """
+    base = run["base_model"]
+    if not run["adapter_only"]:
+        return f"pretrained={repo_id}" + (f",revision={version}" if version else "")
+    commit = f",revision={base['commit']}" if base.get("commit") else ""
+    name = _code_safe(base.get("name") or base["folder"])
+    return f"pretrained={name}{commit},peft=$adapter,tokenizer=$adapter"
+
+
+def _task_metadata(described: Row) -> str:
+    """Return lm_eval's `--metadata` for scenes of the commit that was trained on, and prompts."""
+    given = []
+    if not described["local"]:
+        revision = described.get("commit") or described.get("revision") or ""
+        given.append(f'"dataset": "{_code_safe(described["name"])}"')
+        given += [f'"dataset_revision": "{_code_safe(revision)}"'] if revision else []
+    if "prompts" in described:
+        given.append('"prompt_folder": "\'$prompts\'"')
+    return f" --metadata '{{{', '.join(given)}}}'" if given else ""
 
 
 def _version(version: str) -> _Markdown:
