@@ -80,7 +80,7 @@ class DecisionTask(ConfigurableTask):
         ).expanduser()
         super().__init__(config=plain)
         if self._left_out:
-            self.dataset = {"test": self.dataset["test"].select([])}
+            self.dataset = {"test": Dataset.from_list([_NO_SCENE]).select([])}
         self.OUTPUT_TYPE = self.request  # lm_eval pads ranks by this name
 
     @property

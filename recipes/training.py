@@ -190,6 +190,12 @@ def check_packages(arguments: Arguments) -> None:
         UserError: naming the option and the package.
     """
     training, model = arguments.training, arguments.model
+    if getattr(training, "packing", False) and training.packing_strategy == "wrapped":
+        raise UserError(
+            "documents cut and joined so would see each other",
+            where="--packing_strategy wrapped",
+            fix="Use bfd.",
+        )
     quantized = model.load_in_4bit or model.load_in_8bit
     flash = (model.attn_implementation or "").startswith("flash_attention")
     if flash and not is_flash_attn_2_available(kernels_fallback_ok=True):

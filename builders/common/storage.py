@@ -81,7 +81,7 @@ def unwritable(error: BaseException | None) -> UserError | None:
     seen = 0
     while error is not None and seen < 10:
         code = error.errno if isinstance(error, OSError) else _code_in(str(error))
-        if code in _UNWRITABLE:
+        if code is not None and code in _UNWRITABLE:
             place = getattr(error, "filename", None) or "the disk"
             fix = "Free some space, or choose another folder."
             return UserError(f"cannot be written: {os.strerror(code)}", where=place, fix=fix)

@@ -14,7 +14,7 @@ from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import SCENE
 from usermirrorer.recipes import sft, training
-from usermirrorer.recipes.arguments import script
+from usermirrorer.recipes.arguments import parse, script
 from usermirrorer.recipes.data import DataArguments, load_source, view
 
 from recipe_rows import scene  # isort: skip
@@ -86,3 +86,13 @@ def test_a_read_only_disk_is_told_as_such():
     error = OSError(errno.EROFS, "Read-only file system", "/x")
     assert "/x: cannot be written: Read-only" in str(storage.unwritable(error))
     assert storage.unwritable(ValueError("no")) is None
+
+
+def test_packing_that_lets_documents_see_each_other_is_refused(tmp_path):
+    from trl import SFTConfig
+
+    words = ["--model_name_or_path", "x", "--output_dir", str(tmp_path), "--bf16", "false"]
+    words += ["--report_to", "none", "--packing", "true", "--packing_strategy"]
+    training.check_packages(parse(SFTConfig, [*words, "bfd"]))
+    with pytest.raises(UserError, match="would see each other"):
+        training.check_packages(parse(SFTConfig, [*words, "wrapped"]))
