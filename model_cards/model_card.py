@@ -295,7 +295,7 @@ def _context(
     }
 
 
-def _data_version(described: Row) -> str:
+def _data_version(described: Row) -> str | None:
     """Return the revision that was asked for, and the commit that was read."""
     asked, commit = described.get("revision"), described.get("commit")
     return f"{asked} (commit {commit})" if asked and commit and asked != commit else asked or commit
