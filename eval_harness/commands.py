@@ -76,18 +76,14 @@ def leaderboard(
 
 
 def _print(board: Board) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    from usermirrorer.builders.common.tables import show
     from usermirrorer.eval_harness.leaderboard_forms import tables
 
     headline = tables(board)[0]
     left_out = {"taste", "note", *board.domains} - set(board.logged)
     shown = [i for i, name in enumerate(headline.head) if name not in left_out]
-    table = Table(*(headline.head[i] for i in shown), title=headline.text, title_justify="left")
-    for line in headline.body:
-        table.add_row(*(line[i] for i in shown))
-    Console().print(table)
+    rows = [[line[i] for i in shown] for line in headline.body]
+    show([headline.head[i] for i in shown], rows, title=headline.text)
     for row in board.rows:
         if row.taste:
             click.echo(f"{row.name} {row.taste}.")

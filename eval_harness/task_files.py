@@ -12,6 +12,7 @@ domain was added. Per family there are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -67,6 +68,28 @@ def task_files(sources: Mapping[str, Source]) -> dict[str, str]:
             files[f"{task}.yaml"] = f"include: {shared}\ntask: {task}\n"
         for name, text in _groups(family, sources).items():
             files[f"{name}.yaml"] = text
+    return files
+
+
+def release_files(sources: Iterable[str], tables: Iterable[str], repo_id: str) -> dict[str, str]:
+    """Return the task files that a release brings for sources that no installation knows.
+
+    They score the release itself: `lm_eval --include_path RELEASE/tasks --tasks usermirror_NAME`.
+
+    Args:
+        sources: Names of the sources.
+        tables: Tables of the release with test scenes: `scenes`, `paper`.
+        repo_id: Repository of the release, of which the scenes are taken.
+    """
+    own = _DEFAULT.replace("VERSION", VERSION) + f"  dataset: {json.dumps(repo_id)}\n"
+    files = {"_default_yaml": own, "_direct_yaml": _DIRECT}
+    for family in FAMILIES.values():
+        if family.table not in tables:
+            continue
+        shared = "_direct_yaml" if family.mode == "direct" else "_default_yaml"
+        for source in sources:
+            task = f"{family.name}_{source}"
+            files[f"{task}.yaml"] = f"include: {shared}\ntask: {task}\n"
     return files
 
 

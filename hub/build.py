@@ -17,6 +17,7 @@ from usermirrorer.builders.common import schema, storage
 from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import tag_of
+from usermirrorer.eval_harness import task_files
 from usermirrorer.eval_harness.hub_files import benchmark
 from usermirrorer.eval_harness.metric_table import gap_counts
 from usermirrorer.hub.differences import changelog
@@ -122,11 +123,24 @@ def _describe_release(
     }
     if changelog_from is not None:
         full["changelog"] = changelog(Path(changelog_from), out, full)
+    _write_tasks(out, _tested(tables), described["repo_id"])
     (out / "eval.yaml").write_text(benchmark(_tested(tables)), encoding="utf-8")
     (out / "README.md").write_text(card(out, full), encoding="utf-8")
     full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in files(out)}
     full["splits"] = splits(out, full["files"])
     storage.write_json(out / "manifest.json", full)
+
+
+def _write_tasks(out: Path, tested: Mapping[str, Mapping[str, str]], repo_id: str) -> None:
+    """Write lm_eval's task files of the sources that an installation does not bring."""
+    from usermirrorer.builders.raw.sources import all_sources
+
+    own = sorted({name for of_table in tested.values() for name in of_table} - set(all_sources()))
+    if not own:
+        return
+    (out / "tasks").mkdir()
+    for name, text in task_files.release_files(own, list(tested), repo_id).items():
+        (out / "tasks" / name).write_text(text, encoding="utf-8")
 
 
 def _read(path: Path, table: str) -> pa.Table:

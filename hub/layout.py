@@ -2,6 +2,7 @@
 
     README.md                                   card: YAML header with `configs:` and `dataset_info`
     eval.yaml                                   registers the benchmark's tasks with the Hub
+    tasks/*                                     lm_eval's task files, of domains of one's own
     manifest.json                               where everything came from, and a hash of every file
     assets/*                                    plots of the card
     data/preference/<domain>/train-*.parquet    configs `preference` (all) and `preference_<domain>`

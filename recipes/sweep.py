@@ -328,14 +328,12 @@ def _chat_settings(recipe_arguments: Sequence[str]) -> list[str]:
 
 
 def _show(points: Sequence[Point], output: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from usermirrorer.builders.common import tables
 
-    chosen = best(points)
-    table = Table("Learning rate", "Epochs", "Accuracy (%)", "Standard error", "")
+    chosen, rows = best(points), []
     for point in points:
         cells = [f"{point.learning_rate:g}", str(point.epochs)]
         cells += [f"{100 * point.accuracy:.1f}", f"{100 * point.stderr:.1f}"]
-        table.add_row(*cells, "best" if point == chosen else "")
-    Console().print(table)
+        rows.append([*cells, "best" if point == chosen else ""])
+    tables.show(("Learning rate", "Epochs", "Accuracy (%)", "Standard error", ""), rows)
     click.echo(f"{chosen.scenes} scenes of held-out users; {output / 'sweep.json'}, sweep.png")

@@ -5,6 +5,7 @@ storage.py   files and tables written so that a kill at any moment loses nothing
 errors.py    the error that users see as one line
 text.py      raw text made safe and short
 progress.py  progress bars
+tables.py    tables on the screen, or one row a line
 assets.py    real raw files and models from the package registry
 models.py    language models and tokenizers, loaded or explained
 transformers_internals.py   what depends on the inside of transformers

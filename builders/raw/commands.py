@@ -39,22 +39,18 @@ def sources(name: str | None, as_json: bool) -> None:
 
 
 def _table(chosen: list[Source]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from usermirrorer.builders.common import tables
 
-    table = Table("Source", "Licence", "Public", show_lines=True)
-    for heading in ("Files", "From"):
-        table.add_column(heading, overflow="fold")  # a name cut short cannot be looked for
+    rows = []
     for source in chosen:
         files = [f"{name} {_size(source, name)}".strip() for name in _files(source)]
         how = f"usermirrorer fetch {source.name}" if source.downloads else "by hand, see the page"
         public = "yes" if source.redistributable else "ids only"
         where = f"{source.homepage}\n{how}"
-        table.add_row(source.name, source.licence, public, "\n".join(files), where)
-    console = Console()
-    console.print(table)
-    console.print("Sizes are as stated by others: not verified by a download.", style="dim")
-    console.print("Citation and every file of one:  usermirrorer sources NAME", style="dim")
+        rows.append((source.name, source.licence, public, "\n".join(files), where))
+    tables.show(("Source", "Licence", "Public", "Files", "From"), rows, lines=True)
+    click.echo("Sizes are as stated by others: not verified by a download.", err=True)
+    click.echo("Citation and every file of one:  usermirrorer sources NAME", err=True)
 
 
 def _files(source: Source) -> list[str]:

@@ -14,7 +14,7 @@ configuration has several. Published versions need none of this: `load_dataset` 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from usermirrorer.builders.common.schema import (
     SCENE_OPTIONS,
     SCHEMA_VERSION,
 )
-from usermirrorer.builders.raw.sources import all_sources, domains, get_source
+from usermirrorer.builders.raw.source import Source
+from usermirrorer.builders.raw.sources import all_sources, domains, get_source, raw_of
 from usermirrorer.builders.scenes import pipeline, presets
 
 _CITATION = (
@@ -61,6 +62,8 @@ class UserMirrorerConfig(datasets.BuilderConfig):
         embedder: Encoder: a known part, a folder or a Hub id.
         seed: Fixes every draw.
         strict: Bad rows are an error.
+        domain: YAML file of your own logs (`usermirrorer new`), instead of `sources`; without
+            `data_dir`, its files lie where it says.
     """
 
     sources: tuple[str, ...] = ()
@@ -78,6 +81,16 @@ class UserMirrorerConfig(datasets.BuilderConfig):
     embedder: str = "all-minilm-l6-v2"
     seed: int = 0
     strict: bool = False
+    domain: str = ""
+
+    def __post_init__(self) -> None:
+        """Let a YAML file stand for its one source."""
+        if self.domain:
+            own = get_source(self.domain)
+            self.sources, self.domain = (str(Path(self.domain).resolve()),), self.domain
+            self.name = own.name if self.name == "default" else self.name
+            self.description = self.description or f"Scenes of {own.title}."
+        super().__post_init__()
 
     def create_config_id(
         self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None
@@ -88,6 +101,8 @@ class UserMirrorerConfig(datasets.BuilderConfig):
             for path in sorted(Path(config_kwargs.get("data_dir") or "").rglob("*"))
             if config_kwargs.get("data_dir") and path.is_file()
         ]
+        if self.domain:  # another text is another domain
+            config_kwargs = {**config_kwargs, "domain": get_source(self.domain).definition}
         known = (
             {**config_kwargs, "raw_files": storage.fingerprint(state)} if state else config_kwargs
         )
@@ -108,11 +123,15 @@ def _configs() -> list[UserMirrorerConfig]:
     ]
 
 
-def features() -> datasets.Features:
-    """Return the columns of `schema.SCENE`, with names for all that is one of a few."""
+def features(own: Iterable[Source] = ()) -> datasets.Features:
+    """Return the columns of `schema.SCENE`, with names for all that is one of a few.
+
+    Args:
+        own: Sources beside those that are installed.
+    """
     columns = datasets.Features.from_arrow_schema(SCENE.remove_metadata())
-    columns["domain"] = datasets.ClassLabel(names=sorted(domains()))
-    columns["source"] = datasets.ClassLabel(names=sorted(all_sources()))
+    columns["domain"] = datasets.ClassLabel(names=sorted({*domains(), *(s.domain for s in own)}))
+    columns["source"] = datasets.ClassLabel(names=sorted({*all_sources(), *(s.name for s in own)}))
     columns["answer"] = datasets.ClassLabel(names=list(LABELS[:SCENE_OPTIONS]))
     columns["exposure_origin"] = datasets.List(datasets.ClassLabel(names=list(ORIGINS)))
     return columns
@@ -144,7 +163,7 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
                 "User simulation scenes: a profile, a history, the options on the screen and the "
                 f"real choice. {self.config.description}"
             ),
-            features=features(),
+            features=features(chosen),
             homepage="\n".join(dict.fromkeys(source.homepage for source in chosen)),
             license="\n".join(f"{source.name}: {source.licence}" for source in chosen),
             citation="\n".join([_CITATION, *dict.fromkeys(source.citation for source in chosen)]),
@@ -172,18 +191,19 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
         """Build the scenes of one source, unless an earlier call did; return their folder."""
         config = self.config
         names = ("train", "test", "exposure", "window", "later_days", "history_gap", "time_cut")
+        source = get_source(name)
         settings, most = presets.settings(
             config.preset,
-            name,
+            source.name,
             interactions=config.interactions,
             seed=config.seed,
             history=(config.history_min, config.history_max),
             **{setting: getattr(config, setting) for setting in names},
         )
-        folder = Path(self.cache_dir).parent / "built" / name
+        folder = Path(self.cache_dir).parent / "built" / source.name
         pipeline.raw_to_scenes(
-            get_source(name),
-            self._raw_folder(name),
+            source,
+            raw_of(source, None) if self._is_own(source) else self._raw_folder(source.name),
             folder,
             settings,
             embedder=config.embedder,
@@ -192,6 +212,10 @@ class UserMirrorerBuilder(datasets.ArrowBasedBuilder):
             workers=self._workers,
         )
         return folder
+
+    def _is_own(self, source: Source) -> bool:
+        """Whether the files of a YAML definition lie where it says."""
+        return bool(source.definition) and not self.config.data_dir
 
     def _raw_folder(self, name: str) -> Path:
         if not self.config.data_dir:
