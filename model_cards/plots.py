@@ -406,3 +406,54 @@ def sweep_lines(points: Sequence[Mapping[str, Any]], path: Path) -> str:
         f"Validation accuracy against learning rate: highest {100 * top['accuracy']:.1f} % at "
         f"{top['learning_rate']:g} with {top['epochs']} epochs."
     )
+
+
+def interaction_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """Draw NDCG@10 of each recommender by what was added to its log.
+
+    Args:
+        scores: Recommender -> what was added -> `mean` by metric, shares.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure(10.0, 4.4)
+    arms = list(next(iter(scores.values())))
+    colours = itertools.cycle((GREY, PURPLE, GREEN, YELLOW, BLACK, BLUE, ORANGE))
+    marks = itertools.cycle("osd^vP*X")
+    places = np.arange(len(scores))
+    for number, (arm, colour, mark) in enumerate(zip(arms, colours, marks, strict=False)):
+        shift = (number - (len(arms) - 1) / 2) * 0.8 / len(arms)
+        values = [100 * own[arm]["mean"]["N@10"] for own in scores.values()]
+        axes.plot(places + shift, values, mark, color=colour, label=arm, markersize=6)
+    axes.set_xticks(places, list(scores))
+    axes.set_ylabel("NDCG@10 on the test part (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, ncols=len(arms), loc="upper center", bbox_to_anchor=(0.5, 1.12))
+    _write(figure, path)
+    return f"NDCG@10 of {len(scores)} recommenders after adding: {', '.join(arms)}."
+
+
+def popularity_points(popularity: Mapping[str, Mapping[str, float]], path: Path) -> str:
+    """Draw popularity lift against coverage of what was added to the logs.
+
+    Args:
+        popularity: What was added -> `lift` and `coverage`.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure()
+    colours = itertools.cycle((BLACK, PURPLE, GREEN, YELLOW, GREY, BLUE, ORANGE))
+    marks = itertools.cycle("*sd^voPX")
+    for (name, row), colour, mark in zip(popularity.items(), colours, marks, strict=False):
+        axes.plot(row["lift"], 100 * row["coverage"], mark, color=colour, label=name, markersize=9)
+    axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("popularity of what was added / of what people really took")
+    axes.set_ylabel("share of the catalogue (%)")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _write(figure, path)
+    told = ", ".join(f"{name} {row['lift']:.2f}" for name, row in popularity.items())
+    return f"Popularity lift and coverage of what was added; lift: {told}."

@@ -1,0 +1,119 @@
+"""`usermirrorer interact`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw.sources import get_source
+
+_TEN = "BPR LightGCN MultiDAE DiffRec SGL NeuMF NGCF SimpleX SASRec NARM"
+
+
+class _Several(click.Command):
+    """Lets an option take all words up to the next option: `--recommenders BPR LightGCN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        taking = {"--recommenders", "--simulators", "--trained-on"}
+        spread: list[str] = []
+        option, first = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, first = (word if word in taking else ""), True
+                spread.append(word)
+            elif option and not first:
+                spread += [option, word]
+            else:
+                spread.append(word)
+                first = False
+        return super().parse_args(ctx, spread)
+
+
+@click.command(
+    cls=_Several,
+    context_settings={"show_default": True},
+    epilog="Example:  usermirrorer interact movielens raw/movielens --recommenders BPR SASRec "
+    "--simulators base=smollm2-135m-instruct tuned=runs/simulator --out runs/interact",
+)
+@click.argument("source")
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.option("--recommenders", multiple=True, help=f"Any of {_TEN}.  [default: all]")
+@click.option("--simulators", multiple=True, required=True, help="NAME=MODEL, one or more.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option(
+    "--trained-on",
+    multiple=True,
+    help="NAME=SCENES.parquet, NAME=RELEASE or NAME=none, where a model's record cannot tell.",
+)
+@click.option("--users", default=100, help="People, drawn at random (0: all).")
+@click.option("--seeds", default=2, help="How often everything is trained.")
+@click.option("--effort", default=0.5, help="Scales the largest number of epochs.")
+@click.option("--tiny", is_flag=True, help="Minutes: 30 people, one seed, few epochs.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="Templates for simulators that have none of their own.",
+)
+@click.option("--mode", type=click.Choice(["direct", "decision", "own"]), default="direct")
+@click.option("--dtype", default="auto")
+@click.option("--ray", is_flag=True, help="Spread the recommenders over a Ray cluster.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def interact(
+    source: str,
+    raw: Path,
+    recommenders: tuple[str, ...],
+    simulators: tuple[str, ...],
+    out: Path,
+    trained_on: tuple[str, ...],
+    users: int,
+    seeds: int,
+    effort: float,
+    tiny: bool,
+    prompts: Path | None,
+    mode: str,
+    dtype: str,
+    ray: bool,
+    as_json: bool,
+) -> None:
+    """Let recommenders learn from simulated people, beside controls (Tables 3 and 9).
+
+    RAW are the raw files of SOURCE. Each recommender learns, shows ten items to each person, learns
+    again with what a simulator or a control picked of them, and is measured on what people really
+    took. OUT/report.html has the tables and plots. A killed run goes on where it was.
+    """
+    from usermirrorer.recipes.interact import hyperparameters, pipeline, report
+
+    if seeds < 1 or users < 0 or not 0 < effort <= 100:
+        raise UserError("--seeds, --users and --effort are not negative, and train something")
+    plan = pipeline.Plan(
+        recommenders=hyperparameters.check(recommenders or tuple(hyperparameters.RECOMMENDERS)),
+        simulators=_named(simulators, "--simulators"),
+        users=30 if tiny else users,
+        seeds=1 if tiny else seeds,
+        schedule=hyperparameters.Schedule(0.1 if tiny else effort),
+        stated=_named(trained_on, "--trained-on"),
+        prompts=prompts,
+        mode=None if mode == "own" else mode,
+        dtype=dtype,
+        ray=ray,
+    )
+    if unknown := sorted(set(plan.stated) - set(plan.simulators)):
+        raise UserError(f"no simulator is called {unknown[0]!r}", where="--trained-on")
+    results = pipeline.run(get_source(source), raw, out.absolute(), plan)
+    report.write(results, out)
+    text = json.dumps(results, indent=2, default=str) if as_json else str(out / "report.html")
+    click.echo(text)
+
+
+def _named(given: tuple[str, ...], option: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in given]
+    for name, _, value in pairs:
+        if not name or not value or not name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"{name!r} names nothing", where=option, fix="Give NAME=VALUE.")
+    names = [name for name, _, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{twice[0]!r} is named twice", where=option)
+    return {name: value for name, _, value in pairs}
