@@ -127,7 +127,7 @@ def release(folder: Path, scenes: list[dict], **options) -> str:
     }
     write_release(
         folder,
-        repo_id="me/scenes",
+        repo_id=options.get("repo_id", "me/scenes"),
         version="1.0.0",
         preference=inputs / "pairs.parquet",
         manifest=options.get("manifest", {}),

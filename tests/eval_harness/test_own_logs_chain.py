@@ -54,7 +54,7 @@ def test_two_csv_files_walk_to_a_scored_release(tmp_path, tiny_encoder, local_hu
     scenes = storage.read_table(made / "test.parquet").to_pylist()
     assert {row["domain"] for row in scenes} == {"my-shop"} and len(scenes) == 12
     placebo = storage.read_table(made / "placebo_test.parquet").to_pylist()
-    release(tmp_path / "release", scenes, placebo=placebo)
+    release(tmp_path / "release", scenes, placebo=placebo, repo_id="usermirrorer/shop")
     assert "my-shop" in (tmp_path / "release" / "README.md").read_text()
 
     pulled = tmp_path / "pulled"
@@ -74,8 +74,8 @@ PUSHED = """
 import sys
 from pathlib import Path
 from usermirrorer.hub import releases
-releases.push(Path(sys.argv[1]), "me/scenes")
-releases.pull("me/scenes", "1.0.0", Path(sys.argv[2]))
+releases.push(Path(sys.argv[1]), "usermirrorer/shop")
+releases.pull("usermirrorer/shop", "1.0.0", Path(sys.argv[2]))
 """
 LOADED = """
 import sys
