@@ -387,11 +387,6 @@ def token_revoke(root: Path, token_id: str) -> None:
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from usermirrorer.builders.common.tables import show
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    Console().print(table)
+    show(columns, [[row[column] for column in columns] for row in rows])
