@@ -68,6 +68,8 @@ def build_command(folder: Path, **options: Any) -> None:
     from usermirrorer.hub import releases
 
     scenes = _splits(options, "")
+    if options["redistributable"]:
+        _check_public(scenes)
     placebo = placebo_beside(scenes) | _splits(options, "placebo_")
     manifest = read_json(options["manifest"])
     if scenes:
@@ -86,6 +88,20 @@ def build_command(folder: Path, **options: Any) -> None:
         changelog_from=options["since"],
     )
     click.echo(folder)
+
+
+def _check_public(scenes: Mapping[str, Path]) -> None:
+    """Refuse --redistributable where a domain's own YAML does not allow its texts in public."""
+    from usermirrorer.builders.common.storage import read_json
+
+    for path in scenes.values():
+        made = path.parent / "scenes.json"
+        if made.is_file() and read_json(made).get("redistributable") is False:
+            raise UserError(
+                "the YAML of these scenes does not allow their texts in public",
+                where=path,
+                fix="Say `public: true` there and build again, or leave --redistributable out.",
+            )
 
 
 def _splits(options: Mapping[str, Path | None], prefix: str) -> dict[str, Path]:

@@ -88,6 +88,7 @@ def _origin(source: Source, manifest: Mapping[str, Any], kept: Tables) -> dict[s
     """Return what `scenes.json` says of the tables that the scenes were made from."""
     return {
         "source": source.name,
+        **({"redistributable": source.redistributable} if source.definition else {}),
         "inputs": manifest["inputs"],
         "skipped": tables.left_out(manifest),
         "interactions": kept.interactions.height,

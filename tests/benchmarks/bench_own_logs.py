@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_own_logs.py
 
 Both read the same made-up 1,000,000 interactions of 6,040 users with 50,000 items, one from CSV by
-a YAML file, one in MovieLens-1M's layout. Embeddings are random unit vectors: computing real ones is
-left out. Each runs in a process of its own. Bar: the YAML's time is at most 1.2 times the other's.
+a YAML file, one in MovieLens-1M's layout. Embeddings are random unit vectors: computing real ones
+is left out. Each runs in a process of its own. Bar: 1.2 times the built-in.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from usermirrorer.builders.new import new
 from usermirrorer.builders.raw.sources import all_sources
 from usermirrorer.builders.scenes.dataset import UserMirrorerBuilder
 from usermirrorer.eval_harness import leaderboard, leaderboard_forms
+from usermirrorer.hub.commands import build_command
 
 from .fixtures import Scripted, release
 from .test_task import THOUGHT, answer
@@ -126,3 +127,12 @@ def test_the_datasets_builder_takes_a_yaml_file(tmp_path, tiny_encoder):
     scenes = builder.as_dataset(split="test")
     assert len(scenes) == 12
     assert scenes.features["source"].int2str(scenes[0]["source"]) == "my-shop"
+
+
+def test_texts_that_the_yaml_keeps_private_are_not_released_as_public(tmp_path):
+    (tmp_path / "scenes.json").write_text('{"redistributable": false}')
+    (tmp_path / "manifest.json").write_text("{}")
+    command = [str(tmp_path / "out"), "--repo", "a/b", "--version", "1.0.0", "--redistributable"]
+    command += ["--preference", "p.parquet", "--manifest", str(tmp_path / "manifest.json")]
+    result = CliRunner().invoke(build_command, [*command, "--test", str(tmp_path / "test.parquet")])
+    assert "does not allow their texts in public" in str(result.exception)
