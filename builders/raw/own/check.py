@@ -59,7 +59,7 @@ def _resolved(rule: dict[str, Any], value: Any) -> dict[str, Any]:
     if "$ref" in rule:
         rule = schema()["$defs"][rule["$ref"].rpartition("/")[2]]
     if "anyOf" in rule:
-        kinds = {dict: "object", list: "array"}
+        kinds: dict[Any, str] = {dict: "object", list: "array"}
         wanted = kinds.get(type(value), "")
         parts = [_resolved(part, value) for part in rule["anyOf"]]
         fitting = [p for p in parts if p["type"] == wanted]

@@ -88,7 +88,7 @@ def _as_of(rules: Mapping[str, Any] | None, by: str) -> Any:
 
 
 def _check_zones(document: Document) -> None:
-    zones = [(("timezone",), document.value.get("timezone"))]
+    zones: list[tuple[tuple[str, ...], Any]] = [(("timezone",), document.value.get("timezone"))]
     for kind in ("interactions", "impressions"):
         rule = document.value.get(kind, {}).get("time", {})
         zones.append(((kind, "time", "timezone"), rule.get("timezone")))

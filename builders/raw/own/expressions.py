@@ -63,9 +63,10 @@ class _Parser:
         tokens, at, end = [], 0, len(text.rstrip())
         while at < end:
             token = _TOKEN.match(text, at)
-            if not token or not token.lastgroup:
-                self._fail(f"cannot be read at {text[at : at + 12].strip()!r}")
-            tokens.append((str(token.lastgroup), token.group(token.lastgroup)))
+            kind = token.lastgroup if token else None
+            if token is None or kind is None:
+                return self._fail(f"cannot be read at {text[at : at + 12].strip()!r}")
+            tokens.append((kind, str(token.group(kind))))
             at = token.end()
         return tokens
 
