@@ -32,6 +32,7 @@ Row = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent
 FIGURES = "figures"
 RUN = "train_run.json"
+CALIBRATED = "calibration.json"
 ACCURACY = ("acc",)
 HEADLINE = ("acc_over_placebo", "acc")
 #: Baselines that stand beside the model in every table: metric -> name.
@@ -131,6 +132,7 @@ def render(
         raise UserError(str(error), where=repo_id) from error
     scores = _with_baselines(scores, repo_id)
     context = _context(run, scores, dataset or {}, repo_id, version)
+    context["calibrated"] = _calibrated(Path(run_dir))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -324,6 +326,34 @@ def _task_metadata(described: Row) -> str:
     if "prompts" in described:
         given.append('"prompt_folder": "\'$prompts\'"')
     return f" --metadata '{{{', '.join(given)}}}'" if given else ""
+
+
+def _calibrated(run_dir: Path) -> dict[str, Any] | None:
+    """Return what `usermirrorer calibrate` found on other users; None if it was not run."""
+    path = run_dir / CALIBRATED
+    if not path.is_file():
+        return None
+    kept = read_json(path)
+    report = kept["report"]
+    rows = [
+        [
+            title,
+            f"{100 * report[name]['ece']:.1f} %",
+            f"{report[name]['log_loss_bits']:.3f}",
+            f"{100 * report[name]['coverage']:.1f} %",
+            f"{report[name]['options_per_set']:.2f}",
+        ]
+        for title, name in (("before", "before"), ("after", "after"))
+    ]
+    return {
+        "temperature": f"{kept['temperature']:.3f}",
+        "level": f"{100 * report['level']:.0f} %",
+        "users": report["users"]["report"],
+        "scenes": report["scenes"]["report"],
+        "held_out": bool(report.get("held_out")),
+        "header": ["", "Calibration error", "Log-loss (bits)", "Coverage", "Options per set"],
+        "rows": rows,
+    }
 
 
 def _version(version: str) -> _Markdown:

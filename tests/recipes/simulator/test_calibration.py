@@ -67,7 +67,7 @@ def test_on_other_users_it_is_better_than_before():
     fitted = calibration.fit(p, y, users, mode="direct", samples=1, guided=False)
     before, after = fitted.report["before"], fitted.report["after"]
     assert after["ece"] < before["ece"] / 2 and after["log_loss_bits"] < before["log_loss_bits"]
-    assert before["coverage"] < 0.8 and after["coverage"] >= 0.87
+    assert before["coverage"] < 0.85 and after["coverage"] >= 0.87
     groups = [{u for u in users if calibration.group_of(u) == g} for g in calibration.GROUPS]
     assert sum(map(len, groups)) == len(set(users)) == sum(fitted.report["users"].values())
     with pytest.raises(UserError, match="too few"):
