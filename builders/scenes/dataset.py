@@ -66,6 +66,8 @@ class UserMirrorerConfig(datasets.BuilderConfig):
             `data_dir`, its files lie where it says.
     """
 
+    name: str = "default"
+    description: str | None = None
     sources: tuple[str, ...] = ()
     preset: str = presets.DEFAULT
     train: int | None = None

@@ -213,7 +213,7 @@ def overlap(one: pl.Series, other: pl.Series) -> float:
     """Return which share of the values of one column the other holds."""
     ids = filled(one).str.replace(r"^(\d+)\.0+$", "${1}").unique()
     known = filled(other).str.replace(r"^(\d+)\.0+$", "${1}").unique()
-    return float(ids.is_in(known.implode()).mean() or 0.0) if len(ids) else 0.0
+    return int(ids.is_in(known.implode()).sum()) / len(ids) if len(ids) else 0.0
 
 
 def alike(names: Sequence[str], words: Sequence[str]) -> dict[str, float]:

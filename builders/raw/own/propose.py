@@ -306,8 +306,8 @@ def _impressions(
         for name in left:
             met = detect.overlap(first[name], known)
             scores[name] += 0.5 * met + (0.5 if role == "shown" and _several(frame[name]) else 0)
-        if name := given.get(role):
-            _given(made, f"impressions.{role}", name)
+        if stated := given.get(role):
+            _given(made, f"impressions.{role}", stated)
         elif role == "clicked" and all(score < 0.3 for score in scores.values()):
             made.roles["impressions.clicked"] = made.roles["impressions.shown"]
             continue

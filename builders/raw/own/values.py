@@ -76,7 +76,7 @@ def _epoch(text: pl.Expr, how: str) -> pl.Expr:
     whole = text.cast(pl.Int64, strict=False)  # exact: a float loses nanoseconds
     number = text.cast(pl.Float64, strict=False)
     if how == "epoch-s":
-        exact = pl.when(whole.abs() < 10**11).then(whole * 1000)
+        exact: pl.Expr = pl.when(whole.abs() < 10**11).then(whole * 1000)
         rounded = pl.when(number.abs() < 1e11).then((number * 1000).round())
     else:
         per = round(1 / EPOCHS[how])
