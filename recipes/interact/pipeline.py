@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def _simulated(world: World, name: str, lists: Mapping[Run, Shown]) -> Row:
     """Ask a simulator about the lists of all runs; return rank and probabilities by run."""
     from usermirrorer.recipes.simulator import Simulator
     from usermirrorer.recipes.simulator.questions import from_scene
-    from usermirrorer.recipes.simulator.stored import write_choices
+    from usermirrorer.recipes.simulator.stored import key_of, write_choices
 
     plan = world.plan
     simulator = Simulator.from_pretrained(
@@ -166,16 +166,15 @@ def _simulated(world: World, name: str, lists: Mapping[Run, Shown]) -> Row:
         rows = exposures.scenes(shown, named, world.split, world.source, world.tables).to_pylist()
         questions += [from_scene(row) for row in rows]
     output = world.job.out / "choices" / f"{name}.parquet"
-    start = time.monotonic()
+    clock = output.with_name(f".{name}.seconds.json")
+    key = storage.fingerprint(key_of(questions, simulator, how))
     with world.job.bar(f"{name} chooses", len(questions)) as advance:
-        resumed = write_choices(
-            questions, simulator, how, output, part_scenes=_PART, progress=advance
-        )
-    spent = time.monotonic() - start
+        progress = _timed(clock, key, advance)
+        write_choices(questions, simulator, how, output, part_scenes=_PART, progress=progress)
     table = storage.read_table(output, ["behavior", "probabilities", "decisions"])
     labels = np.array(table["behavior"].to_pylist()).reshape(len(lists), -1)
     likely = np.array(table["probabilities"].to_pylist()).reshape(*labels.shape, -1)
-    cost = _cost(world, name, simulator, how, questions, table, spent, resumed)
+    cost = _cost(world, name, simulator, how, questions, table, clock, key)
     ranks, by_rank = {}, {}
     for number, (run, shown) in enumerate(lists.items()):
         people = np.arange(len(shown.order))
@@ -199,6 +198,32 @@ def _prompts(plan: Plan, name: str) -> Path | None:
     return plan.prompts if own == DEFAULT_PROMPTS else None
 
 
+def _timed(
+    clock: Path, key: str, advance: Callable[[int, bool], None]
+) -> Callable[[int, bool], None]:
+    """Return progress that keeps what each part took, so that a kill loses none of it."""
+    kept = _clock(clock, key)
+    last = time.monotonic()
+
+    def progress(scenes: int, resumed: bool) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if not resumed:
+            kept["scenes"] += scenes
+            kept["seconds"] += now - last
+            storage.write_json(clock, kept)
+        last = now
+        advance(scenes, resumed)
+
+    return progress
+
+
+def _clock(clock: Path, key: str) -> Row:
+    """Return how many scenes were asked in how many seconds, of the same questions alone."""
+    kept = storage.read_json(clock) if clock.is_file() else {}
+    return dict(kept) if kept.get("key") == key else {"key": key, "scenes": 0, "seconds": 0.0}
+
+
 def _cost(
     world: World,
     name: str,
@@ -206,14 +231,13 @@ def _cost(
     how: Any,
     questions: Sequence[Any],
     table: Any,
-    spent: float,
-    resumed: int,
+    clock: Path,
+    key: str,
 ) -> Row:
     """Return tokens and seconds per 1,000 simulated people; a resumed run keeps them."""
     record = world.job.out / "choices" / f".{name}.cost.json"
-    asked = len(questions) - resumed
-    if not asked and record.is_file():
-        return dict(storage.read_json(record))
+    if record.is_file() and (kept := storage.read_json(record)).get("key") == key:
+        return dict(kept["cost"])
     from usermirrorer.builders.decisions.prompts import fit
     from usermirrorer.builders.decisions.stage import room
 
@@ -224,12 +248,13 @@ def _cost(
         engine.count(fit(one.scene(), engine.count, free, prompts, how.mode)) for one in sample
     ]
     written = [sum(d["tokens_out"] for d in row) for row in table["decisions"].to_pylist()]
+    took = _clock(clock, key)
     cost = {
         "tokens_in": round(1000 * float(np.mean(counts)) * how.samples),
         "tokens_out": round(1000 * float(np.mean(written))),
-        "seconds": round(1000 * spent / asked, 1) if asked else None,
+        "seconds": round(1000 * took["seconds"] / took["scenes"], 1) if took["scenes"] else None,
     }
-    storage.write_json(record, cost)
+    storage.write_json(record, {"key": key, "cost": cost})
     return cost
 
 
