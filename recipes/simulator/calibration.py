@@ -165,15 +165,8 @@ def fit(
     Raises:
         UserError: if there are too few users.
     """
-    groups = np.array([group_of(user) for user in users])
-    rows = {name: np.flatnonzero(groups == name).tolist() for name in GROUPS}
+    rows = grouped(users)
     counts = {name: len({users[i] for i in of}) for name, of in rows.items()}
-    if min(counts.values()) < _FEWEST_USERS:
-        raise UserError(
-            f"{sum(counts.values())} users are too few: a third each fits the temperature, fits "
-            "the sets and checks both",
-            fix=f"Give scenes of {6 * _FEWEST_USERS} users or more.",
-        )
     first = rows["temperature"]
     heat = fit_temperature([probabilities[i] for i in first], [answers[i] for i in first])
     warm = [scaled(p, heat) for p in probabilities]
@@ -191,6 +184,26 @@ def fit(
         "after": _report([warm[i] for i in third], *shown, level, thresholds[_key(level)]),
     }
     return Calibration(heat, thresholds, mode, samples, guided, report)
+
+
+def grouped(users: Sequence[str]) -> dict[str, list[int]]:
+    """Return the numbers of the scenes of each of `GROUPS`.
+
+    Args:
+        users: Whose scene each is.
+
+    Raises:
+        UserError: if a group has too few users.
+    """
+    groups = np.array([group_of(user) for user in users])
+    rows = {name: np.flatnonzero(groups == name).tolist() for name in GROUPS}
+    if min(len({users[i] for i in of}) for of in rows.values()) < _FEWEST_USERS:
+        raise UserError(
+            f"{len(set(users))} users are too few: a third each fits the temperature, fits "
+            "the sets and checks both",
+            fix=f"Give scenes of {6 * _FEWEST_USERS} users or more.",
+        )
+    return rows
 
 
 def fit_temperature(probabilities: Sequence[np.ndarray], answers: Sequence[int]) -> float:

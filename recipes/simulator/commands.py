@@ -233,21 +233,25 @@ def calibrate(
     from usermirrorer.recipes.simulator import calibration, form
     from usermirrorer.recipes.simulator.scenes import read_scenes
 
-    if f"{level:.2f}" not in {f"{known:.2f}" for known in calibration.LEVELS}:
-        raise UserError(f"{level} is no coverage", where="--level", fix="Give 0.5 to 0.99.")
+    if level not in calibration.LEVELS:
+        raise UserError(f"{level} is no coverage", where="--level", fix="Give 0.50 to 0.99.")
     target = out or form.folder_of(options["model"]) / calibration.NAME
     simulator = load(options)
     how = simulator.asking(mode=simulator.form.mode, **options)
     rows = _held_out(read_scenes(scenes, split=split), scenes, trained_on)
     rows = rows[:limit] if limit else rows
+    questions = _questions(rows, scenes)
+    _check_answers(rows, questions, scenes)
+    users = [str(row["user_id"]) for row in rows]
+    calibration.grouped(users)  # too few are told before any is asked
     with bar("simulating", len(rows)) as advance:
-        chosen = list(simulator.many(_questions(rows, scenes), how, advance))
+        chosen = list(simulator.many(questions, how, advance))
     import numpy as np
 
     fitted = calibration.fit(
         [np.asarray(choice.probabilities) for choice in chosen],
-        [int(row["answer"]) for row in rows],
-        [str(row["user_id"]) for row in rows],
+        [row["answer"] for row in rows],
+        users,
         mode=how.mode,
         samples=how.samples,
         guided=how.guided,
@@ -268,14 +272,28 @@ def _held_out(rows: list[Row], source: str, trained_on: tuple[Path, ...]) -> lis
     users: set[str] = set()
     for path in trained_on:
         ids = set(storage.read_table(path, ["scene_id"])["scene_id"].to_pylist())
-        names = {row["user_id"] for row in rows if row.get("scene_id") in ids}
+        names = {str(row["user_id"]) for row in rows if str(row.get("scene_id")) in ids}
         if not names:
             raise UserError("has no scene in common", where=path, fix=f"Is it of {source}?")
         users |= names
-    kept = [row for row in rows if row["user_id"] not in users]
+    kept = [row for row in rows if str(row["user_id"]) not in users]
     if not kept:
         raise UserError("all users trained the model", where=source)
     return kept
+
+
+def _check_answers(rows: list[Row], questions: list[Question], source: str) -> None:
+    """Refuse scenes whose user or real choice is not known, before any is asked."""
+    for number, (row, asked) in enumerate(zip(rows, questions, strict=True), 1):
+        answer, most = row["answer"], len(asked.exposure) - 1
+        if type(answer) is not int or not 0 <= answer <= most:
+            raise UserError(
+                "answer is no number of an option",
+                where=f"{source}: scene {number}",
+                fix=f"Give 0 to {most}, the index of what was really chosen.",
+            )
+        if not isinstance(row["user_id"], str | int) or row["user_id"] == "":
+            raise UserError("has no user_id", where=f"{source}: scene {number}")
 
 
 def _tell(fitted: Calibration, target: Path, *, held_out: bool, as_json: bool) -> None:

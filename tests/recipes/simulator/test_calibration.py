@@ -13,6 +13,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import write_json
 from usermirrorer.recipes.simulator import calibration
 from usermirrorer.recipes.simulator.calibration import fit_temperature, fit_threshold, scaled
+from usermirrorer.recipes.simulator.commands import calibrate
 
 from .test_commands import run, scenes
 
@@ -116,3 +117,36 @@ def test_users_who_trained_the_model_are_left_out(tiny_chat_model, tmp_path):
     told = json.loads(run(*how, tmp_path / "trained.parquet").stdout)
     assert sum(told["users"].values()) == 60
     run(*how, tmp_path / "train.parquet", code=1)  # nobody is left
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"answer": 4}, "scene 2: answer is no number of an option"),
+        ({"answer": -1}, "scene 2: answer"),
+        ({"answer": "B"}, "scene 2: answer"),
+        ({"answer": None}, "scene 2: answer"),
+        ({"answer": True}, "scene 2: answer"),
+        ({"user_id": None}, "scene 2: has no user_id"),
+        ({"user_id": ["u"]}, "scene 2: has no user_id"),
+        ({}, "3 users are too few"),
+    ],
+)
+def test_scenes_that_cannot_calibrate_are_told_before_any_is_asked(
+    tiny_chat_model, tmp_path, wrong, said
+):
+    rows = scenes(3)
+    rows[1] |= wrong
+    source = tmp_path / "train.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "made.json"
+    words = ["--model", str(tiny_chat_model), "--mode", "direct", str(source), "--out", str(out)]
+    with pytest.raises(UserError, match=said):
+        calibrate.main(words, standalone_mode=False)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("level", ["0.3", "1", "nan", "0.904"])
+def test_a_level_for_which_no_sets_are_kept_is_refused(level):
+    with pytest.raises(UserError, match="no coverage"):
+        calibrate.main(["--model", "m", "x", "--level", level], standalone_mode=False)

@@ -13,8 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner, Result
 
 from usermirrorer import Simulator
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.recipes.simulator.commands import simulate
 
 CLI = [sys.executable, "-m", "usermirrorer.recipes.cli"]
 
@@ -42,6 +45,11 @@ def run(*words: str, given: str | None = None, code: int = 0) -> subprocess.Comp
     return done
 
 
+def here(*words: object, given: str | None = None) -> Result:
+    """Run `usermirrorer simulate` in this process."""
+    return CliRunner().invoke(simulate, [str(word) for word in words], input=given)
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -51,8 +59,10 @@ def test_every_form_of_scenes_gives_the_same_choices(tiny_chat_model, tmp_path):
     text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
     (tmp_path / "scenes.jsonl").write_text(text)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
-    how = ("simulate", "--model", tiny_chat_model, "--mode", "direct", "--dtype", "float32")
-    printed = [json.loads(line) for line in run(*how, "-", given=text).stdout.splitlines()]
+    how = ("--model", tiny_chat_model, "--mode", "direct", "--dtype", "float32")
+    printed = [
+        json.loads(line) for line in run("simulate", *how, "-", given=text).stdout.splitlines()
+    ]
     assert [row["scene_id"] for row in printed] == [row["scene_id"] for row in rows]
     expected = Simulator.from_pretrained(tiny_chat_model, dtype="float32").choose(
         rows, mode="direct"
@@ -60,21 +70,21 @@ def test_every_form_of_scenes_gives_the_same_choices(tiny_chat_model, tmp_path):
     assert [row["text"] for row in printed] == [choice.text for choice in expected]
     for source in (tmp_path / "scenes.jsonl", tmp_path / "test.parquet", tmp_path):
         out = tmp_path / "out" / f"{source.name}.jsonl"
-        facts = json.loads(run(*how, source, "--out", out, "--json").stdout)
+        facts = json.loads(here(*how, source, "--out", out, "--json").stdout)
         assert facts["choices"] == 5 and facts["resumed"] == 0
         assert [row["label"] for row in lines(out)] == [row["label"] for row in printed]
-        assert json.loads(run(*how, source, "--out", out, "--json").stdout)["resumed"] == 5
-    run(*how, tmp_path, "--out", tmp_path / "choices.parquet")
+        assert json.loads(here(*how, source, "--out", out, "--json").stdout)["resumed"] == 5
+    assert here(*how, tmp_path, "--out", tmp_path / "choices.parquet").exit_code == 0
     table = pq.read_table(tmp_path / "choices.parquet")
     assert table["label"].to_pylist() == [row["label"] for row in printed]
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if "parts" in p.name) == []
 
 
 def test_a_killed_run_goes_on_and_answers_nothing_twice(tiny_chat_model, tmp_path):
-    (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, scenes(64))))
+    (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, scenes(40))))
     out = tmp_path / "choices.jsonl"
     words = [*CLI, "simulate", "--model", str(tiny_chat_model), "--mode", "decision", "--guided"]
-    words += ["--max-tokens", "60", "--seed", "3", str(tmp_path / "scenes.jsonl"), "--json"]
+    words += ["--max-tokens", "40", "--seed", "3", str(tmp_path / "scenes.jsonl"), "--json"]
     first = subprocess.Popen([*words, "--out", str(out)], stdout=subprocess.DEVNULL)
     parts = out.with_name(f".{out.name}.choices.parquet.parts")
     deadline = time.monotonic() + 60
@@ -86,14 +96,12 @@ def test_a_killed_run_goes_on_and_answers_nothing_twice(tiny_chat_model, tmp_pat
     assert not out.exists()
     again = subprocess.run([*words, "--out", str(out)], capture_output=True, check=True)
     facts = json.loads(again.stdout)
-    assert 16 <= facts["resumed"] < 64
+    assert 16 <= facts["resumed"] < 40
     whole = tmp_path / "whole.jsonl"
-    subprocess.run([*words, "--out", str(whole)], capture_output=True, check=True)
+    assert here(*words[len(CLI) + 1 :], "--out", whole).exit_code == 0
     assert out.read_bytes() == whole.read_bytes()
-    assert len({row["scene_id"] for row in lines(out)}) == 64
-    other = subprocess.run(
-        [*words, "--out", str(out), "--limit", "8"], capture_output=True, check=True
-    )
+    assert len({row["scene_id"] for row in lines(out)}) == 40
+    other = here(*words[len(CLI) + 1 :], "--out", out, "--limit", "8")
     assert json.loads(other.stdout)["resumed"] == 0  # another question is not the old answer
 
 
@@ -111,8 +119,12 @@ def test_a_killed_run_goes_on_and_answers_nothing_twice(tiny_chat_model, tmp_pat
     ],
 )
 def test_bad_lines_are_told_in_one(tiny_chat_model, given, said):
-    wrong = run("simulate", "--model", tiny_chat_model, "-", given=given, code=1)
-    assert said in wrong.stderr and wrong.stderr.count("\n") == 1 and not wrong.stdout
+    wrong = here("--model", tiny_chat_model, "-", given=given)
+    assert isinstance(wrong.exception, UserError) and not wrong.stdout
+    assert said in str(wrong.exception) and "\n" not in str(wrong.exception)
+    if not given:  # as people see it
+        told = run("simulate", "--model", tiny_chat_model, "-", given=given, code=1)
+        assert said in told.stderr and told.stderr.count("\n") == 1 and not told.stdout
 
 
 def test_a_model_has_to_be_named_and_be_there(tmp_path):
