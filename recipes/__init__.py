@@ -13,5 +13,6 @@ rewards.py                rewards of GRPO
 sweep.py                  `usermirrorer sweep`
 simulator/                a model asked what a person would choose
 service/                  the same as an API, a page for people and a static Space
+environment/              the same as a Gymnasium environment, and a policy that learns from it
 accelerate/, slurm/       configurations for one GPU, many GPUs, many nodes, two CPU cores
 """
