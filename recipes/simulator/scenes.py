@@ -36,6 +36,10 @@ def read_scenes(source: str, *, split: str = "test", revision: str | None = None
             rows = list(json_lines(file, source))
     elif path.suffix == ".parquet" or (path / f"{split}.parquet").is_file():
         rows = _parquet(path if path.suffix == ".parquet" else path / f"{split}.parquet")
+    elif path.suffix in (".json", ".jsonl") or source.startswith(("/", "./", "../", "~")):
+        if not path.is_dir():
+            raise UserError("does not exist", where=source)
+        rows = _published(source, split, revision)
     else:
         rows = _published(source, split, revision)
     if not rows:

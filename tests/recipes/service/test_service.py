@@ -170,7 +170,7 @@ def test_without_the_token_nobody_gets_in_and_no_log_holds_it(tiny_chat_model, t
 
 def test_a_full_queue_says_when_to_come_back(tiny_chat_model, tmp_path):
     with serving(tiny_chat_model, tmp_path / "log", "--queue", "4", "--guided") as service:
-        long = {**SCENE, "max_tokens": 900, "samples": 4}
+        long = {**SCENE, "max_tokens": 300, "samples": 2}
         with ThreadPoolExecutor(24) as clients:
             answers = list(clients.map(lambda seed: choose(service, **long, seed=seed), range(24)))
         codes = [answer.status_code for answer in answers]
@@ -186,7 +186,7 @@ def test_a_stopped_service_first_finishes_what_it_accepted(tiny_chat_model, tmp_
     with serving(tiny_chat_model, tmp_path / "log", "--guided") as service:
         answers = []
         asking = threading.Thread(
-            target=lambda: answers.append(choose(service, **SCENE, max_tokens=1500, samples=8))
+            target=lambda: answers.append(choose(service, **SCENE, max_tokens=600, samples=4))
         )
         asking.start()
         while httpx.get(f"{service.address}/health").json()["working"] == 0:
@@ -194,7 +194,7 @@ def test_a_stopped_service_first_finishes_what_it_accepted(tiny_chat_model, tmp_
         service.process.send_signal(signal.SIGTERM)
         asking.join(90)
         assert answers and answers[0].status_code == 200
-        assert len(answers[0].json()["choices"][0]["decisions"]) == 8
+        assert len(answers[0].json()["choices"][0]["decisions"]) == 4
         assert service.process.wait(30) in (0, -signal.SIGTERM)
         host, port = service.address.removeprefix("http://").split(":")
         with pytest.raises(OSError):

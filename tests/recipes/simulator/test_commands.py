@@ -133,6 +133,12 @@ def test_a_model_has_to_be_named_and_be_there(tmp_path):
     assert wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["/nowhere/x.jsonl", "x.jsonl", "./x", "x.parquet", "/nowhere"])
+def test_scenes_that_are_not_there_are_said_not_to_exist(tiny_chat_model, name):
+    wrong = here("--model", tiny_chat_model, name)
+    assert str(wrong.exception) == f"{name}: does not exist"
+
+
 def test_the_demo_shows_the_decision_process_and_bars(tiny_chat_model):
     shown = run("simulate", "--model", tiny_chat_model, "--guided", "--max-tokens", "30").stdout
     assert "librarian" in shown and "\nDecision process\nThought:\nStimulus:" in shown
