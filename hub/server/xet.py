@@ -162,7 +162,8 @@ def xorb_hash(file: BinaryIO) -> str:
     """
     from blake3 import blake3
 
-    nodes, total = [], 0
+    nodes: list[tuple[bytes, int]] = []
+    total = 0
     while file.peek(8)[:8]:  # type: ignore[attr-defined]
         if file.peek(8)[:7] == _FOOTER:  # type: ignore[attr-defined]
             break

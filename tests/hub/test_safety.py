@@ -99,8 +99,8 @@ def begin_upload(address: str, size: int) -> socket.socket:
     """Send the head of an upload and nothing of its body."""
     url = httpx.URL(address)
     connection = socket.create_connection((url.host, url.port), timeout=30)
-    head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
-    connection.sendall(head.encode())
+    head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nHost: localhost\r\n"
+    connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
     return connection
 
 
