@@ -160,6 +160,24 @@ def test_uvicorn_still_has_the_connection_where_uploads_take_it_over():
     assert "> HIGH_WATER_LIMIT" in read, f"on_body no longer reads HIGH_WATER_LIMIT: {used_for}"
 
 
+def test_uvicorn_still_has_what_the_limits_of_connections_look_at():
+    implementation = pytest.importorskip("uvicorn.protocols.http.httptools_impl")
+    used_for = "hub/server/uvicorn_internals.py limits heads, still clients and connections by it"
+    protocol = implementation.HttpToolsProtocol
+    for name in ("connection_made", "connection_lost", "data_received", "on_message_begin"):
+        has(protocol, name, used_for)
+    for name in ("on_body", "on_response_complete"):
+        has(protocol, name, used_for)
+    begun = lines_of(protocol.__init__) + lines_of(protocol.connection_made)
+    for name in ("loop", "connections", "transport", "flow", "cycle"):
+        assert f"self.{name}" in begun, f"HttpToolsProtocol.{name} is gone: {used_for}"
+    cycle = lines_of(implementation.RequestResponseCycle.__init__)
+    for name in ("more_body", "response_started", "response_complete"):
+        assert f"self.{name} = " in cycle, f"RequestResponseCycle.{name} is gone: {used_for}"
+    paused = lines_of(implementation.FlowControl.__init__)
+    assert "self.read_paused = " in paused, f"FlowControl.read_paused is gone: {used_for}"
+
+
 def test_lm_eval_still_calls_requests_by_their_names_and_models_by_these():
     pytest.importorskip("lm_eval")
     from lm_eval import evaluator
