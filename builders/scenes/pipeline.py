@@ -69,7 +69,7 @@ def raw_to_scenes(
     """
     folder = _tables_folder(source, Path(raw), Path(out), strict)
     dropped: Counter[str] = Counter()
-    kept = answerable(limited(tables.read(folder), interactions), config, dropped)
+    kept = answerable(limited(tables.read(folder), interactions, dropped), config, dropped)
     vectors = embeddings(kept.items["text"], embedder, folder, bar, encoding)
     spread: dict[str, Any] = {"workers": workers, "ray": ray, "parts": Path(out) / "scenes.parts"}
     with bar("building scenes", config.train + config.test) as advance:
@@ -153,12 +153,21 @@ def embeddings(
     return np.load(stored, allow_pickle=False)[unique.search_sorted(texts).to_numpy()]
 
 
-def limited(tables: Tables, most: int) -> Tables:
+def limited(tables: Tables, most: int, dropped: Counter[str] | None = None) -> Tables:
     """Keep at most so many interactions (logged lists, where there are some), of whole users.
 
-    Users are taken in the order of a hash of their ids, so that a larger number keeps all that a
-    smaller one does; those with a single interaction, who can be in no scene, are passed over.
-    Items that then nobody met are left out as well. Nothing changes where `most` suffices or is 0.
+    Users are taken in the order of a hash of their ids; one who no longer fits is passed over, so
+    that a few people with very many interactions do not keep all later ones out. Those with a
+    single interaction, who can be in no scene, are passed over as well. Items that then nobody met
+    are left out. Nothing changes where `most` suffices or is 0.
+
+    Args:
+        tables: Of one source.
+        most: How many to keep.
+        dropped: Counts the users who were passed over before the last one that was taken.
+
+    Raises:
+        UserError: if every user has more than `most`.
     """
     counted = tables.interactions if tables.impressions is None else tables.impressions
     if not most or counted.height <= most:
@@ -167,7 +176,14 @@ def limited(tables: Tables, most: int) -> Tables:
     rows = counted.filter(pl.col("user_id").is_in(often.implode())).group_by("user_id").len()
     order = [hashlib.blake2b(user.encode(), digest_size=8).digest() for user in rows["user_id"]]
     ranked = rows.with_columns(pl.Series("order", order)).sort("order")
-    users = ranked.filter(pl.col("len").cum_sum() <= most).select("user_id")
+    taken = _fitting(ranked["len"].to_list(), most)
+    if not taken:
+        raise UserError(
+            f"every user has more than {most:,} interactions", fix="Keep more: another preset."
+        )
+    if dropped is not None and (passed := taken[-1] + 1 - len(taken)):
+        dropped[f"user with more interactions than are left of {most:,}"] += passed
+    users = ranked[taken].select("user_id")
 
     def theirs(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.join(users, on="user_id", how="semi", maintain_order="left")
@@ -184,6 +200,16 @@ def limited(tables: Tables, most: int) -> Tables:
         interactions=interactions,
         impressions=impressions,
     )
+
+
+def _fitting(sizes: list[int], most: int) -> list[int]:
+    """Return the places of the sizes that fit, taken in order, into what the ones before leave."""
+    taken, left = [], most
+    for place, size in enumerate(sizes):
+        if size <= left:
+            taken.append(place)
+            left -= size
+    return taken
 
 
 def answerable(tables: Tables, config: SceneConfig, dropped: Counter[str]) -> Tables:

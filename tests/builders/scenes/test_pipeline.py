@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -101,16 +102,42 @@ def test_exposures_without_tells_are_the_default_and_the_papers_are_asked_for():
     assert presets.settings("standard", "steam")[0].time_cut == 0.8
 
 
-def test_a_limit_keeps_whole_users_and_smaller_ones_nest(tables: Tables):
-    many, few = pipeline.limited(tables, 2_000), pipeline.limited(tables, 500)
-    assert few.interactions.height <= 500 < many.interactions.height <= 2_000
-    assert set(few.users["user_id"]) < set(many.users["user_id"])
+def test_a_limit_keeps_whole_users_and_nearly_fills_up(tables: Tables):
+    many, few = pipeline.limited(tables, 1_500), pipeline.limited(tables, 500)
+    assert 450 < few.interactions.height <= 500
+    assert 1_450 < many.interactions.height <= 1_500
     whole = tables.interactions.filter(
         pl.col("user_id").is_in(few.interactions["user_id"].unique().implode())
     )
     assert few.interactions.equals(whole)
     assert set(few.items["item_id"]) == set(few.interactions["item_id"])
     assert pipeline.limited(tables, 10**9) is tables
+
+
+@pytest.mark.parametrize("rank", [0, 51])
+def test_a_user_with_more_than_fits_is_passed_over_and_told(tables: Tables, rank):
+    usual = pipeline.limited(tables, 2_000)
+    order = sorted(
+        tables.users["user_id"],
+        key=lambda user: hashlib.blake2b(user.encode(), digest_size=8).digest(),
+    )
+    own = tables.interactions.filter(pl.col("user_id") == order[rank])
+    again = [
+        own.with_columns(pl.col("timestamp") + pl.duration(days=day)) for day in range(2_100)
+    ]  # far more than the limit
+    heavy = replace(tables, interactions=pl.concat([tables.interactions, *again]))
+    dropped: Counter[str] = Counter()
+    kept = pipeline.limited(heavy, 2_000, dropped)
+    assert order[rank] not in set(kept.users["user_id"])
+    assert kept.interactions.height > 0.97 * usual.interactions.height
+    assert (
+        sum(n for reason, n in dropped.items() if "more interactions than are left" in reason) >= 1
+    )
+
+
+def test_a_limit_below_every_user_is_one_error(tables: Tables):
+    with pytest.raises(UserError, match="every user has more than 1 interactions"):
+        pipeline.limited(tables, 1)
 
 
 def test_the_command_takes_counts_from_a_preset(raw_movielens, tiny_encoder, tmp_path):
