@@ -332,13 +332,13 @@ def test_request_cache_cannot_serve_the_prompts_of_another_dataset(dataset, tmp_
 
 def test_missing_source_names_the_dataset(dataset):
     with pytest.raises(UserError, match="no scene of steam"):
-        evaluate(Scripted(None, None), ["usermirror_steam"], dataset)
+        evaluate(Scripted(None, None), ["usermirror_steam"], dataset, strict=True)
 
 
 def test_empty_split(tmp_path):
     data = write_scenes(tmp_path / "empty.parquet", [])
     with pytest.raises(UserError, match="no scene of movielens"):
-        evaluate(Scripted(None, None), ["usermirror_movielens"], data)
+        evaluate(Scripted(None, None), ["usermirror_movielens"], data, strict=True)
 
 
 def test_missing_column(tmp_path, scenes):
@@ -355,7 +355,7 @@ def test_missing_column(tmp_path, scenes):
 def test_answer_outside_the_options(tmp_path, scenes):
     data = write_scenes(tmp_path / "bad.parquet", [{**scenes[0], "answer": 5}])
     with pytest.raises(UserError, match="answer 5 of 5 options"):
-        evaluate(Scripted(None, None), ["usermirror_movielens"], data)
+        evaluate(Scripted(None, None), ["usermirror_movielens"], data, strict=True)
 
 
 def test_missing_config_of_a_folder(tmp_path, scenes):
@@ -366,7 +366,7 @@ def test_missing_config_of_a_folder(tmp_path, scenes):
         "  - split: test\n    path: data/test.parquet\n---\n"
     )
     with pytest.raises(UserError, match="scenes_movielens"):
-        evaluate(Scripted(None, None), ["usermirror_movielens"], str(folder))
+        evaluate(Scripted(None, None), ["usermirror_movielens"], str(folder), strict=True)
 
 
 def test_tokenizer_without_chat_template(dataset):

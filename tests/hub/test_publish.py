@@ -92,14 +92,15 @@ def test_what_a_kill_left_behind_is_cleared(tmp_path):
         store.folder(repo) / "git" / "refs" / "heads" / "main.lock",
         store.folder(repo) / "git" / "objects" / "tmp_object_git2_x",
         store.folder(repo) / "incoming" / "half",
-        tmp_path / "repos" / "77" / "git",
     ]
-    for path in left:
+    unknown = tmp_path / "repos" / "77" / "git"  # not provably ours: left alone
+    for path in (*left, unknown):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     store.close()
     Store(tmp_path).close()
     assert not [path for path in left if path.exists()]
+    assert unknown.exists()
     assert (store.folder(repo) / "git" / "refs" / "heads" / "main").exists()
 
 
