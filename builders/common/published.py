@@ -152,6 +152,7 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import (
         HfHubHTTPError,
+        HFValidationError,
         IncompleteSnapshotError,
         RevisionResolutionError,
     )
@@ -163,6 +164,10 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
             f"{what}: the Hub cannot be reached, and the cache does not hold all of it",
             where=dataset,
             fix="Check HF_ENDPOINT, and that HF_HUB_OFFLINE is not set.",
+        ) from error
+    except HFValidationError as error:
+        raise UserError(
+            "is no file, folder or dataset", where=dataset, fix="Check the path or the name."
         ) from error
     except (HfHubHTTPError, httpx2.HTTPError, DatasetsError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
