@@ -9,6 +9,7 @@ own/           your own logs: a domain written in YAML
 sources/       one file per domain
 tables.py      canonical tables as Parquet, checked and reused
 as_of.py       values of users and items as of a moment
+made_up.py     raw files of nobody, in the publishers' layouts, for runs at small scales and tests
 download.py    raw files from their publisher, resumed and hash-checked
 commands.py    `usermirrorer sources`, `fetch`, `tables`
 """

@@ -266,19 +266,19 @@ def main() -> None:
         print(json.dumps(WAYS[asked.way](asked.source, asked.folder, asked.n, asked.w)))
         return
     sys.path.insert(0, str(ROOT))
-    from tests import raw_data
+    from usermirrorer.builders.raw import made_up
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
 
-        def made(source: str, name: str, size: raw_data.Size) -> Path:
+        def made(source: str, name: str, size: made_up.Size) -> Path:
             path: Path = folder / name
-            return path if path.exists() else raw_data.write(source, path, size)
+            return path if path.exists() else made_up.write(source, path, size)
 
-        million = raw_data.Size(*ONE_MILLION)
+        million = made_up.Size(*ONE_MILLION)
         if asked.command == "steps":
             for source in asked.sources:
-                size = million if source == "movielens" else raw_data.PUBLISHED[source]
+                size = million if source == "movielens" else made_up.PUBLISHED[source]
                 alone("ours", source, made(source, source, size), asked.scenes, asked.workers)
         elif asked.command == "compare":
             path = made("movielens", "movielens", million)

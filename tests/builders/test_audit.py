@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from tests import exposures
-from tests.raw_data import PUBLISHED, Size, write
 from usermirrorer.builders import commands, validate
 from usermirrorer.builders.audit import estimates, marks
 from usermirrorer.builders.audit.lists import make_lists
@@ -20,6 +19,7 @@ from usermirrorer.builders.audit.report import assert_no_tells, audit
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import OPTION_FEATURES, PREFERENCE
+from usermirrorer.builders.raw.made_up import PUBLISHED, Size, write
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.builders.scenes import build, pipeline, world
 from usermirrorer.hub import commands as hub_commands

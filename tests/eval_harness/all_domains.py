@@ -21,13 +21,13 @@ from typing import Any
 import click
 import pyarrow as pa
 
-from tests import raw_data
 from usermirrorer.builders.commands import scenes as build_scenes
 from usermirrorer.builders.common import assets, models, storage
+from usermirrorer.builders.raw import made_up
 from usermirrorer.hub.local import LocalHub, running
 from usermirrorer.recipes.job import RECIPES, Job
 
-SIZE = raw_data.Size(users=60, items=150, interactions=900)
+SIZE = made_up.Size(users=60, items=150, interactions=900)
 REPO, SPACE, VERSION = "usermirrorer/mixed", "usermirrorer/leaderboard", "1.0.0"
 TOKENS = 32
 USERMIRRORER = [sys.executable, "-m", "usermirrorer.recipes.cli"]
@@ -73,15 +73,15 @@ def run(out: Path, model: str, embedder: str, train: int, test: int) -> Path:
 
 def _scenes(job: Job, embedder: str, train: int, test: int) -> Row:
     """Raw files of every source to scenes; then all sources in one file per split."""
-    for source in raw_data.PUBLISHED:
-        raw = raw_data.write(source, job.out / "raw" / source, SIZE)
+    for source in made_up.PUBLISHED:
+        raw = made_up.write(source, job.out / "raw" / source, SIZE)
         options = {"out": job.out / "scenes" / source, "train": train, "test": test}
         options |= {"embedder": embedder, "history": "1 3"}
         words = [w for k, v in options.items() for w in (f"--{k}", *str(v).split(" "))]
         build_scenes.main([source, str(raw), *words], standalone_mode=False)
     counts = {}
     for split in ("train", "test", "placebo_train", "placebo_test"):
-        parts = [job.out / "scenes" / s / f"{split}.parquet" for s in raw_data.PUBLISHED]
+        parts = [job.out / "scenes" / s / f"{split}.parquet" for s in made_up.PUBLISHED]
         parts = [part for part in parts if part.exists()]
         if not parts:  # a placebo is made of another scene's target: one scene has none
             continue
@@ -112,12 +112,12 @@ def _release(job: Job, scenes: Row, weak: str) -> Row:
             for path in sorted((raw / source).rglob("*"))
             if path.is_file()
         }
-        for source in raw_data.PUBLISHED
+        for source in made_up.PUBLISHED
     }
     name = Path(weak).name
     manifest = {
         "inputs": inputs,
-        "code": "made-up raw data of tests/raw_data.py",
+        "code": "made-up raw data of builders/raw/made_up.py",
         "configuration": scenes,
         "seeds": {"all": 0},
         "models": [

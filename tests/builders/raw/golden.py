@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tests import raw_data
 from usermirrorer.builders.common.text import ago, clean
 from usermirrorer.builders.decisions import prompts
-from usermirrorer.builders.raw import source, sources
+from usermirrorer.builders.raw import made_up, source, sources
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.scenes import build, pipeline, render, world
 
@@ -99,7 +98,7 @@ def dump(case: str, folder: Path) -> str:
 def scene(name: str, folder: Path) -> str:
     """Build scenes of a made-up source and return the prompt of its first test scene."""
     source = sources.get_source(name)
-    raw_data.write(name, folder, raw_data.Size(users=60, items=80, interactions=900))
+    made_up.write(name, folder, made_up.Size(users=60, items=80, interactions=900))
     config = world.SceneConfig(train=20, test=6, history=(1, 3))
     tables = pipeline.answerable(source.read(folder, Report()), config, Counter())
     drawn = np.random.default_rng(0).standard_normal((tables.items.height, 8))

@@ -1,8 +1,8 @@
-"""Made-up raw data: every source reads what `tests.raw_data` writes, whole and reproducibly."""
+"""Made-up raw data: every source reads what `made_up` writes, whole and reproducibly."""
 
 import pytest
 
-from tests.raw_data import PUBLISHED, Size, write
+from usermirrorer.builders.raw.made_up import PUBLISHED, Size, write
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.sources import get_source
 

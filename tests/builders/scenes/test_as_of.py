@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests import raw_data
+from usermirrorer.builders.raw import made_up
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.source import Tables
 from usermirrorer.builders.raw.sources import all_sources, get_source
 from usermirrorer.builders.scenes import build, pipeline, world
 
-MADE = raw_data.Size(users=60, items=80, interactions=900)
+MADE = made_up.Size(users=60, items=80, interactions=900)
 CONFIG = world.SceneConfig(train=120, test=20, history=(1, 4))
 ITEMS = [name for name, source in all_sources().items() if source.item_as_of]
 USERS = [name for name, source in all_sources().items() if source.user_as_of]
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
 
     def tables(name: str) -> Tables:
         if name not in read:
-            folder = raw_data.write(name, tmp_path_factory.mktemp("made") / name, MADE)
+            folder = made_up.write(name, tmp_path_factory.mktemp("made") / name, MADE)
             read[name] = get_source(name).read(folder, Report())
         return read[name]
 

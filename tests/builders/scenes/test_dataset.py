@@ -5,8 +5,8 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from tests.raw_data import Size, write
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw.made_up import Size, write
 from usermirrorer.builders.raw.sources import all_sources, domains
 from usermirrorer.builders.scenes import pipeline
 from usermirrorer.builders.scenes.dataset import UserMirrorerBuilder

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.raw_data import Size, write
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.raw.made_up import Size, write
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.builders.scenes import contemporaries, feedback, targets, world

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from tests.raw_data import PUBLISHED, Size, write
 from usermirrorer.builders import commands, validate
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw import tables
+from usermirrorer.builders.raw.made_up import PUBLISHED, Size, write
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.source import Tables
 from usermirrorer.builders.raw.sources import get_source

@@ -1,10 +1,10 @@
 """Made-up raw data in the exact layouts of the publishers, at any size up to the published one.
 
-    python -m tests.raw_data kuairec FOLDER [SHARE]
+    python -m usermirrorer.builders.raw.made_up kuairec FOLDER [SHARE | USERS ITEMS INTERACTIONS]
 
-writes a source at its published size (or that share of its users and interactions). Popularity is
-skewed, users differ in how much they do and prefer some of the items, and everything depends on
-the seed alone.
+writes a source at its published size, that share of its users and interactions, or so many.
+Popularity is skewed, users differ in how much they do and prefer some of the items, and everything
+depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 _SLICE = 250_000
 _GROUPS = 20  # tastes: a user prefers items of one of them
@@ -247,7 +248,13 @@ def _kuairec(folder: Path, size: Size, rng: np.random.Generator) -> None:
             (pl.col("play") / pl.col("length")).alias("watch_ratio"),
         ),
     )
-    users = {"user_id": np.arange(size.users)}
+    _csv(data / "user_features.csv", _watchers(size, rng))
+    _csv(data / "kuairec_caption_category.csv", _captions(size, rng))
+    _csv(data / "item_daily_features.csv", _daily(size, seconds, rng))
+
+
+def _watchers(size: Size, rng: np.random.Generator) -> pl.DataFrame:
+    users: dict[str, ArrayLike] = {"user_id": np.arange(size.users)}
     users["user_active_degree"] = _pick(rng, ["full_active", "high_active", "UNKNOWN"], size.users)
     for name, high in (("is_lowactive_period", 1), ("is_live_streamer", 2), ("is_video_author", 2)):
         users[name] = rng.integers(0, high, size.users)
@@ -255,8 +262,10 @@ def _kuairec(folder: Path, size: Size, rng: np.random.Generator) -> None:
         users[name] = rng.integers(0, 500, size.users)
         users[f"{name}_range"] = _pick(rng, ["(0,10]", "(10,50]"], size.users)
     users |= {f"onehot_feat{n}": rng.integers(0, 9, size.users) for n in range(18)}
-    _csv(data / "user_features.csv", pl.DataFrame(users))
-    _csv(data / "kuairec_caption_category.csv", _captions(size, rng))
+    return pl.DataFrame(users)
+
+
+def _daily(size: Size, seconds: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     days = pl.DataFrame(
         {"date": [20200705 + d for d in range(27)] + [20200801 + d for d in range(31)]}
     )
@@ -273,13 +282,10 @@ def _kuairec(folder: Path, size: Size, rng: np.random.Generator) -> None:
             ("share", 10),
         )
     }
-    _csv(
-        data / "item_daily_features.csv",
-        daily.with_columns(
-            pl.lit("2020-06-30").alias("upload_dt"),
-            pl.lit("NORMAL").alias("video_type"),
-            *(pl.Series(k, v) for k, v in counts.items()),
-        ),
+    return daily.with_columns(
+        pl.lit("2020-06-30").alias("upload_dt"),
+        pl.lit("NORMAL").alias("video_type"),
+        *(pl.Series(k, v) for k, v in counts.items()),
     )
 
 
@@ -321,21 +327,8 @@ def _goodreads(folder: Path, size: Size, rng: np.random.Generator) -> None:
         }
     )
     _write_lines(folder / "goodreads_books_comics_graphic.json.gz", books, _json)
-    names = pl.DataFrame({"author_id": [str(a) for a in np.unique(written)]})
-    names = names.with_columns(
-        pl.Series("name", titles(rng, len(names), 2)), ratings_count=pl.lit("4")
-    )
-    _write_lines(folder / "goodreads_book_authors.json.gz", names, _json)
-    genres = pl.DataFrame(
-        {
-            "book_id": books["book_id"],
-            "genres": [
-                {"comics, graphic": int(a), "fiction": int(b)}
-                for a, b in rng.integers(0, 50, (size.items, 2))
-            ],
-        }
-    )
-    _write_lines(folder / "goodreads_book_genres_initial.json.gz", genres, _json)
+    _goodreads_authors(folder, written, rng)
+    _goodreads_genres(folder, books["book_id"], rng)
     log = behaviors(rng, size, 1_230_768_000, 3_000).with_columns(
         pl.Series("rating", rng.integers(0, 6, size.interactions)),
         pl.Series("later", rng.integers(0, 100 * 86_400, size.interactions)),
@@ -355,6 +348,27 @@ def _goodreads(folder: Path, size: Size, rng: np.random.Generator) -> None:
         pl.lit("").alias("started_at"),
     )
     _write_lines(folder / "goodreads_interactions_comics_graphic.json.gz", shelved, _json)
+
+
+def _goodreads_authors(folder: Path, written: np.ndarray, rng: np.random.Generator) -> None:
+    names = pl.DataFrame({"author_id": [str(a) for a in np.unique(written)]})
+    names = names.with_columns(
+        pl.Series("name", titles(rng, len(names), 2)), ratings_count=pl.lit("4")
+    )
+    _write_lines(folder / "goodreads_book_authors.json.gz", names, _json)
+
+
+def _goodreads_genres(folder: Path, books: pl.Series, rng: np.random.Generator) -> None:
+    genres = pl.DataFrame(
+        {
+            "book_id": books,
+            "genres": [
+                {"comics, graphic": int(a), "fiction": int(b)}
+                for a, b in rng.integers(0, 50, (len(books), 2))
+            ],
+        }
+    )
+    _write_lines(folder / "goodreads_book_genres_initial.json.gz", genres, _json)
 
 
 def _mind(folder: Path, size: Size, rng: np.random.Generator) -> None:
@@ -547,6 +561,15 @@ _WRITERS: dict[str, Callable[[Path, Size, np.random.Generator], None]] = {
     "amazon_office": functools.partial(_amazon, name="Office_Products"),
 }
 
+
+def main(source: str, folder: str, *size: str) -> None:
+    """Write the files of a source; see the top of this file."""
+    if len(size) == 3:
+        wanted = Size(*map(int, size))
+    else:
+        wanted = PUBLISHED[source].share(float(size[0]) if size else 1.0)
+    write(source, Path(folder), wanted)
+
+
 if __name__ == "__main__":
-    chosen, target, *rest = sys.argv[1:]
-    write(chosen, Path(target), PUBLISHED[chosen].share(float(rest[0]) if rest else 1.0))
+    main(*sys.argv[1:])
