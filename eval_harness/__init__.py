@@ -20,5 +20,6 @@ leaderboard.py      scores of several models -> ranked rows
 leaderboard_forms.py  those as tables, page, Markdown, CSV, JSON
 published.py        numbers printed in the paper, for reference
 hub_files.py        `.eval_results/*.yaml` and `eval.yaml`
+analysis/           the paper's analyses: factors, ablation, calibration, style and others
 commands.py         the command line
 """

@@ -4,5 +4,8 @@ dataset_card.py   manifest of a release -> the prose of its README
 model_card.py     record of a run, scores -> README, metadata, `.eval_results`
 distil_report.py  scenes, decisions and pairs -> report.md with Figure 3, Tables 5 and 6
 plots.py          figures as PNG, each with its alt text
+analysis_page.py  an analysis of `eval_harness/analysis` -> page, Markdown, CSV, JSON
+analysis_plots.py its plots
 commands.py       the command line
+analyse_commands.py  and that of the analyses
 """

@@ -81,6 +81,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.recipes.sweep:command",
         "Search learning rate and epochs of a recipe on held-out train users.",
     ),
+    "analyse": (
+        "usermirrorer.model_cards.analyse_commands:analyse",
+        "The paper's analyses of decisions: factors, ablation, calibration, style, and more.",
+    ),
     "leaderboard": (
         "usermirrorer.eval_harness.commands:leaderboard",
         "Rank models by lm_eval's output folders: a table and a web page.",
