@@ -2,20 +2,27 @@
 
 Servers hand over a decoded path, in which an encoded slash cannot be told from a real one. Here it
 stays a control character until the route is found; the convertors `ref` (one segment) and `below`
-(the rest of the path) then turn it into a slash.
+(the rest of the path) then turn it into a slash. What leads a client on (`asked_path`) is made of
+the address as it was sent: a decoded one names something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from fastapi.responses import JSONResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 #: Where the API of a repository begins; routes use the convertors `ref` and `below` behind it.
-REPO = "/api/{kinds}/{namespace}/{name}"
+REPO = "/api/{kinds:kinds}/{namespace}/{name}"
+#: The first segment of a repository's addresses; models go without it on the web.
+KINDS_WORDS = ("models", "datasets", "spaces")
+#: In an address these stay as they are sent; not `;`, `,`, `<`, `>`, which end it in a header.
+_KEPT = "/%:@!$&'()*+=~"
+_NO_CODE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SLASH = "\x1f"
 _Call = Callable[..., Awaitable[Any]]
 
@@ -34,6 +41,24 @@ class _Below(_Ref):
     regex = ".*"
 
 
+class _Kinds(Convertor[str]):
+    """What comes first in an address decides what the rest means: no name can be taken for it."""
+
+    regex = "|".join(KINDS_WORDS)
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class _Owner(_Kinds):
+    """A user's name where no kind comes first; what can be read as an address with one is that."""
+
+    regex = f"(?!(?:{_Kinds.regex})/[^/]+/[^/]+/(?:resolve|raw|blob|tree|commit)/)[^/]+"
+
+
 class _Number(Convertor[int]):
     """A number that SQLite can hold; starlette's own takes thousands of digits."""
 
@@ -49,6 +74,18 @@ class _Number(Convertor[int]):
 register_url_convertor("ref", _Ref())
 register_url_convertor("number", _Number())
 register_url_convertor("below", _Below())
+register_url_convertor("kinds", _Kinds())
+register_url_convertor("owner", _Owner())
+
+
+def asked_path(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request as it was sent, fit to stand in a header or a link."""
+    return quote(_NO_CODE.sub(b"%25", _raw(scope)), safe=_KEPT)
+
+
+def _raw(scope: Mapping[str, Any]) -> bytes:
+    raw: bytes = scope.get("raw_path") or str(scope["path"]).encode()
+    return raw.partition(b"?")[0]
 
 
 class Segments:
@@ -62,7 +99,7 @@ class Segments:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        raw = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
+        raw = _raw(scope).decode("latin-1")
         if any(ord(c) < 32 or c in "\x7f\ufffd" for c in unquote(raw)):
             refused = JSONResponse({"error": "Not an address of this server"}, 400)
             await refused(scope, receive, send)

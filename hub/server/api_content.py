@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -19,9 +20,16 @@ from starlette.concurrency import run_in_threadpool
 
 from usermirrorer.hub.server import access, drafts, history, objects, results, turns, uploads
 from usermirrorer.hub.server.access import HubError, store_of
-from usermirrorer.hub.server.addresses import REPO
+from usermirrorer.hub.server.addresses import REPO, asked_path
 from usermirrorer.hub.server.foreign_json import plain_json
-from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.routing import (
+    commit_of,
+    iso,
+    kind_of,
+    link_to_next,
+    open_repo,
+    web_url,
+)
 from usermirrorer.hub.server.store import Repo, Store, User
 
 router = APIRouter()
@@ -90,8 +98,7 @@ def _page(
     headers = {"X-Repo-Commit": str(commit.id)}
     if size < len(entries):
         cursor = base64.urlsafe_b64encode(part[-1].path.encode()).decode()
-        following = request.url.include_query_params(cursor=cursor)
-        headers["Link"] = f'<{following}>; rel="next"'
+        headers["Link"] = link_to_next(request, cursor=cursor)
     return JSONResponse(_rows(repo, commit, part, expand), headers=headers)
 
 
@@ -185,7 +192,7 @@ def _preupload(repo: pygit2.Repository, revision: str, files: list[Any]) -> dict
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
-@router.post("/{kinds}/{namespace}/{name}.git/info/lfs/objects/batch")
+@router.post("/{kinds:kinds}/{namespace}/{name}.git/info/lfs/objects/batch")
 async def batch(request: Request, namespace: str, name: str, kinds: str = "models") -> JSONResponse:
     """Tell where to send or fetch large files (the git-lfs batch protocol, basic transfer)."""
     payload = await access.json_body(request, 4 << 20)
@@ -220,7 +227,7 @@ def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[
     if upload and there != size:
         row["actions"] = {
             "upload": {"href": _upload_address(request, record, oid, size)},
-            "verify": {"href": f"{str(request.url).removesuffix('/batch')}/verify"},
+            "verify": {"href": f"{_asked_url(request).removesuffix('/batch')}/verify"},
         }
     elif not upload and there is None:
         row["error"] = {"code": 404, "message": "object does not exist"}
@@ -232,6 +239,10 @@ def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[
             "download": {"href": f"{base}/lfs/{record.id}/{oid}?e={expires}&s={signature}"}
         }
     return row
+
+
+def _asked_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/") + asked_path(request.scope)
 
 
 def _upload_address(request: Request, record: Repo, oid: str, size: int) -> str:
@@ -274,7 +285,7 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
-@router.post("/{kinds}/{namespace}/{name}.git/info/lfs/objects/verify")
+@router.post("/{kinds:kinds}/{namespace}/{name}.git/info/lfs/objects/verify")
 async def verify(
     request: Request, namespace: str, name: str, kinds: str = "models"
 ) -> dict[str, str]:
@@ -306,9 +317,17 @@ async def commit(
         if not header:
             raise HubError(400, "The first line of a commit is its header")
         oid = await _make_commit(request, record, user, revision, header, changes, draft)
-    prefix = "" if kinds == "models" else f"{kinds}/"
-    url = f"{str(request.base_url).rstrip('/')}/{prefix}{record.full_name}/commit/{oid}"
-    return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+    url = web_url(request, record.kind, _before_commit(record.full_name))
+    return {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", "hookOutput": ""}
+
+
+def _before_commit(full_name: str) -> str:
+    """Return a name as it can stand before `/commit/`.
+
+    Clients cut the address of a commit at its first `/commit/`. Names are the same in capitals, so
+    one that is this word gets one.
+    """
+    return re.sub(r"(?<![^/])commit(?![^/])", "Commit", full_name)
 
 
 async def _make_commit(
@@ -452,14 +471,16 @@ def _stored(draft: drafts.Draft, oid: str) -> int | None:
 
 
 @router.api_route(
-    "/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
-)
-@router.api_route("/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"])
-@router.api_route(
-    "/{kinds}/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+    "/{namespace:owner}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
 )
 @router.api_route(
-    "/{kinds}/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+    "/{namespace:owner}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+)
+@router.api_route(
+    "/{kinds:kinds}/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+)
+@router.api_route(
+    "/{kinds:kinds}/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
 )
 def resolve(
     request: Request, *, namespace: str, name: str, revision: str, path: str, kinds: str = "models"

@@ -193,7 +193,7 @@ def info(
     return described
 
 
-@router.get("/api/{kinds}")
+@router.get("/api/{kinds:kinds}")
 def listing(request: Request, kinds: str) -> JSONResponse:
     """List and search the repositories that the visitor may see, a page at a time."""
     kind, user, query = kind_of(kinds), access.visitor(request), request.query_params
@@ -316,16 +316,28 @@ async def add_tag(
     return {"status": "ok"}
 
 
-@router.delete(REPO + "/branch/{reference:ref}")
-@router.delete(REPO + "/tag/{reference:ref}")
-async def remove(
-    request: Request, kinds: str, namespace: str, name: str, reference: str
+@router.delete(REPO + "/branch/{branch:ref}")
+async def remove_branch(
+    request: Request, kinds: str, namespace: str, name: str, branch: str
 ) -> dict[str, str]:
-    """Remove a branch or a tag."""
+    """Remove a branch."""
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    group = "heads" if "/branch/" in request.url.path else "tags"
-    if (group, reference) == ("heads", "main"):
+    if branch == "main":
         raise HubError(403, "The branch main cannot be removed")
+    await _remove(request, record, "heads", branch)
+    return {"status": "ok"}
+
+
+@router.delete(REPO + "/tag/{tag:ref}")
+async def remove_tag(
+    request: Request, kinds: str, namespace: str, name: str, tag: str
+) -> dict[str, str]:
+    """Remove a tag."""
+    record, _ = access.writable(request, kind_of(kinds), namespace, name)
+    await _remove(request, record, "tags", tag)
+    return {"status": "ok"}
+
+
+async def _remove(request: Request, record: Repo, group: str, reference: str) -> None:
     git = store_of(request).folder(record) / "git"
     await turns.alone(request, record.id, history.remove_reference, git, group, reference)
-    return {"status": "ok"}

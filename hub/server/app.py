@@ -88,6 +88,7 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HubError, error_response)  # type: ignore[arg-type]
     for error, status, code in (
         (history.Conflict, 412, ""),
+        (history.NameTaken, 409, ""),
         (history.Missing, 404, "EntryNotFound"),
         (history.BadName, 400, ""),
         (objects.WrongContent, 422, ""),
@@ -141,8 +142,7 @@ def _no_value(request: Request, _: Exception) -> Response:
 
 def _handler(status: int, code: str) -> Callable[[Request, Exception], Response]:
     def handle(request: Request, error: Exception) -> Response:
-        taken = status == 412 and "/commit/" not in request.url.path
-        return error_response(request, HubError(409 if taken else status, str(error), code))
+        return error_response(request, HubError(status, str(error), code))
 
     return handle
 

@@ -17,7 +17,7 @@ from pygit2.enums import ObjectType, SortMode
 from usermirrorer.hub.server import drafts, objects, trees
 from usermirrorer.hub.server.trees import BadName, Change, Entry, Missing, check_path
 
-__all__ = ["BadName", "Change", "Conflict", "Entry", "Missing", "check_path"]
+__all__ = ["BadName", "Change", "Conflict", "Entry", "Missing", "NameTaken", "check_path"]
 
 # Objects and references reach the disk before a call returns.
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
@@ -33,7 +33,11 @@ _ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for en
 
 
 class Conflict(Exception):
-    """The branch is not where the client thought it was, or a name is taken."""
+    """The branch is not where the client thought it was."""
+
+
+class NameTaken(Exception):
+    """There is a branch or tag of this name."""
 
 
 def create(git: Path, author: str) -> None:
@@ -179,7 +183,7 @@ def add_reference(
     """Make a branch (`heads`) or tag (`tags`); a tag with a message is an annotated one.
 
     Raises:
-        Conflict: if the name is taken.
+        NameTaken: if there is one of this name, or one that cannot be beside it.
         BadName: if git cannot have it.
     """
     full = f"refs/{group}/{name}"
@@ -187,7 +191,7 @@ def add_reference(
         raise BadName(f"not a reference name: {name[:200]!r}")
     repo = open_(git)
     if full in repo.references:
-        raise Conflict(f"Reference {name!r} already exists")
+        raise NameTaken(f"Reference {name!r} already exists")
     try:
         if message:
             tagger = pygit2.Signature(author, f"{author}@localhost", int(time.time()), 0)
@@ -195,7 +199,7 @@ def add_reference(
         else:
             repo.references.create(full, target.id)
     except (pygit2.GitError, ValueError) as error:
-        raise Conflict(str(error)) from error
+        raise NameTaken(str(error)) from error
 
 
 def remove_reference(git: Path, group: str, name: str) -> None:

@@ -22,6 +22,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from usermirrorer.hub.server import access, collections, derived, history, objects, preview, results
 from usermirrorer.hub.server.access import COOKIE, HubError
+from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.cards import card_data
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
@@ -148,11 +149,11 @@ def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
 
 
 @router.get("/{namespace}/{name}", include_in_schema=False)
-@router.get("/{kinds}/{namespace}/{name}", include_in_schema=False)
-@router.get("/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
-@router.get("/{kinds}/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
-@router.get("/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
-@router.get("/{kinds}/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
+@router.get("/{kinds:kinds}/{namespace}/{name}", include_in_schema=False)
+@router.get("/{namespace:owner}/{name}/tree/{revision:ref}", include_in_schema=False)
+@router.get("/{kinds:kinds}/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
+@router.get("/{namespace:owner}/{name}/commit/{revision:ref}", include_in_schema=False)
+@router.get("/{kinds:kinds}/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
 def repository(
     request: Request, namespace: str, name: str, kinds: str = "models", revision: str = "main"
 ) -> HTMLResponse:
@@ -196,7 +197,11 @@ def _page(request: Request, template: str, *, status: int = 200, **values: Any) 
         user = access.visitor(request)
     except HubError:  # the error page of a wrong token is a page as well
         user = None
-    values |= {"user": user.name if user else "", "here": request.url.path, "status": status}
+    values |= {
+        "user": user.name if user else "",
+        "here": asked_path(request.scope),
+        "status": status,
+    }
     headers = _POLICY | ({"Cache-Control": "private, no-store"} if user else {})
     return HTMLResponse(_templates().get_template(template).render(values), status, headers)
 
@@ -297,12 +302,12 @@ def _patterns(configs: Any) -> list[tuple[str, str, str]]:
 
 
 @router.api_route(
-    "/{namespace}/{name}/blob/{revision:ref}/{path:below}",
+    "/{namespace:owner}/{name}/blob/{revision:ref}/{path:below}",
     methods=["GET"],
     include_in_schema=False,
 )
 @router.api_route(
-    "/{kinds}/{namespace}/{name}/blob/{revision:ref}/{path:below}",
+    "/{kinds:kinds}/{namespace}/{name}/blob/{revision:ref}/{path:below}",
     methods=["GET"],
     include_in_schema=False,
 )

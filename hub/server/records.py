@@ -6,6 +6,13 @@ import re
 from dataclasses import dataclass
 
 KINDS = ("model", "dataset", "space")
+#: What addresses begin with, here and in clients: a user of this name would be taken for it.
+RESERVED = frozenset(
+    [
+        *("api", "buckets", "collections", "datasets", "healthz", "kernels", "lfs", "login"),
+        *("logout", "models", "papers", "spaces", "xet"),
+    ]
+)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 

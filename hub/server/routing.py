@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import pygit2
 from fastapi import Request
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from usermirrorer.hub.server import history
 from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.store import KINDS, Repo
 
 
@@ -55,6 +57,19 @@ def iso(seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def link_to_next(request: Request, **changed: str) -> str:
+    """Return the Link header that leads from a page of rows to the next.
+
+    Args:
+        request: What asked for this page.
+        changed: Parameters of its query that are others for the next.
+    """
+    kept = [item for item in request.query_params.multi_items() if item[0] not in changed]
+    query = urlencode([*kept, *changed.items()])
+    base = str(request.base_url).rstrip("/")
+    return f'<{base}{asked_path(request.scope)}?{query}>; rel="next"'
+
+
 def web_url(request: Request, kind: str, full_name: str) -> str:
     """Return the address of a repository's web page."""
     prefix = "" if kind == "model" else f"{kind}s/"
@@ -69,6 +84,5 @@ def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
         size = max(1, min(size, int(query["limit"][:6])))
     headers = {"X-Total-Count": str(len(rows))}
     if (number + 1) * size < len(rows):
-        following = request.url.include_query_params(p=number + 1)
-        headers["Link"] = f'<{following}>; rel="next"'
+        headers["Link"] = link_to_next(request, p=str(number + 1))
     return JSONResponse(rows[number * size : (number + 1) * size], headers=headers)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import disk, folders
-from usermirrorer.hub.server.records import KINDS, Repo, valid_name
+from usermirrorer.hub.server.records import KINDS, RESERVED, Repo, valid_name
 
 __all__ = ["KINDS", "Repo", "valid_name"]
 
@@ -398,12 +398,17 @@ def create_token(root: Path, user: str, role: str = "write", label: str = "token
     """Make a token for `user` (made if missing) and return it; only its hash is stored.
 
     Raises:
-        UserError: if the user name has characters that a repository name cannot have.
+        UserError: if the user name has characters that a repository name cannot have, or is new
+            and a word with which addresses begin.
     """
     if not valid_name(user):
         raise UserError(f"{user!r} cannot be a user name", fix="Use letters, digits, '-' and '_'.")
     token = f"hf_{secrets.token_hex(24)}"
     with connect(root) as db:
+        known = db.execute("select 1 from users where name = ?", (user,)).fetchone()
+        if user.lower() in RESERVED and not known:  # those of earlier versions stay
+            what = f"{user!r} cannot be a user name: addresses of this Hub begin with it"
+            raise UserError(what, fix="Choose another name.")
         db.execute("insert or ignore into users values (?, ?)", (user, time.time()))
         name = db.execute("select name from users where name = ?", (user,)).fetchone()["name"]
         digest = hashlib.sha256(token.encode()).hexdigest()

@@ -19,6 +19,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from usermirrorer.hub.server.access import COOKIE, HubError, visitor
+from usermirrorer.hub.server.addresses import KINDS_WORDS
 
 #: Costly requests at the same time, in all and of one client; how many of one client wait; seconds
 #: after which those who wait are sent away.
@@ -106,19 +107,20 @@ def is_costly(method: str, path: str) -> bool:
     Not those that send or receive files, which a slow client draws out, nor those that write,
     which wait for their repository.
     """
-    parts = path.split("/")
-    if method == "POST":
-        asks = parts[5:6] in (["paths-info"], ["preupload"])
-        return asks or path == "/api/validate-yaml" or ".git/info/lfs/" in path
-    if method not in ("GET", "HEAD") or ".git/" in path:
+    first, *parts = path.split("/")[1:]
+    if first == "api":
+        if method == "POST":
+            return parts[3:4] in (["paths-info"], ["preupload"]) or parts == ["validate-yaml"]
+        return method in ("GET", "HEAD") and parts != ["whoami-v2"]
+    name, *rest = [*(parts[1:] if first in KINDS_WORDS else parts), ""]
+    if name.endswith(".git"):  # of git and git-lfs
+        return method == "POST" and rest[:2] == ["info", "lfs"]
+    if method not in ("GET", "HEAD") or rest[:1] in (["resolve"], ["raw"], ["blob"]):
         return False
-    after_name = 4 if parts[1] in ("models", "datasets", "spaces") else 3
-    if parts[after_name : after_name + 1] in (["resolve"], ["raw"], ["blob"]):
-        return False
-    return parts[1] not in _CHEAP and path not in ("/api/whoami-v2", "/login")
+    return first not in _CHEAP
 
 
-_CHEAP = ("lfs", "xet", "healthz", "style.css")
+_CHEAP = ("lfs", "xet", "healthz", "style.css", "login")
 
 
 class Turns:
