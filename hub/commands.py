@@ -205,14 +205,13 @@ def list_command(repo_id: str, model: bool) -> None:
     "--model", "models", multiple=True, help="Model of this release, NAME or NAME@1.0.0; repeat."
 )
 @click.option("--leaderboard", default="", help="Space that shows a leaderboard of its own.")
+@click.option("--pages", default="", help="Space of `usermirrorer reproduce all`.")
 @click.option("--title", default="", help="Of the page.  [default: REPO_ID and VERSION]")
-def collect_command(
-    repo_id: str, version: str, models: tuple[str, ...], leaderboard: str, title: str
-) -> None:
+def collect_command(repo_id: str, version: str, models: tuple[str, ...], **options: str) -> None:
     """Put VERSION of REPO_ID, its models and its leaderboard on one page (a collection)."""
     from usermirrorer.hub import releases
 
-    click.echo(releases.collect(repo_id, version, models, leaderboard=leaderboard, title=title))
+    click.echo(releases.collect(repo_id, version, models, **options))
 
 
 @click.group()

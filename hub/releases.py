@@ -199,8 +199,33 @@ def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
     ]
 
 
+def push_space(folder: Path, repo_id: str) -> str:
+    """Upload a folder to a static Space, made if missing, in one commit; return its address.
+
+    Raises:
+        UserError: if the Hub refuses.
+    """
+    api = HfApi()
+    with _one_line_errors(repo_id):
+        api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="Pages",
+            delete_patterns="*",
+        )
+    return str(done.commit_url)
+
+
 def collect(
-    repo_id: str, version: str, models: Sequence[str], *, leaderboard: str = "", title: str = ""
+    repo_id: str,
+    version: str,
+    models: Sequence[str],
+    *,
+    leaderboard: str = "",
+    pages: str = "",
+    title: str = "",
 ) -> str:
     """List what belongs to a release of a dataset on one page of the Hub; return its address.
 
@@ -211,6 +236,7 @@ def collect(
         version: Of the dataset. Where the Hub knows of results, its page holds the leaderboard.
         models: `namespace/name`, in its newest version, or `namespace/name@1.0.0`.
         leaderboard: A Space with a leaderboard of its own.
+        pages: A Space with the paper's tables and figures made again.
         title: Of the page, at most 60 characters (default: repository and version).
 
     Raises:
@@ -223,6 +249,8 @@ def collect(
         items.append(_item(name, wanted, "model"))
     if leaderboard:
         items.append((leaderboard, "space", "Leaderboard"))
+    if pages:
+        items.append((pages, "space", "The paper's tables and figures, made again"))
     with _one_line_errors(repo_id):
         collection = api.create_collection(
             title or f"{repo_id} {tag_of(version)}"[-60:],

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from usermirrorer.builders.common.schema import PREFERENCE
-from usermirrorer.builders.common.storage import atomic
+from usermirrorer.builders.common.storage import atomic, write_json
 from usermirrorer.builders.distil import candidates
 from usermirrorer.builders.distil.candidates import REASONS, Candidates
 from usermirrorer.model_cards import plots
@@ -26,7 +26,7 @@ ALL = "all"
 
 
 def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None = None) -> Path:
-    """Write `report.md` and its plots into the folder `out`.
+    """Write `report.md`, its numbers as `report.json`, and its plots into the folder `out`.
 
     Args:
         out: Folder; made if it is not there.
@@ -61,6 +61,7 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
         "lengths": [] if made is None else lengths(made),
         "alts": _plots(out, usable, decided, fates, made),
     }
+    write_json(out / "report.json", facts)
     with atomic(out / "report.md") as temporary:
         temporary.write_text(_render(facts), encoding="utf-8")
     return out / "report.md"

@@ -176,6 +176,36 @@ def compared_bars(rows: Sequence[Mapping[str, Any]], chance: float, path: Path) 
     return f"Right choices on the same test scenes: {told}."
 
 
+def points_beside(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """Draw our accuracies with their 95 % intervals, and published ones as hollow diamonds.
+
+    Args:
+        rows: From top to bottom: `name`, `value` as a fraction, `lower` and `upper` (None where
+            there is no interval), and whether it is `published`.
+        path: PNG to write.
+
+    Returns:
+        Alt text.
+    """
+    figure, axes = _figure(height=1.2 + 0.26 * len(rows))
+    places = range(len(rows) - 1, -1, -1)
+    for place, row in zip(places, rows, strict=True):
+        value = 100 * row["value"]
+        if row["published"]:
+            axes.plot(value, place, "D", mfc="none", color=ORANGE, markersize=5)
+            continue
+        axes.plot(value, place, "o", color=BLUE, markersize=5)
+        if row["lower"] is not None and row["upper"] is not None:
+            axes.plot([100 * row["lower"], 100 * row["upper"]], [place] * 2, color=BLUE, lw=1.3)
+    axes.set_yticks(list(places), [row["name"] for row in rows], fontsize=8)
+    axes.set_xlabel("right choices (%); dots: here, with 95 % intervals; diamonds: as published")
+    axes.set_xlim(0, 100)
+    _write(figure, path)
+    own = [row for row in rows if not row["published"]]
+    told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in own)
+    return f"right choices: {told or 'none here'}, with {len(rows) - len(own)} published values."
+
+
 def entropy_histogram(
     weak: Numbers,
     strong: Numbers,

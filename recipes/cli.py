@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.recipes.quickstart.commands:command",
         "The main job: raw feedback to a released dataset, a trained simulator and its scores.",
     ),
+    "reproduce": (
+        "usermirrorer.recipes.reproduce.commands:reproduce",
+        "The paper's tables and figures, at any scale, beside the published numbers.",
+    ),
     "new": (
         "usermirrorer.builders.new:new",
         "Your own logs: look at the files, write the domain as YAML, show three scenes.",
