@@ -14,6 +14,7 @@ requests.py         what is asked of a model and what comes back
 scene_metrics.py    metrics of one scene, and of all
 metrics.py          metrics with intervals and paired tests, clustered by user (pure numpy)
 verdict.py          whether a score shows taste, in words
+inspect_tasks.py    the tasks as inspect-ai runs them from a release
 user_simulation.py  the metrics as a module of the `evaluate` library
 results.py          lm_eval's files -> scores
 leaderboard.py      scores of several models -> ranked rows

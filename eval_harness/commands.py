@@ -121,7 +121,8 @@ def eval_yaml(sources: tuple[str, ...], paper: bool, repository: str) -> None:
     from usermirrorer.eval_harness import hub_files
 
     domains = {source: get_source(source).domain for source in sources}
-    text = hub_files.benchmark({"scenes": domains, **({"paper": domains} if paper else {})})
+    tables = {"scenes": domains, **({"paper": domains} if paper else {})}
+    text = hub_files.benchmark(tables, prompts=False)
     if not repository:
         click.echo(text, nl=False)
         return

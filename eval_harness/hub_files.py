@@ -1,10 +1,9 @@
 """Scores in the Hub's own convention: `.eval_results/*.yaml` of a model, `eval.yaml` of a dataset.
 
 The Hub shows the first on the model's page and gathers them on the page of the dataset whose
-`eval.yaml` names the tasks. The public Hub checks that file when it is pushed, and the frameworks
-it may name are a list that the Hub keeps (`packages/tasks/src/eval.ts` of huggingface.js), on which
-lm-evaluation-harness is not: so ours names none, as benchmarks with scoring of their own do, and
-says in its description how it is run. A benchmark's leaderboard is shown there only after the Hub's
+`eval.yaml` names the tasks. The public Hub checks that file when it is pushed: the framework is
+one of a list that the Hub keeps, and ours is inspect-ai (`inspect_tasks.py`), since
+lm-evaluation-harness is not on it. A benchmark's leaderboard is shown there only after the Hub's
 team put it on its list of benchmarks; our local Hub shows it at once.
 """
 
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.eval_harness import inspect_tasks
 from usermirrorer.eval_harness.metric_table import BASELINES
 from usermirrorer.eval_harness.task_names import FAMILIES, config_of, is_ours
 
@@ -103,23 +103,28 @@ def _ends(row: Mapping[str, Any]) -> str:
     return f" (95 % interval {low:.3f} to {high:.3f})"
 
 
-def benchmark(tables: Mapping[str, Mapping[str, str]]) -> str:
+def benchmark(tables: Mapping[str, Mapping[str, str]], *, prompts: bool) -> str:
     """Return `eval.yaml` for a dataset of scenes: every task that can be run on it.
 
     Args:
         tables: Table of the release that has a test split (`scenes`, `paper`) -> source in it ->
             its domain.
+        prompts: Whether the dataset holds the prompts that inspect-ai asks, as releases do.
+            Without them the file names no framework, only the tasks and their scenes.
     """
     entries: list[dict[str, Any]] = []
     for family in FAMILIES.values():
         for source, domain in sorted(tables.get(family.table, {}).items()):
-            task = f"{family.name}_{source}"
-            entries.append({"id": task, "config": config_of(task, domain), "split": "test"})
+            name = f"{family.name}_{source}"
+            plain = {"id": name, "config": config_of(name, domain), "split": "test"}
+            entries.append(inspect_tasks.task(family, source) if prompts else plain)
+    framework = {"evaluation_framework": inspect_tasks.FRAMEWORK} if prompts else {}
     return yaml.safe_dump(
         {
             "name": "UserMirrorer",
             "description": "User simulation: which item of an exposure list does this user act on? "
             'Accuracy and entropy, run with lm_eval --tasks "usermirror_*".',
+            **framework,
             "tasks": entries,
         },
         sort_keys=False,

@@ -17,9 +17,10 @@ from usermirrorer.builders.common import schema, storage
 from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import tag_of
-from usermirrorer.eval_harness import task_files
+from usermirrorer.eval_harness import inspect_tasks, task_files
 from usermirrorer.eval_harness.hub_files import benchmark
 from usermirrorer.eval_harness.metric_table import gap_counts
+from usermirrorer.hub import croissant
 from usermirrorer.hub.differences import changelog
 from usermirrorer.hub.layout import describe, files, layout, splits
 from usermirrorer.model_cards import dataset_card
@@ -86,6 +87,7 @@ def write_release(
         out.mkdir()
         for (table, split), rows in tables.items():
             _write_shards(out / "data" / table, split, rows)
+        _write_prompts(out, tables)
         for name, path in sorted((assets or {}).items()):
             (out / "assets").mkdir(exist_ok=True)
             shutil.copyfile(path, out / "assets" / _plain_name(name))
@@ -114,7 +116,7 @@ def _describe_release(
     described: Mapping[str, Any],
     changelog_from: Path | None,
 ) -> None:
-    """Write benchmark, card and, last, the manifest with a hash of every file."""
+    """Write benchmark, card, Croissant and, last, the manifest with a hash of every file."""
     full = {
         **described,
         "schema_version": schema.SCHEMA_VERSION,
@@ -124,8 +126,9 @@ def _describe_release(
     if changelog_from is not None:
         full["changelog"] = changelog(Path(changelog_from), out, full)
     _write_tasks(out, _tested(tables), described["repo_id"])
-    (out / "eval.yaml").write_text(benchmark(_tested(tables)), encoding="utf-8")
+    (out / "eval.yaml").write_text(benchmark(_tested(tables), prompts=True), encoding="utf-8")
     (out / "README.md").write_text(card(out, full), encoding="utf-8")
+    storage.write_json(out / croissant.FILE, croissant.describe(out, full))
     full["files"] = {p.relative_to(out).as_posix(): describe(p) for p in files(out)}
     full["splits"] = splits(out, full["files"])
     storage.write_json(out / "manifest.json", full)
@@ -159,6 +162,8 @@ def _read(path: Path, table: str) -> pa.Table:
             raise UserError(f"column {field.name!r} has missing values", where=path)
     if bad := [d for d in _values(rows, "domain") if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", d)]:
         raise UserError(f"{bad[0]!r} is not a domain name", where=path)
+    if bad := [s for s in _values(rows, "source") if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", s)]:
+        raise UserError(f"{bad[0]!r} is not a source name", where=path)
     return rows
 
 
@@ -210,12 +215,20 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _write_shards(folder: Path, split: str, rows: pa.Table) -> None:
-    for domain in _values(rows, "domain"):
-        part = rows.filter(pc.equal(rows["domain"], domain)).combine_chunks()
+def _write_prompts(out: Path, tables: Mapping[tuple[str, str], pa.Table]) -> None:
+    """Write the prompts of the test scenes, by source as tasks are: see `inspect_tasks`."""
+    for table, name in inspect_tasks.TABLES.items():
+        if rows := tables.get((table, "test")):
+            prompts = inspect_tasks.prompts_of(rows.to_pylist())
+            _write_shards(out / "data" / name, "test", prompts, "source")
+
+
+def _write_shards(folder: Path, split: str, rows: pa.Table, by: str = "domain") -> None:
+    for value in _values(rows, by):
+        part = rows.filter(pc.equal(rows[by], value)).combine_chunks()
         count = max(1, -(-len(part) // SHARD_ROWS))
         for number in range(count):
-            path = folder / domain / f"{split}-{number:05d}-of-{count:05d}.parquet"
+            path = folder / value / f"{split}-{number:05d}-of-{count:05d}.parquet"
             storage.write_table(path, part.slice(number * SHARD_ROWS, SHARD_ROWS))
 
 
@@ -294,7 +307,9 @@ def card(folder: Path, manifest: Mapping[str, Any]) -> str:
             _dataset_info(config, of_config) for config, of_config in layout(folder).items()
         ],
     }
-    return f"---\n{_yaml(header)}---\n\n{dataset_card.render(manifest)}"
+    prompts = f"{inspect_tasks.TABLES['scenes']}_"
+    scored = sorted(c.removeprefix(prompts) for c in layout(folder) if c.startswith(prompts))
+    return f"---\n{_yaml(header)}---\n\n{dataset_card.render(manifest, scored)}"
 
 
 def _configs(folder: Path) -> list[dict[str, Any]]:

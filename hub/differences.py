@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import parse_version
+from usermirrorer.eval_harness import inspect_tasks
 from usermirrorer.hub.layout import layout
 
 
@@ -28,7 +29,9 @@ def diff(old: Path, new: Path) -> list[dict[str, Any]]:
     before, after = layout(Path(old)), layout(Path(new))
     rows = []
     for config in sorted(set(before) | set(after)):
-        if "_" not in config:  # the configs over all domains hold the same rows
+        table, of_a_part, _ = config.partition("_")
+        # The configs over all domains hold the same rows, and prompts are made from the scenes.
+        if not of_a_part or table in inspect_tasks.TABLES.values():
             continue
         left, right = before.get(config, {}), after.get(config, {})
         for split in sorted(set(left) | set(right)):

@@ -2,11 +2,13 @@
 
     README.md                                   card: YAML header with `configs:` and `dataset_info`
     eval.yaml                                   registers the benchmark's tasks with the Hub
+    croissant.json                              the same for search engines and loaders
     tasks/*                                     lm_eval's task files, of domains of one's own
     manifest.json                               where everything came from, and a hash of every file
     assets/*                                    plots of the card
     data/preference/<domain>/train-*.parquet    configs `preference` (all) and `preference_<domain>`
     data/scenes/<domain>/{train,test}-*.parquet configs `scenes` (all) and `scenes_<domain>`
+    data/inspect/<source>/test-*.parquet        prompts of the test scenes, for inspect-ai
 
 Every row is stored once; configs are only patterns over the same files.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from usermirrorer.model_cards import datasheet, paper
 
 _ALT_TEXTS = {
     "entropy": "Entropy in bits of the decisions of the weak and the strong model",
@@ -43,7 +45,7 @@ _COUNTS = (
 )
 
 
-def render(manifest: Mapping[str, Any]) -> str:
+def render(manifest: Mapping[str, Any], scored: Sequence[str] = ()) -> str:
     """Return the Markdown below the YAML header of a dataset card.
 
     Args:
@@ -87,6 +89,11 @@ def render(manifest: Mapping[str, Any]) -> str:
         assets=manifest.get("assets", []),
         changelog=manifest.get("changelog", []),
         redistributable=manifest["redistributable"],
+        rai=datasheet.RAI,
+        arxiv=paper.ARXIV,
+        paper=paper.LINK,
+        bibtex=paper.BIBTEX,
+        example_task=f"usermirror-direct_{scored[0]}" if scored else "",
     )
 
 

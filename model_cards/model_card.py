@@ -25,7 +25,7 @@ from usermirrorer.builders.common.versions import tag_of
 from usermirrorer.eval_harness import hub_files, metric_table, verdict
 from usermirrorer.eval_harness.metric_table import lookup, tell_gaps
 from usermirrorer.eval_harness.task_names import config_of, title_of
-from usermirrorer.model_cards import plots
+from usermirrorer.model_cards import paper, plots
 
 Row = Mapping[str, Any]
 
@@ -294,6 +294,9 @@ def _context(
         "tasks": _Markdown("usermirror-direct_*" if run["mode"] == "direct" else "usermirror_*"),
         "scored": _Markdown(_scored(run, repo_id, _version(version))),
         "metadata": _Markdown(_task_metadata(run["data"])),
+        "arxiv": paper.ARXIV,
+        "paper": _Markdown(paper.LINK),
+        "bibtex": _Markdown(paper.BIBTEX),
     }
 
 

@@ -90,4 +90,4 @@ def test_the_hub_serves_the_page_and_registers_the_tasks_that_were_scored(finish
     tasks = {task["id"]: task["config"] for task in wrote["tasks"]}
     families = ("usermirror", "usermirror-direct")  # both can be scored on these scenes
     assert set(tasks) == {f"{family}_{source}" for family in families for source in SOURCES}
-    assert tasks["usermirror_amazon_beauty"] == "scenes_amazon"
+    assert tasks["usermirror_amazon_beauty"] == "inspect_amazon_beauty"

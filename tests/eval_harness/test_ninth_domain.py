@@ -99,7 +99,7 @@ def test_a_ninth_domain_walks_from_raw_files_to_the_leaderboard(ninth, tmp_path)
     folder = release(tmp_path / "release", scenes, placebo=placebo)
     assert (tmp_path / "release" / "data" / "scenes" / "boardgames").is_dir()
     benchmark = (tmp_path / "release" / "eval.yaml").read_text()
-    assert "id: usermirror_club_games\n  config: scenes_boardgames" in benchmark
+    assert "id: usermirror_club_games\n  config: inspect_club_games" in benchmark
 
     tasks = tmp_path / "tasks"
     CliRunner().invoke(commands.eval_tasks, [str(tasks)], catch_exceptions=False)

@@ -63,6 +63,7 @@ def test_the_card_loads_and_its_numbers_are_those_of_the_rows(tmp_path):
     assert set(configs) == {
         *("preference", "preference_movielens", "preference_steam"),
         *("scenes", "scenes_movielens", "scenes_steam"),
+        *("inspect", "inspect_movielens", "inspect_steam"),
     }
     # Popularity ties two of three options, one of them right: half a hit on every scene.
     assert "| movielens | 33.3 % | 50.0 % | 0.0 % |" in card.text
@@ -129,8 +130,8 @@ def test_placebos_and_the_papers_exposures_are_configurations_of_their_own(tmp_p
     assert statistics["movielens"]["gaps"] == {"more": 4}
     tasks = (folder / "eval.yaml").read_text()
     for name, config in (
-        ("usermirror_steam", "scenes_steam"),
-        ("usermirror-paper-direct_steam", "paper_steam"),
+        ("usermirror_steam", "inspect_steam"),
+        ("usermirror-paper-direct_steam", "inspect-paper_steam"),
     ):
         assert f"id: {name}\n  config: {config}\n" in tasks
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
+from tests.hub.validators import check_card, check_croissant
 from usermirrorer.builders import validate
 from usermirrorer.builders.common import storage
 from usermirrorer.recipes.job import Job
@@ -77,6 +78,11 @@ def test_the_release_keeps_every_promise(finished):
     out, _ = finished
     findings = validate.validate(*validate.load(str(out / "release")))
     assert [finding for finding in findings if finding.ok is False] == []
+
+
+def test_the_release_passes_the_validators_of_cards_and_of_croissant(finished):
+    check_card(finished[0] / "release")
+    check_croissant(finished[0] / "release")
 
 
 def test_what_was_loaded_back_is_what_was_released(finished):
