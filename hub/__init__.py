@@ -2,6 +2,7 @@
 
 layout.py       where the files of a release lie, and the proof that a folder is one
 build.py        build a release folder: Parquet, card, manifest; the same bytes every time
+croissant.py    its croissant.json
 releases.py     push, pull, verify, compare, list versions
 differences.py  rows added, removed and changed between two releases; the changelog
 server/         the local Hub that the ordinary clients talk to
