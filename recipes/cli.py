@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.builders.commands:scenes",
         "Build train and test scenes from the raw files of a source.",
     ),
+    "ablate": (
+        "usermirrorer.builders.scenes.commands:ablate",
+        "Scenes with one feature alone, and with each removed, for an ablation.",
+    ),
     "decide": (
         "usermirrorer.builders.commands:decide",
         "Sample decision processes of a model for scenes and score the options.",

@@ -66,6 +66,8 @@ class Source:
             the sandbox of `own/templates.py`; None: those of the domain's folder.
         definition: Text of the YAML file that defines the source (see `own/`), stored with its
             tables; empty for sources written in Python.
+        features: Name -> columns that the templates show as one feature of an item, for ablations
+            (`scenes/variants.py`); every other value that they read is a feature of its own.
         located: Called with the folder of the raw files, returns the path of each by its name;
             None: files are looked for by the names of `files`.
 
@@ -105,4 +107,5 @@ class Source:
     logged: bool = False
     templates: Mapping[str, str] | None = None
     definition: str = ""
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     located: Callable[[Path], Mapping[str, Path]] | None = None

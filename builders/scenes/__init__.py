@@ -16,6 +16,8 @@ workers.py   parts made here, over processes, or on a Ray cluster
 build.py     all parts -> train and test scenes of one source
 presets.py   how many scenes: the paper's counts, and smaller ones
 pipeline.py  raw files to scenes in one call
+variants.py  the same scenes with features left out
+commands.py  the command that makes those
 dataset.py   the same as a `datasets` builder
 random_numbers.py   random numbers of each scene's own
 """

@@ -103,6 +103,7 @@ class Texts:
             a time may be computed from.
         user_ids: Id of each user number.
         folder: Where the templates lie; by default `TEMPLATES`.
+        hidden: Template (`history`, `exposure`) -> values that are rendered as if missing.
 
     Raises:
         UserError: on construction, if a template of the domain is missing or broken.
@@ -115,7 +116,10 @@ class Texts:
         visible: Tables,
         user_ids: pl.Series,
         folder: Path | None = None,
+        *,
+        hidden: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
+        self._hidden = dict(hidden or {})
         environment = ImmutableSandboxedEnvironment(finalize=_blank, autoescape=False)
         self._source, self._tables, self._visible = source, tables, visible
         if source.templates is not None:
@@ -129,6 +133,10 @@ class Texts:
             tables.users, on="user_id", how="left", maintain_order="left"
         )
         self._items = tables.items.with_columns(_available=pl.col("available_from").dt.epoch("s"))
+
+    def read(self, kind: str) -> frozenset[str]:
+        """Return the names of the values that a template reads."""
+        return self._templates[kind].names
 
     def complete(self, drafts: Drafts) -> pa.Table:
         """Return the drafts as a table of schema `SCENE`, in their order."""
@@ -207,6 +215,8 @@ class Texts:
     ) -> pl.Series:
         """Render rows, each combination of the values that the template reads once."""
         template = self._templates[kind]
+        hidden = self._hidden.get(kind, frozenset()).intersection(rows.columns)
+        rows = rows.with_columns(_missing(rows.schema[name]).alias(name) for name in hidden)
         read = [name for name in rows.columns if name in template.names]
         if not read or not len(rows):
             same = cleaned(pl.Series(template.render([], [(None,)]), dtype=pl.String))
@@ -219,6 +229,11 @@ class Texts:
             np.arange(len(groups)), members.list.len().to_numpy()
         )
         return cleaned(pl.Series(texts, dtype=pl.String)).gather(group)
+
+
+def _missing(kind: pl.DataType) -> pl.Expr:
+    """Return a value that templates render as nothing: they may put a title beside other text."""
+    return pl.lit("") if kind == pl.String else pl.lit(None, dtype=kind)
 
 
 def _cleaned(texts: pl.Series) -> pl.Series:

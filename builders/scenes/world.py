@@ -157,7 +157,7 @@ def make_world(
         "time": log.time,
         "offsets": log.offsets,
         "log_rows": joined["row"].to_numpy(),
-        "train_user": _train_users(len(users), config, source),
+        "train_user": train_users(len(users), config, source),
         "embeddings": embeddings,
     }
     firsts = feedback.FirstTimes.of(log)
@@ -230,12 +230,7 @@ def world_of(
     popularity = feedback.Popularity.of(log, train_user)
     stated = tables.items["available_from"].dt.epoch("s")
     released, first = stated.fill_null(np.iinfo(np.int64).min).to_numpy(), popularity.first()
-    visible = tables
-    if source.item_as_of:
-        kept = tables.interactions.filter(
-            pl.col("user_id").is_in(user_ids.filter(pl.Series(train_user)).implode())
-        )
-        visible = replace(tables, interactions=kept)
+    visible = visible_tables(source, tables, user_ids, train_user)
     pool = {name.removeprefix(_POOL): a for name, a in arrays.items() if name.startswith(_POOL)}
     none = np.empty(0, np.int64)
     return World(
@@ -272,7 +267,22 @@ def shared_arrays(world: World) -> dict[str, np.ndarray]:
     return arrays | {_POOL + name: array for name, array in pool.items()}
 
 
-def _train_users(users: int, config: SceneConfig, source: Source) -> np.ndarray:
+def visible_tables(
+    source: Source, tables: Tables, user_ids: pl.Series, train_user: np.ndarray
+) -> Tables:
+    """Return the tables that values of items as of a time are computed from: train users' alone."""
+    if not source.item_as_of:
+        return tables
+    theirs = pl.col("user_id").is_in(user_ids.filter(pl.Series(train_user)).implode())
+    return replace(tables, interactions=tables.interactions.filter(theirs))
+
+
+def train_users(users: int, config: SceneConfig, source: Source) -> np.ndarray:
+    """Say of each user number whether it is of the train split, the others being set aside.
+
+    Raises:
+        UserError: if there are too few users to split.
+    """
     test = round(users * config.test_users) if config.test else 0
     if config.test and not 0 < test < users:
         raise UserError(f"{users} users cannot be split into train and test", where=source.name)

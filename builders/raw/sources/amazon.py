@@ -186,6 +186,10 @@ def _source(name: str, title: str, name_2018: str, name_2023: str, size: str) ->
             f"meta_{name_2023}.jsonl.gz": f"{_RAW_2023}/meta_categories/meta_{name_2023}.jsonl.gz",
         },
         columns=_COLUMNS,
+        features={
+            "ratings": ("average_rating", "rating_number"),
+            "behavior": ("rating", "review_summary", "review_text"),
+        },
         limits="Price and category are the store's of the crawl.",
         read=functools.partial(read, name_2018=name_2018, name_2023=name_2023),
         item_as_of=_item_as_of,

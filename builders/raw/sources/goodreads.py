@@ -339,6 +339,15 @@ SOURCES = (
             )
         },
         columns=_COLUMNS,
+        features={  # as Table 11 names them
+            "title": ("title",),
+            "tags": ("genres",),
+            "author": ("authors",),
+            "published-at": ("publication_year", "publisher", "num_pages"),
+            "rating": ("average_rating", "ratings_count"),
+            "description": ("description",),
+            "behavior": ("is_read", "rating", "review"),
+        },
         item_as_of=_item_as_of,
         known_from={"is_read": "updated_at", "rating": "updated_at", "review": "updated_at"},
     ),

@@ -295,6 +295,11 @@ SOURCES = (
             for name in ("KuaiRec.zip", "kuairec_caption_category.csv")
         },
         columns=_COLUMNS,
+        features={
+            "title": ("caption", "title", "cover_text"),
+            "counts": ("play_count", "like_count", "comment_count", "share_count"),
+            "behavior": ("watched_seconds", "watch_ratio"),
+        },
         user_as_of=_user_as_of,
         item_as_of=_item_as_of,
     ),

@@ -223,6 +223,7 @@ SOURCES = (
             )
         },
         columns=_COLUMNS,
+        features={"friends": ("listened_friends",), "behavior": ("tag_values",)},
         item_as_of=_item_as_of,
     ),
 )

@@ -229,6 +229,7 @@ SOURCES = (
             "MINDlarge_dev.zip": "103 MB",
         },
         columns=_COLUMNS,
+        features={"time": ("ago", "timestamp_known")},
         read=read,
         logged=True,
     ),

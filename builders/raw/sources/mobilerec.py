@@ -120,6 +120,13 @@ SOURCES = (
             )
         },
         columns=_COLUMNS,
+        features={
+            "title": ("title",),
+            "reviews": ("avg_rating", "num_reviews"),
+            "category": ("app_category",),
+            "developer": ("developer_name",),
+            "behavior": ("rating", "review"),
+        },
         item_as_of=_item_as_of,
     ),
 )

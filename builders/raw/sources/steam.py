@@ -182,6 +182,16 @@ SOURCES = (
             for name in ("steam_games.json.gz", "steam_reviews.json.gz")
         },
         columns=_COLUMNS,
+        features={  # as Table 10 names them
+            "title": ("title",),
+            "tags": ("tags", "genres"),
+            "developer": ("developer", "publisher"),
+            "released-time": ("release_date", "new_release"),
+            "specifications": ("specs",),
+            "player-reviews": ("sentiment",),
+            "price": ("price",),
+            "behavior": ("hours_played", "review_text"),
+        },
         user_as_of=_user_as_of,
     ),
 )
