@@ -51,16 +51,22 @@ def brier(probabilities: ArrayLike, answer: int) -> float:
     return float(np.sum(p * p))
 
 
-def calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Return the expected calibration error over `BINS` equal-width bins of confidence.
+def confidence_bin(confidence: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
+    """Return the number of the equal-width bin of each confidence; 1 belongs to the last."""
+    p = np.asarray(confidence, dtype=np.float64)
+    return np.minimum((p * bins).astype(np.int64), bins - 1)
+
+
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
+    """Return the expected calibration error over equal-width bins of confidence.
 
     Args:
         confidence: Probability of the most likely option, [scenes].
         correct: Expected accuracy of picking it, 0 to 1, [scenes].
+        bins: How many.
     """
     p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    index = np.minimum((p * BINS).astype(int), BINS - 1)
-    gap = np.bincount(index, hit - p, minlength=BINS)
+    gap = np.bincount(confidence_bin(p, bins), hit - p, minlength=bins)
     return float(np.abs(gap).sum() / len(p))
 
 
