@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,12 +102,13 @@ def _process(words: Sequence[str], command: Command, stopping: Callable[[], bool
                 env={**os.environ, **_environment(command)},
                 cwd=command.cwd,
                 pass_fds=() if command.lock is None else (command.lock,),
+                start_new_session=True,  # so that what it starts can be ended with it
             )
         except FileNotFoundError:
             raise UserError("is not installed here", where=words[0]) from None
         while process.poll() is None:
             if stopping():
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
             time.sleep(0.2)
     return int(process.returncode)

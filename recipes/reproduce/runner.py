@@ -154,7 +154,7 @@ class Run:
         return True
 
     def _make(self, step: Step, place: store.Place, engine: Engine) -> None:
-        lock = place.folder.with_name(f".{step.name}.lock")
+        lock, told = place.folder.with_name(f".{step.name}.lock"), False
         while True:
             with store.locked(lock) as held:
                 if held is not None:
@@ -163,8 +163,10 @@ class Run:
                     return
             if self._stop.is_set():
                 raise UserError("was stopped", where=step.name)
-            self.tell(f"… {step.name}: a command of an earlier run is still at it; waiting")
-            time.sleep(5)
+            if not told:
+                self.tell(f"… {step.name}: waits for the command of an earlier run to end")
+                told = True
+            time.sleep(2)
 
     def _call(self, step: Step, place: store.Place, engine: Engine, lock: int) -> None:
         start = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.recipes.reproduce import store
 from usermirrorer.recipes.reproduce.engines import ENGINES, local
 from usermirrorer.recipes.reproduce.parts import Parts
 from usermirrorer.recipes.reproduce.plan import read
@@ -24,6 +26,16 @@ def run(plans: Path, names: list[str], engine=local, **changed) -> Run:
     made = Run(plan, Parts(plan, None, plans.parent / "out"), plans.parent / "out", lambda _: None)
     made.run(names, engine, 2)
     return made
+
+
+def running(script: Path) -> list[int]:
+    """Return the processes that run a script."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(script).encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                pids.append(int(folder.name))
+    return pids
 
 
 def ran(plans: Path) -> list[str]:
@@ -94,9 +106,14 @@ def test_a_killed_run_goes_on_in_the_folder_of_the_step_that_it_was_in(plans):
     while not list(out.glob("steps/both-*.work/part")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not list(out.glob("steps/both-*[0-9a-f].json"))
+    # The command itself lives on and holds its lock: it is not started beside itself.
+    with store.locked(next(out.glob("steps/.both.lock"))) as held:
+        assert held is None
+    for pid in running(script):
+        os.kill(pid, signal.SIGKILL)
     go.touch()
     made = run(plans, ["both"])
     assert made.state.places["both"].folder.joinpath("text").read_text() == "again"
