@@ -252,3 +252,13 @@ def test_the_papers_family_scores_the_papers_exposures(scenes, tmp_path):
     assert run(first, folder, mind)[0]["sample_len"] == 4
     with pytest.raises(UserError, match="exchangeable exposures, not the paper's"):
         run(first, write_scenes(tmp_path / "scenes.parquet", scenes), name)
+
+
+def test_logged_lists_without_placebo_may_share_a_file_with_others_that_have(scenes, tmp_path):
+    """MIND has no placebo: in one file of all sources, the others keep theirs."""
+    logged = make_scenes(4, source="mind")
+    file = write_scenes(tmp_path / "test.parquet", [*scenes, *logged])
+    write_scenes(tmp_path / "placebo_test.parquet", placebos(scenes))
+    for source, count in (("mind", 0), (scenes[0]["source"], len(scenes))):
+        own, provenance = data.load_scenes(source, str(file))
+        assert len(data.load_placebo(own, source, provenance)) == count
