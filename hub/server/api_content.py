@@ -392,7 +392,7 @@ def _commit_locked(
             raise HubError(404, "Repository not found", "RepoNotFound")
         git = store.folder(record) / "git"
         repo = history.open_(git)
-        if f"refs/heads/{branch}" not in repo.references:
+        if not history.has_reference(repo, f"refs/heads/{branch}"):
             raise HubError(404, f"Invalid rev id: {branch[:100]}", "RevisionNotFound")
         oid = history.commit(git, branch, changes, **details)
         results.remember(repo, branch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType, SortMode
 
-from usermirrorer.hub.server import drafts, objects, trees
+from usermirrorer.hub.server import disk, drafts, objects, trees
 from usermirrorer.hub.server.trees import BadName, Change, Entry, Missing, check_path
 
 __all__ = ["BadName", "Change", "Conflict", "Entry", "Missing", "NameTaken", "check_path"]
@@ -29,6 +29,8 @@ LARGE = (
     *("parquet", "safetensors", "arrow", "bin", "gguf", "onnx", "npy", "npz", "gz", "zst", "zip"),
     *("tar", "7z", "xz", "png", "jpg", "jpeg", "gif", "webp", "wav", "mp3", "flac", "mp4", "pdf"),
 )
+#: Longest reference that libgit2 takes, and part of one that is a file's name (with `.lock`).
+_REFERENCE, _REFERENCE_PART = 1000, 240
 _ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
 
 
@@ -75,12 +77,27 @@ def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
 def _commit_at(repo: pygit2.Repository, name: str) -> pygit2.Commit | None:
     """Return where a full reference leads, None if it does not exist or is broken."""
     try:
-        if not pygit2.reference_is_valid_name(name):
+        if not _can_be(name):
             return None
         commit_ = repo.references[name].peel(pygit2.Commit)
         return commit_ if commit_.tree is not None else None
     except (KeyError, ValueError, pygit2.GitError):
         return None
+
+
+def _can_be(name: str) -> bool:
+    """Say whether git can have a full reference of this name, and the file system its file."""
+    sizes = [len(part.encode()) for part in name.split("/")]
+    fits = max(sizes) <= _REFERENCE_PART and sum(sizes) + len(sizes) <= _REFERENCE
+    return fits and "\0" not in name and pygit2.reference_is_valid_name(name)
+
+
+def has_reference(repo: pygit2.Repository, name: str) -> bool:
+    """Say whether there is a full reference, e.g. `refs/heads/main`, broken or not."""
+    try:
+        return _can_be(name) and name in repo.references
+    except (ValueError, pygit2.GitError):  # it is broken, or below one that is there: `main/x`
+        return name in list(repo.references)
 
 
 def entry(repo: pygit2.Repository, commit_: pygit2.Commit, path: str) -> Entry | None:
@@ -187,10 +204,10 @@ def add_reference(
         BadName: if git cannot have it.
     """
     full = f"refs/{group}/{name}"
-    if not name or name.startswith("-") or not pygit2.reference_is_valid_name(full):
+    if not name or name.startswith("-") or not _can_be(full):
         raise BadName(f"not a reference name: {name[:200]!r}")
     repo = open_(git)
-    if full in repo.references:
+    if has_reference(repo, full):
         raise NameTaken(f"Reference {name!r} already exists")
     try:
         if message:
@@ -198,8 +215,10 @@ def add_reference(
             repo.create_tag(name, target.id, ObjectType.COMMIT, tagger, message)
         else:
             repo.references.create(full, target.id)
-    except (pygit2.GitError, ValueError) as error:
-        raise NameTaken(str(error)) from error
+    except (pygit2.GitError, OSError, ValueError) as error:
+        if disk.refusal(error):
+            raise
+        raise NameTaken(f"Reference {name!r} cannot be beside those that are there") from error
 
 
 def remove_reference(git: Path, group: str, name: str) -> None:
@@ -210,7 +229,7 @@ def remove_reference(git: Path, group: str, name: str) -> None:
     """
     full = f"refs/{group}/{name}"
     repo = open_(git)
-    if not pygit2.reference_is_valid_name(full) or full not in repo.references:
+    if not has_reference(repo, full):
         raise Missing(f"Reference {name!r} does not exist")
     repo.references.delete(full)
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.hub.attacks.world import (
+    COLLECTIONS,
+    ORGANISATION,
+    REPOSITORIES,
+    World,
+    large_file,
+    make,
+    make_collection,
+    sha256_of,
+)
 
 
 def entries(name: str) -> list[Any]:
@@ -24,6 +38,15 @@ def text_of(row: dict[str, Any]) -> str:
     return str(row.get("head", "") + row["repeat"] * row["times"] + row.get("tail", ""))
 
 
+def odd() -> dict[str, list[Any]]:
+    """Return what is odd in addresses, queries, headers and JSON, by where it is put."""
+    lists = json.loads((Path(__file__).parent / "odd.json").read_text())
+    return {
+        name: [text_of(v) if isinstance(v, dict) and "repeat" in v else v for v in values]
+        for name, values in lists.items()
+    }
+
+
 def commit(client: httpx.Client, repo: str, files: dict[str, str]) -> httpx.Response:
     """Commit small files to a repository named as in addresses of the API."""
     lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "x"}}]
@@ -32,3 +55,81 @@ def commit(client: httpx.Client, repo: str, files: dict[str, str]) -> httpx.Resp
         value = {"path": path, "content": content, "encoding": "base64"}
         lines.append({"key": "file", "value": value})
     return client.post(f"/api/{repo}/commit/main", content="\n".join(map(json.dumps, lines)))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A row of `calls.json`: a route, the right that it asks for, and an example of its use."""
+
+    call: str
+    right: str
+    of: str = "repository"
+    body: Any = None
+    lines: tuple[Any, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict)
+    status: tuple[int, ...] = (200,)
+
+    def __str__(self) -> str:
+        return " ".join([self.call, self.right, *self.parameters.values()])
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may change something."""
+        return self.right in ("write", "namespace")
+
+    @property
+    def lists(self) -> bool:
+        """Whether it shows what there is."""
+        return self.call in (
+            *("GET /", "GET /api/{kinds}", "GET /api/collections"),
+            "GET /api/settings/repositories",
+        )
+
+    def targets(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what can be asked for by this row: names, and what is special about each."""
+        if self.right in ("none", "everybody", "signed in", "namespace"):
+            return [("open", {})]
+        return list((COLLECTIONS if self.of == "collection" else REPOSITORIES).items())
+
+    def send(self, client: httpx.Client, world: World, name: str) -> httpx.Response:
+        """Send the example, for the organisation's thing of this name."""
+        kind = "dataset" if "{kinds}" in self.call or "api/" in self.call else "model"
+        values = {"kinds": "datasets", "kind": kind, "namespace": ORGANISATION, "name": name}
+        values |= {"revision": "main", "right": "read", "repo_id": "1", "day": "1"}
+        values |= {"prefix": "default", "xorb": "f" * 64, "oid": sha256_of(kind, name)}
+        values |= world.collections.get(name, {"slug": f"no-{9:024x}", "item": f"{9:024x}"})
+        values |= self.parameters
+        method, path = self.call.split(" ")
+        address = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], path)
+        text = "\n".join(map(json.dumps, self.lines)) if self.lines else json.dumps(self.body)
+        text = re.sub(r'"\{size\}"', str(len(large_file(kind, name))), text)
+        text = re.sub(r"\{(namespace|name|kind|oid)\}", lambda match: values[match[1]], text)
+        content = text if self.lines or self.body is not None else None
+        headers = {"Content-Type": "application/json"} if content else {}
+        return client.request(method, address, content=content, headers=headers)
+
+    def disposable(self, client: httpx.Client, world: World) -> str:
+        """Make something new of the organisation's on which the example can be played."""
+        if self.right == "namespace":
+            return "open"
+        name = f"once-{next(_numbers)}"
+        if self.of == "collection":
+            make_collection(client, world, name, {})
+        else:
+            kind = "dataset" if "{kinds}" in self.call or "api/" in self.call else "model"
+            make(client, kind, name, {})
+        return name
+
+
+_numbers = itertools.count()
+
+
+def calls() -> list[Call]:
+    """Return the rows of `calls.json`."""
+    rows = json.loads((Path(__file__).parent / "calls.json").read_text())
+    made = []
+    for row in rows:
+        parameters = {str(key): str(value) for key, value in row.pop("with", {}).items()}
+        more = {key: tuple(row.pop(key)) for key in ("lines", "status") if key in row}
+        made.append(Call(**row, **more, parameters=parameters))
+    return made
