@@ -25,10 +25,15 @@ from tests.hub.attacks.world import (
 )
 
 
+def rows(name: str) -> list[dict[str, Any]]:
+    """Return the entries of a file of the corpus."""
+    text = (Path(__file__).parent / f"{name}.json").read_text()
+    return list(json.loads(text))
+
+
 def entries(name: str) -> list[Any]:
     """Return the entries of a corpus as parameters of a test, each under its own name."""
-    rows = json.loads((Path(__file__).parent / f"{name}.json").read_text())
-    return [pytest.param(row, id=row["name"]) for row in rows]
+    return [pytest.param(row, id=row["name"]) for row in rows(name)]
 
 
 def text_of(row: dict[str, Any]) -> str:
@@ -36,6 +41,15 @@ def text_of(row: dict[str, Any]) -> str:
     if "text" in row:
         return str(row["text"])
     return str(row.get("head", "") + row["repeat"] * row["times"] + row.get("tail", ""))
+
+
+#: What reads JSON: one address of each kind.
+JSON_ADDRESSES = (
+    *("/api/repos/create", "/api/repos/move", "/api/validate-yaml", "/api/collections"),
+    *(f"/api/datasets/lab/open/{end}/main" for end in ("paths-info", "preupload", "tag", "commit")),
+    *("/api/datasets/lab/open/branch/new", "/datasets/lab/open.git/info/lfs/objects/batch"),
+    "/datasets/lab/open.git/info/lfs/objects/verify",
+)
 
 
 def odd() -> dict[str, list[Any]]:
@@ -126,9 +140,8 @@ _numbers = itertools.count()
 
 def calls() -> list[Call]:
     """Return the rows of `calls.json`."""
-    rows = json.loads((Path(__file__).parent / "calls.json").read_text())
     made = []
-    for row in rows:
+    for row in rows("calls"):
         parameters = {str(key): str(value) for key, value in row.pop("with", {}).items()}
         more = {key: tuple(row.pop(key)) for key in ("lines", "status") if key in row}
         made.append(Call(**row, **more, parameters=parameters))

@@ -5,21 +5,25 @@
 
 Prints a line now and then and a JSON object at the end: how many requests, the statuses, every
 answer that says that the server failed (500, or none), and the seconds that a second user's reads
-took. Exits with 1 if there was such an answer, or if of a hundred reads one took a second.
+took, with and without those in which the server had no core, beside those of a server that does
+nothing and of a synced file, which say what the machine itself took. Exits with 1 if there was such
+an answer, or if of a hundred reads one took a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import http.server
 import json
 import multiprocessing
+import os
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,6 +126,8 @@ class Tally:
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
     slow: list[dict[str, Any]] = field(default_factory=list)
+    #: What was played, and when it began and ended.
+    played: list[tuple[str, float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, status: int, what: str, took: float, request: str = "") -> None:
@@ -142,46 +148,109 @@ class Tally:
         return sum(self.statuses.values())
 
 
-def read_on(endpoint: str, done: Any, answers: Any) -> None:
-    """Read as a second user until `done`; send the seconds of every read."""
-    seconds: list[float] = []
+def read_on(endpoint: str, folder: str, done: Any, answers: Any) -> None:
+    """Read as a second user until `done`; send how long every read took, and when it began.
+
+    Between the reads, time the machine itself: a server that does nothing, and a synced file.
+    """
+    nothing, server = _null_server(), _server_of(os.getppid())
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     wrong: Counter[str] = Counter()
-    with httpx.Client(base_url=endpoint, timeout=120) as client:
+    with httpx.Client(timeout=120) as client:
         while not done.is_set():
-            for address in READ:
-                begun = time.monotonic()
+            for address in (*(f"{endpoint}{path}" for path in READ), nothing):
+                begun, waited = time.monotonic(), _waited(server)
                 try:
-                    answer = client.get(address)
-                    if answer.status_code != 200:
-                        wrong[f"{answer.status_code} {address}"] += 1
+                    if client.get(address).status_code != 200:
+                        wrong[address] += 1
                 except httpx.HTTPError as error:
                     wrong[f"{type(error).__name__} {address}"] += 1
-                seconds.append(time.monotonic() - begun)
+                name = "nothing" if address == nothing else "reads"
+                took = time.monotonic() - begun
+                times[name].append((took, begun))
+                if name == "reads":
+                    lost = max(after - waited.get(n, after) for n, after in _waited(server).items())
+                    times["reads, less waiting for a core"].append((max(0, took - lost), begun))
                 done.wait(_PAUSE)
-    answers.put((seconds, dict(wrong)))
+            begun = time.monotonic()
+            with (Path(folder) / "synced").open("wb") as file:
+                file.write(b"x")
+                file.flush()
+                os.fsync(file.fileno())
+            times["synced file"].append((time.monotonic() - begun, begun))
+    answers.put((dict(times), dict(wrong)))
+
+
+def _server_of(parent: int) -> int:
+    """Return the process that serves, which `parent` has started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return next(
+        int(child)
+        for child in children
+        if "usermirrorer.hub.server" in Path(f"/proc/{child}/cmdline").read_text()
+    )
+
+
+def _waited(process: int) -> dict[str, float]:
+    """Return how many seconds each thread of a process could run and had no core."""
+    waited = {}
+    for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            waited[thread.parent.name] = int(thread.read_text().split()[1]) / 1e9
+    return waited
+
+
+def _null_server() -> str:
+    """Start a server that answers nothing to everybody; return its address."""
+
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/"
 
 
 @contextlib.contextmanager
-def second_user(endpoint: str, report: dict[str, Any]) -> Iterator[None]:
+def second_user(endpoint: str, tally: Tally, report: dict[str, Any]) -> Iterator[None]:
     """Read in a process of its own during the block; add what it saw to `report`."""
     context = multiprocessing.get_context("spawn")
     done, answers = context.Event(), context.Queue()
-    reader = context.Process(target=read_on, args=(endpoint, done, answers))
-    reader.start()
-    try:
-        yield
-    finally:
-        done.set()
-        seconds, wrong = answers.get(timeout=300)
-        reader.join()
-    seconds.sort()
-    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-    report["reads"] = {
-        "number": len(seconds),
-        **{name: round(seconds[int(part * len(seconds))], 3) for name, part in places.items()},
-        "most": round(seconds[-1], 3),
-        "refused": wrong,
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        reader = context.Process(target=read_on, args=(endpoint, folder, done, answers))
+        reader.daemon = True
+        reader.start()
+        try:
+            yield
+        finally:
+            done.set()
+            times, wrong = answers.get(timeout=300)
+            reader.join()
+    report |= {name: _spread([took for took, _ in rows]) for name, rows in times.items()}
+    report["refused reads"] = wrong
+    report["played during reads of over a second"] = Counter(
+        name
+        for took, begun in times["reads"]
+        if took >= 1
+        for name, start, end in tally.played
+        if start < begun + took and begun < end
+    ).most_common(20)
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Return the number of times, and those that so many percent of them do not exceed."""
+    seconds = sorted(seconds)
+    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
+    at = {name: min(len(seconds) - 1, int(part * len(seconds))) for name, part in places.items()}
+    return {"number": len(seconds), **{name: round(seconds[n], 3) for name, n in at.items()}}
 
 
 def fuzz(world: worlds.World, tally: Tally, requests: int, seconds: float, seed: int) -> None:
@@ -232,10 +301,10 @@ def restore(world: worlds.World) -> None:
 
 def corpus(world: worlds.World, tally: Tally, seconds: float) -> None:
     """Play the corpus until the time is over, four entries at a time."""
-    from tests.hub.attacks import corpus as entries
+    from tests.hub.attacks.play import endless
 
     end, lock = time.monotonic() + seconds, threading.Lock()
-    attacks = entries.endless(world)
+    attacks = endless(world)
     rounds = Counter[str]()
 
     def play(_: int) -> None:
@@ -245,10 +314,11 @@ def corpus(world: worlds.World, tally: Tally, seconds: float) -> None:
                 rounds[name.partition(":")[0]] += 1
                 if sum(rounds.values()) % 500 == 0:
                     print(f"{dict(rounds)}; {dict(sorted(tally.statuses.items()))}", flush=True)
-            begun = time.monotonic()
+            first = begun = time.monotonic()
             for status in attack():
                 tally.add(status, name, time.monotonic() - begun)
                 begun = time.monotonic()
+            tally.played.append((name, first, begun))
 
     _together(play, list(range(4)))
 
@@ -265,13 +335,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "hub") as hub:
         world = worlds.build(hub.endpoint, Path(folder) / "hub")
         begun = time.monotonic()
-        with second_user(hub.endpoint, report):
+        with second_user(hub.endpoint, tally, report):
             if options.what == "fuzz":
                 fuzz(world, tally, options.requests, options.seconds, options.seed)
             else:
                 corpus(world, tally, options.seconds)
         report["seconds"] = round(time.monotonic() - begun)
-        report["log"] = (Path(folder) / "hub" / "server.log").read_text(errors="replace")[-4000:]
+        report["log"] = (Path(folder) / "hub" / "server.log").read_text(errors="replace")[-20_000:]
     report |= {"requests": tally.total, "statuses": dict(sorted(tally.statuses.items()))}
     report |= {"failures": len(tally.failures), "slow": tally.slow[:50]}
     print(json.dumps(report, indent=1))
