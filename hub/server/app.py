@@ -31,7 +31,7 @@ from usermirrorer.hub.server import (
     turns,
     xet,
 )
-from usermirrorer.hub.server.access import HubError
+from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.store import Store
 from usermirrorer.hub.server.uvicorn_internals import Protocol, buffer_bodies, connection_limit
 
@@ -95,7 +95,7 @@ def _answer_errors(app: FastAPI) -> None:
     ):
         app.add_exception_handler(error, _handler(status, code))
     app.add_exception_handler(objects.OutsideRange, _outside)
-    for failure in (OSError, sqlite3.Error, pygit2.GitError, UserError):
+    for failure in (OSError, sqlite3.Error, pygit2.GitError, KeyError, UserError):
         app.add_exception_handler(failure, _not_stored)
     for no_value in (OverflowError, UnicodeError):  # numbers and texts that cannot be stored
         app.add_exception_handler(no_value, _no_value)
@@ -153,12 +153,28 @@ def _outside(request: Request, error: Exception) -> Response:
 
 
 def _not_stored(request: Request, error: Exception) -> Response:
-    """Say that the disk is full or cannot be written; all else is a failure of the server."""
+    """Say that the disk is full or cannot be written, or that a repository was deleted meanwhile.
+
+    All else is a failure of the server.
+    """
     if isinstance(error, UserError):  # accounts that are missing or broken by now
         return error_response(request, HubError(503, error.what))
+    if not isinstance(error, sqlite3.Error) and _is_gone(request):
+        return error_response(request, HubError(404, "Repository not found", "RepoNotFound"))
     if not (why := disk.refusal(error)):
         raise error
     return error_response(request, HubError(507, why))
+
+
+def _is_gone(request: Request) -> bool:
+    """Say whether a request names a repository that is not, or no longer, there."""
+    named, store = request.path_params, store_of(request)
+    if "repo_id" in named:
+        return not store.repos("id = ?", (named["repo_id"],))
+    if "name" not in named:
+        return False
+    kind = str(named.get("kinds", "models")).removesuffix("s")
+    return store.find(kind, named["namespace"], named["name"]) is None
 
 
 def configuration(

@@ -86,7 +86,8 @@ class Incoming:
             raise WrongContent(f"content has SHA-256 {self.digest.hexdigest()}, not {self.oid}")
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        for parent in (self.target.parent.parent, self.target.parent):
+            parent.mkdir(exist_ok=True)  # those above are gone if the repository is: leave them so
         Path(self.file.name).replace(self.target)
         for parent in (self.target.parent, *self.target.parents[1:3]):
             disk.sync_folder(parent)

@@ -94,7 +94,8 @@ def _spool(request: Request, repo_id: int, day: int) -> tuple[Repo, Path]:
     if not repos:
         raise HubError(404, "Repository not found", "RepoNotFound")
     spool = store.folder(repos[0]) / "xet" / str(day)
-    spool.mkdir(parents=True, exist_ok=True)
+    for folder in (spool.parent, spool):
+        folder.mkdir(exist_ok=True)
     return repos[0], spool
 
 

@@ -78,7 +78,7 @@ def _yaml(world: World, row: dict[str, object]) -> Iterator[int]:
 
 def _framed(world: World, text: str) -> Iterator[int]:
     url = httpx.URL(world.endpoint)
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+    with socket.create_connection((url.host, url.port or 80), timeout=300) as connection:
         received = b""
         with contextlib.suppress(OSError):
             connection.sendall(text.encode("latin-1"))
@@ -116,7 +116,7 @@ def _shard(world: World, shard: bytes) -> Iterator[int]:
         given = client.get("/api/models/eve/evil/xet-write-token/main").json()
         headers = {"Authorization": f"Bearer {given['accessToken']}"}
         yield httpx.post(
-            f"{given['casUrl']}/v1/shards", content=shard, headers=headers, timeout=60
+            f"{given['casUrl']}/v1/shards", content=shard, headers=headers, timeout=300
         ).status_code
 
 

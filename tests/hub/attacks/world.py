@@ -64,11 +64,9 @@ class World:
             return {"Authorization": f"Bearer {self.tokens[actor]}"}
         return {}
 
-    def client(self, actor: str, timeout: float = 60) -> httpx.Client:
+    def client(self, actor: str, timeout: float = 300) -> httpx.Client:
         """Return a client of this actor."""
-        return httpx.Client(
-            base_url=self.endpoint, headers=self.headers(actor), timeout=timeout, verify=False
-        )
+        return httpx.Client(base_url=self.endpoint, headers=self.headers(actor), timeout=timeout)
 
 
 #: Everybody; those of the organisation first.
