@@ -20,8 +20,8 @@ from usermirrorer.hub.server.records import KINDS, Repo, valid_name
 
 #: In a folder: its record; that this was not yet committed; that it is gone.
 DESCRIPTION, UNBORN, GONE = "repo.json", "unborn", "gone"
-#: Of a folder's name, once its record is about to go.
-DELETED = ".deleted-"
+#: Of a folder's name, once its record is about to go; and before it says what it is, or after.
+DELETED, NAMELESS = ".deleted-", ".nameless-"
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _LIMIT = 1 << 16
 
@@ -101,9 +101,12 @@ def compare(root: Path, records: Iterable[Repo], gone: Collection[int] = ()) -> 
     folders = numbered(repos)
     deleted: dict[int, Path] = {}
     for path in sorted(repos.iterdir()) if repos.is_dir() else ():
-        number = path.name.removeprefix(DELETED)
-        if path.name.startswith(DELETED) and _NUMBER.fullmatch(number) and path.is_dir():
+        number = number_of(path)
+        hidden = number != path.name and _NUMBER.fullmatch(number) and path.is_dir()
+        if hidden and path.name.startswith(DELETED):
             deleted[int(number)] = path
+        elif hidden and _is_remainder(path):
+            yield Finding(DEAD, str(path), "was being made or erased when the server was killed")
         elif not _NUMBER.fullmatch(path.name) or not path.is_dir():
             yield Finding(STRAY, str(path), "is not a repository's folder: left alone")
     for key, folder in folders.items():
@@ -116,6 +119,12 @@ def compare(root: Path, records: Iterable[Repo], gone: Collection[int] = ()) -> 
     for key, repo in by_id.items():
         if key not in folders and not (key in deleted and _whole(deleted[key])):
             yield Finding(NO_FOLDER, str(repos / str(key)), f"is missing: {_name(repo)}")
+
+
+def _is_remainder(folder: Path) -> bool:
+    """Say whether a nameless folder is ours: it says so, or has at most begun to, or is empty."""
+    begun = all(path.name.startswith(f".{UNBORN}.") for path in folder.iterdir())
+    return begun or marked(folder, UNBORN)
 
 
 def _of_folder(folder: Path, record: Repo | None) -> Iterator[Finding]:
@@ -149,7 +158,7 @@ def _of_deleted(folder: Path, recorded: bool) -> Finding:
         return Finding(UNDELETED, str(folder), "was to be deleted when the server was killed")
     if _whole(folder):
         return Finding(NO_RECORD, str(folder), f"was to be deleted, and is whole: {folder.name}")
-    if marked(folder, GONE):
+    if marked(folder, GONE) or not any(folder.iterdir()):
         return Finding(DEAD, str(folder), "was deleted, and its erasing had begun")
     return Finding(STRAY, str(folder), "does not say what it is: left alone")
 
@@ -174,11 +183,29 @@ def marked(folder: Path, marker: str) -> bool:
 
 
 def _mark(folder: Path, marker: str) -> bytes:
-    return f"usermirrorer hub: {folder.name.removeprefix(DELETED)} is {marker}\n".encode()
+    return f"usermirrorer hub: {number_of(folder)} is {marker}\n".encode()
+
+
+def number_of(folder: Path) -> str:
+    """Return what a folder is called when it has not stepped aside, nor just come into being."""
+    return folder.name.removeprefix(DELETED).removeprefix(NAMELESS)
+
+
+def make(folder: Path) -> None:
+    """Make a folder that says from the first moment on that it is unborn."""
+    new = folder.with_name(f"{NAMELESS}{folder.name}")
+    new.mkdir()
+    mark(new, UNBORN)
+    new.rename(folder)
 
 
 def erase(folder: Path, marker: str) -> None:
-    """Remove a folder, its mark last: a kill in between leaves one that still says what it is."""
+    """Remove a folder, its mark last: a kill in between leaves one that still says what it is.
+
+    Empty, its name alone says so.
+    """
+    if not folder.name.startswith("."):
+        folder = folder.rename(folder.with_name(f"{NAMELESS}{folder.name}"))
     for path in folder.iterdir():
         if path.name == marker:
             continue

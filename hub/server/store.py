@@ -167,7 +167,7 @@ class Store:
             except sqlite3.IntegrityError:
                 return None
             folder = self.folder(repo)
-            folder.mkdir()
+            folders.make(folder)
             try:
                 _fill(folder, repo)
                 db.commit()
@@ -243,7 +243,7 @@ def _free_number(db: sqlite3.Connection, root: Path) -> int:
     """Return an id that no repository has, had, or has a folder of (whatever the records say)."""
     db.execute("delete from repos where 0")  # takes the right to write: two never get the same
     last = db.execute("select seq from sqlite_sequence where name = 'repos'").fetchone()
-    names = (path.name.removeprefix(folders.DELETED) for path in (root / "repos").iterdir())
+    names = (folders.number_of(path) for path in (root / "repos").iterdir())
     numbers = (int(name) for name in names if name.isdecimal() and len(name) < 18)
     return max(last["seq"] if last else 0, *numbers, 0) + 1
 
@@ -252,7 +252,6 @@ def _fill(folder: Path, repo: Repo) -> None:
     """Make all that is in the folder of a new repository."""
     from usermirrorer.hub.server import history
 
-    folders.mark(folder, folders.UNBORN)
     for part in ("lfs", "incoming"):
         (folder / part).mkdir()
     history.create(folder / "git", repo.namespace)

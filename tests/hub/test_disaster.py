@@ -162,7 +162,7 @@ def test_what_is_not_ours_is_left_alone_and_told(tmp_path, caplog):
     strangers = [
         *("notes.txt", "photos/a.jpg", "repos/README", "repos/photos/2024/a.jpg", "repos/7"),
         *("repos/2024/a.jpg", "repos/.hidden", "repos/007/git/x", "repos/.deleted-9/mine"),
-        "repos/8/unborn",
+        *("repos/8/unborn", "repos/.nameless-5/mine", "repos/.nameless-x/.unborn.1"),
     ]
     for name in strangers:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +193,12 @@ def test_a_kill_during_creation_deletion_and_renaming_is_finished_at_the_start(t
     shutil.copytree(repos / "3", repos / ".deleted-8")  # deletion: after it
     folders.mark(repos / ".deleted-8", folders.GONE)
     (repos / ".deleted-8" / "repo.json").unlink()
+    (repos / ".nameless-10").mkdir()  # creation: at its very beginning
+    (repos / ".nameless-11").mkdir()
+    (repos / ".nameless-11" / ".unborn.x1y2").write_text("usermirr")
+    (repos / ".deleted-12").mkdir()  # deletion: at its very end
+    shutil.copytree(repos / "9", repos / ".nameless-13")  # an unborn one is erased
+    folders.mark(repos / ".nameless-13", folders.UNBORN)
     shutil.copytree(repos / "3", repos / ".deleted-7")  # deletion: just after it
     with sqlite3.connect(tmp_path / "hub.sqlite") as db:
         db.execute("insert into gone values (7)")

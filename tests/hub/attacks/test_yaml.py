@@ -104,22 +104,21 @@ def test_listings_of_long_cards_read_none_of_them(owner, stranger, read_meanwhil
 
 
 def test_cards_are_read_at_commit_and_not_at_listings(tmp_path: Path):
-    from usermirrorer.hub.server import cards, history
-
-    (tmp_path / "repo").mkdir()
-    git = tmp_path / "repo" / "git"
-    history.create(git, "ann")
-    blob = history.write_blob(git, b"---\nlicense: mit\n---\n")
-    history.commit(
-        git, "main", [history.Change("put", "README.md", blob)], author="ann", message="x"
-    )
-    repo = history.open_(git)
-    commit_ = history.resolve(repo, "main")
-    assert cards.listed_card(repo, commit_) == {
-        "card": {"license": "mit"},
-        "tags": ["license:mit"],
+    """What was kept at the commit is what a server that starts afterwards lists, and no other."""
+    root = tmp_path / "hub"
+    with running(root) as hub, sign_in(hub) as client:
+        body = {"name": "m", "type": "model"}
+        client.post("/api/repos/create", json=body).raise_for_status()
+        files = {"README.md": "---\nlicense: mit\nlibrary_name: read\n---\n"}
+        assert commit(client, "models/usermirrorer/m", files).status_code == 200
+    (kept,) = root.glob("repos/*/derived/listed-*.json")
+    listed = json.loads(kept.read_text())
+    assert listed == {
+        "card": {"license": "mit", "library_name": "read"},
+        "tags": ["license:mit", "read"],
     }
-    kept = sorted(path.name for path in (tmp_path / "repo" / "derived").iterdir())
-    assert kept == [f"card-{blob}.json", f"listed-{blob}.json"]
-    (tmp_path / "repo" / "derived" / f"card-{blob}.json").write_text('{"license": "kept"}')
-    assert cards.card_data(repo, commit_)["license"] in ("kept", "mit")
+    kept.write_text(json.dumps({**listed, "tags": ["kept"]}))
+    with running(root) as hub, httpx.Client(base_url=hub.endpoint) as client:
+        (row,) = client.get("/api/models?full=1").json()
+        assert row["tags"] == ["kept"]  # the card itself was not read again
+        assert client.get("/api/models/usermirrorer/m").json()["tags"] == ["license:mit", "read"]

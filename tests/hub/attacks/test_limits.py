@@ -1,0 +1,173 @@
+"""Promises: what costs much is refused at once or done in turn; others' reads stay fast."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import Request
+
+from tests.hub.attacks import bombs
+from tests.hub.attacks.conftest import sign_in
+from tests.hub.attacks.corpus import JSON_ADDRESSES, commit, entries, text_of
+from tests.hub.test_backup import put
+from usermirrorer.hub.server import preview, turns
+from usermirrorer.hub.server.access import HubError
+
+BOARD = "datasets/usermirrorer/board"
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "form"])
+@pytest.mark.parametrize("number", [10_001, 100_000, 700_000])
+def test_questions_about_many_paths_are_refused_at_once(
+    owner, stranger, read_meanwhile, number, as_json
+):
+    content, kind = bombs.many_paths(number, as_json=as_json)
+    with read_meanwhile() as seconds:
+        start = time.monotonic()
+        answer = stranger.post(
+            f"/api/{BOARD}/paths-info/main", content=content, headers={"Content-Type": kind}
+        )
+        took = time.monotonic() - start
+    assert answer.status_code in (400, 413), answer.text[:200]
+    assert took < 3
+    assert max(seconds) < 1
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "form"])
+def test_as_many_paths_as_are_allowed_hold_nobody_up(owner, stranger, read_meanwhile, as_json):
+    for number, expand in ((10_000, False), (1000, True)):
+        content, kind = bombs.many_paths(number, as_json=as_json, expand=expand)
+        with read_meanwhile() as seconds:
+            answer = stranger.post(
+                f"/api/{BOARD}/paths-info/main", content=content, headers={"Content-Type": kind}
+            )
+        assert answer.status_code == 200, answer.text[:200]
+        assert max(seconds) < 1
+    too_many, kind = bombs.many_paths(1001, as_json=as_json, expand=True)
+    answer = stranger.post(
+        f"/api/{BOARD}/paths-info/main", content=too_many, headers={"Content-Type": kind}
+    )
+    assert answer.status_code == 413
+
+
+def test_questions_about_many_objects_are_refused(owner, stranger):
+    content, kind = bombs.many_objects(10_001)
+    for path in (f"/{BOARD}.git/info/lfs/objects/batch",):
+        answer = stranger.post(path, content=content, headers={"Content-Type": kind})
+        assert answer.status_code == 413
+
+
+def test_writes_of_one_repository_wait_in_a_queue_with_an_end(monkeypatch):
+    """Those that find it full are told so, and when to come again; so are those that wait long."""
+    monkeypatch.setattr(turns, "PATIENCE", 0.3)
+    app = SimpleNamespace(state=SimpleNamespace(repositories=turns.Repositories()))
+    request = cast(Request, SimpleNamespace(app=app))
+    done = threading.Event()
+
+    async def write(repository: int) -> Any:
+        try:
+            return await turns.alone(request, repository, done.wait, 5)
+        except HubError as error:
+            return error
+
+    async def all_of_them() -> list[Any]:
+        writes = [asyncio.create_task(write(1)) for _ in range(turns.WAITING_FOR_REPOSITORY + 3)]
+        await asyncio.sleep(0.05)
+        other = await asyncio.wait_for(turns.alone(request, 2, lambda: "at once"), 1)
+        assert other == "at once"  # another repository has a queue of its own
+        await asyncio.sleep(0.5)
+        done.set()
+        return await asyncio.gather(*writes)
+
+    answers = asyncio.run(all_of_them())
+    assert answers[0] is True
+    refused = [answer for answer in answers if isinstance(answer, HubError)]
+    assert {answer.status for answer in refused} == {503}
+    assert all(answer.headers["Retry-After"] == "5" for answer in refused)
+    assert sum("writes" in answer.message for answer in refused) == 2  # found it full
+    assert len(refused) == len(answers) - 1  # and the others waited too long
+    queues = app.state.repositories
+    assert not queues.waiting and not queues.locks
+
+
+def test_a_full_queue_of_commits_is_told_over_http(hub, owner, read_meanwhile):
+    """Many commits at once: each is made, or told to come again, and others read meanwhile."""
+    statuses: list[int] = []
+
+    def push(number: int) -> None:
+        with sign_in(hub) as client:
+            files = {f"{number}/{n}": f"{number} {n}" for n in range(100)}
+            statuses.append(commit(client, "datasets/usermirrorer/d", files).status_code)
+
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(40)]
+    with read_meanwhile():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) <= {200, 503}
+    listed = owner.get("/api/datasets/usermirrorer/d/tree/main").json()
+    made = sum(row["path"].isdecimal() for row in listed)
+    assert made == statuses.count(200) > 0  # who was sent away changed nothing
+
+
+def test_a_table_of_20_000_columns_costs_a_page_little(hub, owner, stranger, read_meanwhile):
+    owner.post("/api/repos/create", json={"name": "wide", "type": "dataset"}).raise_for_status()
+    put(owner, "usermirrorer/wide", "w", "x", bombs.wide_table(20_000))
+    many = "".join(f"- {{config_name: c{n}, data_files: [{{path: w.bin}}]}}\n" for n in range(60))
+    card = f"---\nconfigs:\n{many}---\n# Wide\n".replace("w.bin", "w.parquet")
+    repo = "datasets/usermirrorer/wide"
+    assert commit(owner, repo, {"README.md": card}).status_code == 200
+    move_to_parquet(owner, repo)
+    with read_meanwhile() as seconds:
+        pages = [stranger.get("/datasets/usermirrorer/wide") for _ in range(4)]
+    assert {page.status_code for page in pages} == {200}
+    assert max(seconds) < 1
+    assert "column-19999" not in pages[-1].text
+
+
+def move_to_parquet(client: httpx.Client, repo: str) -> None:
+    """Give the large file `w.bin` the name that previews look for."""
+    row = client.post(f"/api/{repo}/paths-info/main", json={"paths": ["w.bin"]}).json()[0]
+    value = {"path": "w.parquet", "oid": row["lfs"]["oid"], "size": row["size"]}
+    lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "lfsFile", "value": value}]
+    content = "\n".join(map(json.dumps, lines))
+    client.post(f"/api/{repo}/commit/main", content=content).raise_for_status()
+
+
+def test_a_wide_table_is_read_once_and_shown_in_part(tmp_path, monkeypatch):
+    path = tmp_path / "wide.parquet"
+    path.write_bytes(bombs.wide_table(20_000))
+    started = []
+    real = preview.subprocess.run
+    monkeypatch.setattr(
+        preview.subprocess, "run", lambda *a, **k: (started.append(1), real(*a, **k))[1]
+    )
+    tables = [preview.first_rows((path,), 5, 240) for _ in range(8)]
+    deadline = time.monotonic() + 60
+    while tables[-1] == [None] and time.monotonic() < deadline:  # on a machine with much to do
+        tables.append(preview.first_rows((path,), 5, 240))
+    assert len(tables[-1][0]["columns"]) == 50
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("row", entries("json"))
+def test_odd_json_is_refused_or_taken_and_never_a_failure(hub, owner, row):
+    content = text_of(row).encode("utf-8", "surrogatepass")
+    for address in JSON_ADDRESSES:
+        for kind in ("application/json", "application/x-www-form-urlencoded"):
+            answer = owner.post(
+                address.replace("lab/open", "usermirrorer/d"),
+                content=content,
+                headers={"Content-Type": kind},
+            )
+            assert answer.status_code < 500, (address, answer.text[:500])
+            json.loads(answer.content.decode())  # what comes back can be read
+    assert owner.get("/api/datasets/usermirrorer/d/refs").status_code == 200
