@@ -121,7 +121,7 @@ def _train(job: Job, plan: Plan, facts: Row, environment: dict[str, str]) -> Row
 def _evaluate(
     job: Job, plan: Plan, models: Row, release: Row, environment: dict[str, str]
 ) -> list[Row]:
-    """Score by `lm_eval`: base and simulator directly, the trained ones with a decision process.
+    """Score by `lm_eval`: base and simulator directly, what SFT and DPO made with decisions.
 
     Each ablation asks for every scene once more. So the simulator alone is asked without the
     history, with another's and on placebo scenes: it is the one that has to show taste.
@@ -130,7 +130,7 @@ def _evaluate(
 
     direct = {f"usermirror-direct_{plan.source}": plan.test_scenes}
     decision = {f"usermirror_{plan.source}": plan.decision_test_scenes}
-    tasks = {"base": direct, "simulator": direct | decision, "sft": decision, "dpo": decision}
+    tasks = {"base": direct, "simulator": direct, "sft": decision, "dpo": decision}
     rows: list[Row] = []
     for name, model in models.items():
         output = job.out / "scores" / name

@@ -180,7 +180,7 @@ def _show_learnt(job: Job, plan: Plan, learnt: Row) -> None:
 def _show_decisions(job: Job, plan: Plan, scores: list[Row]) -> None:
     task = f"usermirror_{plan.source}"
     told = []
-    for name in ("simulator", "sft", "dpo"):
+    for name in ("sft", "dpo"):
         row = next(
             (r for r in scores if (r["model"], r["task"], r["metric"]) == (name, task, "acc")), None
         )

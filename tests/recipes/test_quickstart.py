@@ -103,7 +103,7 @@ def test_scores_of_all_models_stand_beside_baselines_and_ablations(finished):
     rows = storage.read_json(finished[0] / "summary.json")["scores"]
     tasks = {
         "base": ["usermirror-direct_movielens"],
-        "simulator": ["usermirror-direct_movielens", "usermirror_movielens"],
+        "simulator": ["usermirror-direct_movielens"],
         "sft": ["usermirror_movielens"],
         "dpo": ["usermirror_movielens"],
     }
