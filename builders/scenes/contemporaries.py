@@ -2,13 +2,15 @@
 
 A target is what a user took at a time. The others are drawn by the same rule from what
 contemporaries took: train users' first interactions with items, the last `window` of them strictly
-before the scene. Two things would still mark the target, and are taken out:
+before the scene. Three things would still mark the target, and are taken out:
 
 * Items are drawn in proportion to how often they stand in the window, and a drawn item counts its
-  own occurrence there, which a target does not: items taken once would be drawn too often. So an
-  item's first occurrence in the window is passed over with probability `discount`, the value for
-  which drawn items stand there once as often as targets do (the discount of Pitman-Yor's
-  predictive rule, fitted to the data).
+  own occurrence there, which a target does not: what was taken once would be drawn too often.
+* What the person takes soon after the scene is no wrong answer, and that is more often something
+  that many take: what is left would be less popular than targets are.
+
+  Both are met by keeping a drawn item with a probability that depends on how often it was taken in
+  the window, and how often ever before, fitted so that both are of what is drawn as of targets.
 * Scenes take at most `cap` behaviors of a user, so that few people with many behaviors do not make
   up a split; contemporaries' interactions are weighted by the same cap.
 """
@@ -23,9 +25,12 @@ import numpy as np
 from usermirrorer.builders.scenes import exposure, random_numbers
 from usermirrorer.builders.scenes.feedback import FirstTimes, Log
 
-_ROUNDS, _DRAWS = 12, 64  # of draws until a scene is given up, and how many each
-_SAMPLED = 64  # windows that the discount is fitted on
-_MOST_DISCOUNT = 0.95
+_ROUNDS, _DRAWS = 48, 64  # of draws until a scene is given up, and how many each
+#: Most targets that `fit_kept` needs.
+SAMPLED = 4_000
+#: Classes of how often items stand in a window, the fewest targets of each, and steps of the fit.
+_CLASSES, _FEWEST, _STEPS = 16, 50, 60
+_LEAST_KEPT = 0.02
 DAY = 86_400
 
 
@@ -33,19 +38,20 @@ DAY = 86_400
 class Contemporaries:
     """First interactions of train users with items, in the order of time.
 
-    Shapes: `user`, `item`, `time`, `earlier` (place of the same item before, -1: none) [m];
-    `places` [m], sorted by item, then place; `mass_train`, `mass_test` [m + 1], summed weights of
-    the interactions before each place, for scenes of a split; `discounts` [2], of train and test.
+    Shapes: `user`, `item`, `time` [m]; `keys` [m], `item * m + place`, sorted; `mass_train`,
+    `mass_test` [m + 1], summed weights of the interactions before each place, for scenes of a
+    split; `edges` [2, 2, classes - 1] and `kept` [2, 2, classes], of train and test: see
+    `fit_kept`.
     """
 
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray
-    earlier: np.ndarray
-    places: np.ndarray
+    keys: np.ndarray
     mass_train: np.ndarray
     mass_test: np.ndarray
-    discounts: np.ndarray
+    edges: np.ndarray
+    kept: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays by name, so that processes can share them."""
@@ -60,9 +66,13 @@ class Contemporaries:
         """Return the summed weights for scenes of a split."""
         return self.mass_train if split == "train" else self.mass_test
 
-    def discount(self, split: str) -> float:
-        """Return the probability of passing over an item's first occurrence in a window."""
-        return float(self.discounts[0 if split == "train" else 1])
+    def keeps(
+        self, split: str, items: np.ndarray, start: np.ndarray, end: np.ndarray
+    ) -> np.ndarray:
+        """Return the probability of keeping items drawn between two places (all of one shape)."""
+        row = 0 if split == "train" else 1
+        classes = _classes(_often(self, items, start, end), self.edges[row])
+        return self.kept[row][0][classes[0]] * self.kept[row][1][classes[1]]
 
 
 @dataclass(frozen=True)
@@ -86,42 +96,42 @@ def gather(log: Log, rows: np.ndarray, train_user: np.ndarray) -> Contemporaries
     own = rows[train_user[log.user[rows]]]
     order = own[np.lexsort((log.item[own], log.user[own], log.time[own]))]
     item, count = log.item[order], len(order)
-    by_item = np.lexsort((np.arange(count), item))
-    earlier = np.full(count, -1)
-    same = item[by_item][1:] == item[by_item][:-1]
-    earlier[by_item[1:][same]] = by_item[:-1][same]
     mass = np.arange(count + 1, dtype=np.float64)
     return Contemporaries(
         user=log.user[order],
         item=item,
         time=log.time[order],
-        earlier=earlier,
-        places=by_item,
+        keys=np.sort(item.astype(np.int64) * count + np.arange(count)),
         mass_train=mass,
         mass_test=mass,
-        discounts=np.zeros(2),
+        edges=np.empty((2, 2, 0), np.int64),
+        kept=np.ones((2, 2, 1)),
     )
 
 
-def last_before(pool: Contemporaries, items: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the last place of each item before its end, -1 where there is none (all [n])."""
-    count = len(pool.item)
-    keys = pool.item[pool.places].astype(np.int64) * count + pool.places
-    nearest = np.searchsorted(keys, np.asarray(items, np.int64) * count + ends) - 1
-    place = pool.places[np.maximum(nearest, 0)] if count else np.zeros(len(items), np.int64)
-    there = (nearest >= 0) & (pool.item[place] == items) if count else np.zeros(len(items), bool)
-    return np.where(there, place, -1)
+def _standing(
+    pool: Contemporaries, items: np.ndarray, start: np.ndarray | int, end: np.ndarray
+) -> np.ndarray:
+    """Return how often each item stands between two places (all of one shape)."""
+    first = np.asarray(items, np.int64) * len(pool.item)
+    return np.searchsorted(pool.keys, first + end) - np.searchsorted(pool.keys, first + start)
 
 
-def known(
-    pool: Contemporaries, window: Window, items: np.ndarray, times: np.ndarray
+def _often(
+    pool: Contemporaries, items: np.ndarray, start: np.ndarray, end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Say which items stand in the window of their time, and which of them once (all [n])."""
-    start, end = window.of(pool, times)
-    place = last_before(pool, items, end)
-    inside = (place >= start) & (place >= 0)
-    once = inside & (pool.earlier[np.maximum(place, 0)] < start)
-    return inside, once
+    """Return how often items were taken between two places, and ever before the second."""
+    return _standing(pool, items, start, end), _standing(pool, items, 0, end)
+
+
+def _classes(taken: tuple[np.ndarray, np.ndarray], edges: np.ndarray) -> list[np.ndarray]:
+    """Return the class of each number, of both kinds."""
+    return [np.searchsorted(e, n, side="right") for n, e in zip(taken, edges, strict=True)]
+
+
+def often(pool: Contemporaries, window: Window, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return how often each item stands in the window of its time (all [n])."""
+    return _standing(pool, items, *window.of(pool, times))
 
 
 def cap(counts: np.ndarray, wanted: int) -> int:
@@ -155,13 +165,21 @@ def mass_of(pool: Contemporaries, counts: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate(([0.0], np.cumsum(each)))
 
 
-def fit_discount(
-    pool: Contemporaries, window: Window, mass: np.ndarray, items: np.ndarray, times: np.ndarray
-) -> float:
-    """Return the discount that makes drawn items stand once in the window as often as targets do.
+def fit_kept(
+    pool: Contemporaries,
+    window: Window,
+    mass: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray,
+    passed_over: PassedOver,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often items may be kept so that what is drawn was taken as often as targets were.
 
-    With weights A of interactions whose item stands in the window once, F of first occurrences and
-    T of all, drawn items stand once in a share (1 - d) A / (T - d F).
+    How often in the window, and how often ever before it ended: either alone would be seen. The
+    classes of each number hold equally many targets. Draws are made for every target, and the
+    probabilities raised or lowered in turn until the mean share of each class among what is kept is
+    its share among targets (iterative proportional fitting).
 
     Args:
         pool: The interactions.
@@ -169,23 +187,57 @@ def fit_discount(
         mass: Summed weights, see `mass_of`.
         items: Of targets, as often as they are to count, [n].
         times: Of the same targets, [n].
+        passed_over: Which items may not be options beside these targets.
+        rng: Draws.
+
+    Returns:
+        Edges of the classes of both numbers [2, `_CLASSES` - 1], and the factors of the probability
+        of keeping an item [2, `_CLASSES`].
     """
-    inside, once = known(pool, window, items, times)
-    if not inside.any():
-        return 0.0
-    share = once.sum() / inside.sum()
-    chosen = np.unique(np.linspace(0, len(times) - 1, _SAMPLED).astype(int))
-    alone = first = total = 0.0
-    for start, end in zip(*window.of(pool, np.sort(times)[chosen]), strict=True):
-        weights = np.diff(mass[start : end + 1])
-        begins = pool.earlier[start:end] < start
-        items_here = pool.item[start:end]
-        often = np.bincount(items_here, minlength=1)[items_here] if len(items_here) else items_here
-        alone += weights[often == 1].sum()
-        first += weights[begins].sum()
-        total += weights.sum()
-    below = alone - share * first
-    return float(np.clip((alone - share * total) / below, 0, _MOST_DISCOUNT)) if below > 0 else 0.0
+    edges = np.full((2, _CLASSES - 1), np.iinfo(np.int64).max)
+    kept = np.ones((2, _CLASSES))
+    start, end = window.of(pool, times)
+    if not len(items) or not (start < end).all():
+        return edges, kept
+    of_targets = _often(pool, items, start, end)
+    for row, taken in zip(edges, of_targets, strict=True):
+        inner = _inner_edges(taken)
+        row[: len(inner)] = inner
+    drawn = pool.item[_places(mass, start, end, rng.random((len(items), _DRAWS)))]
+    allowed = ~passed_over(np.arange(len(items)), drawn)
+    some = allowed.any(axis=1)
+    drawn_often = _often(pool, drawn, start[:, None], end[:, None])
+    of_drawn = [of[some] for of in _classes(drawn_often, edges)]
+    wanted = [
+        np.bincount(of, minlength=_CLASSES) / len(items) for of in _classes(of_targets, edges)
+    ]
+    return edges, _raked(allowed[some].astype(float), of_drawn, wanted) if some.any() else kept
+
+
+def _raked(weights: np.ndarray, of_drawn: list[np.ndarray], wanted: list[np.ndarray]) -> np.ndarray:
+    """Return factors of the classes of both numbers by which drawn items get the wanted shares.
+
+    Args:
+        weights: 1 of what may stand beside the target, else 0, [n, draws].
+        of_drawn: Class of what was drawn, for each number, [n, draws].
+        wanted: Share of each class, for each number, [`_CLASSES`].
+    """
+    kept = np.ones((2, _CLASSES))
+    for step in range(2 * _STEPS):
+        each = weights * kept[0][of_drawn[0]] * kept[1][of_drawn[1]]
+        each /= each.sum(axis=1, keepdims=True)
+        which = step % 2
+        now = np.bincount(of_drawn[which].ravel(), each.ravel(), minlength=_CLASSES) / len(each)
+        raised = kept[which] * np.divide(wanted[which], now, out=np.ones(_CLASSES), where=now > 0)
+        kept[which] = np.clip(raised / raised[now > 0].max(), _LEAST_KEPT, 1.0)
+    return kept
+
+
+def _inner_edges(taken: np.ndarray) -> np.ndarray:
+    """Return where classes of equally many begin, but for the first."""
+    parts = min(_CLASSES, max(len(taken) // _FEWEST, 1))
+    edges = np.quantile(taken, np.arange(1, parts) / parts, method="higher")
+    return np.unique(edges[edges > taken.min()])
 
 
 def draw(
@@ -245,17 +297,24 @@ def _drawn(
 
     Args:
         pool: The interactions.
-        split: Whose weights and discount count.
+        split: Whose weights and probabilities count.
         start: First place of each window [b].
         end: Place behind its last [b].
-        numbers: Uniform [b, 2 * draws]: which interaction, and whether a first one is kept.
+        numbers: Uniform [b, 2 * draws]: which interaction, and whether it is kept.
     """
-    mass, draws = pool.mass(split), numbers.shape[1] // 2
+    draws = numbers.shape[1] // 2
+    item = pool.item[_places(pool.mass(split), start, end, numbers[:, :draws])]
+    kept = numbers[:, draws:] < pool.keeps(split, item, start[:, None], end[:, None])
+    return np.where(kept, item, -1).astype(np.int64)
+
+
+def _places(
+    mass: np.ndarray, start: np.ndarray, end: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """Return places of interactions in the windows, drawn by weight by uniform numbers [b, n]."""
     low, high = mass[start][:, None], mass[end][:, None]
-    place = np.searchsorted(mass, low + numbers[:, :draws] * (high - low), side="right") - 1
-    place = np.clip(place, start[:, None], end[:, None] - 1)
-    kept = (pool.earlier[place] >= start[:, None]) | (numbers[:, draws:] >= pool.discount(split))
-    return np.where(kept, pool.item[place], -1).astype(np.int64)
+    place = np.searchsorted(mass, low + numbers * (high - low), side="right") - 1
+    return np.clip(place, start[:, None], end[:, None] - 1)
 
 
 @dataclass(frozen=True)

@@ -198,20 +198,23 @@ def _with_pool(world: World, chosen: Targets, pool: Contemporaries) -> World:
     alike = pool if config.exposure == "exchangeable" else None
     kept = targets.eligible(chosen, world.visible_from, alike, window)
     world = _cut(replace(world, targets=kept))
-    masses, discounts = [], []
-    for split in targets.SPLITS:
+    masses, fits = [], []
+    for number, split in enumerate(targets.SPLITS):
         most = world.most_per_user(split)
         # Contemporaries are train users: what they would give if this split were theirs.
         side = targets.on_side(kept, split, world.cut)
         theirs = np.flatnonzero(side & world.train_user[kept.user])
         counts = np.bincount(kept.user[theirs], minlength=world.log.users)
-        mass = contemporaries.mass_of(pool, counts, most)
+        masses.append(contemporaries.mass_of(pool, counts, most))
         like = targets.at_most(kept, theirs, most, config.seed, split)
-        masses.append(mass)
-        discounts.append(
-            contemporaries.fit_discount(pool, window, mass, kept.item[like], kept.time[like])
+        batch = kept.take(like[: contemporaries.SAMPLED])
+        rule = world.passed_over(batch, config.later_days)
+        rng = np.random.default_rng([config.seed, 4, number])
+        fits.append(
+            contemporaries.fit_kept(pool, window, masses[-1], batch.item, batch.time, rule, rng)
         )
-    pool = replace(pool, mass_train=masses[0], mass_test=masses[1], discounts=np.array(discounts))
+    edges, keep = (np.stack(arrays) for arrays in zip(*fits, strict=True))
+    pool = replace(pool, mass_train=masses[0], mass_test=masses[1], edges=edges, kept=keep)
     return replace(world, pool=pool)
 
 
