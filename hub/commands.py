@@ -74,6 +74,9 @@ def build_command(folder: Path, **options: Any) -> None:
     manifest = read_json(options["manifest"])
     if scenes:
         manifest["audit"] = _audit(scenes, placebo, options["allow_tells"])
+    paper = _splits(options, "paper_")
+    if paper:  # they are known to tell: that is reported, and stops nothing
+        manifest["audit_paper"] = _audit(paper, placebo_beside(paper), allow_tells=True)
     releases.write_release(
         folder,
         repo_id=options["repo_id"],
@@ -81,7 +84,7 @@ def build_command(folder: Path, **options: Any) -> None:
         preference=options["preference"],
         scenes=scenes,
         placebo=placebo,
-        paper=_splits(options, "paper_"),
+        paper=paper,
         manifest=manifest,
         assets={path.name: path for path in options["plots"]},
         redistributable=options["redistributable"],

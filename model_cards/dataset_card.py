@@ -73,11 +73,7 @@ def render(manifest: Mapping[str, Any], scored: Sequence[str] = ()) -> str:
         mode_texts=MODES,
         gaps=_gaps(domains),
         has_tells=audit.get("verdict", "tells" if audit.get("allowed_tells") else "") == "tells",
-        audit=list(_audit_rows(audit)),
-        verdicts=[
-            (name, one.get("verdict", ""), "; ".join(one.get("why", ())))
-            for name, one in audit.get("sources", {}).items()
-        ],
+        audits=[_audited(audit), _audited(manifest.get("audit_paper") or {})],
         means=statistics["pair_means_bits"],
         example_domain=next(iter(statistics["domains"]), ""),
         models=manifest.get("models", []),
@@ -115,6 +111,15 @@ def _gaps(domains: Mapping[str, Any]) -> str:
     }
     counts = {name: number for name, number in whole.items() if number}
     return tell_gaps(counts) if counts else ""
+
+
+def _audited(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of an audit's table and its verdicts, each with its reasons."""
+    verdicts = [
+        (name, one.get("verdict", ""), "; ".join(one.get("why", ())))
+        for name, one in audit.get("sources", {}).items()
+    ]
+    return {"rows": list(_audit_rows(audit)), "verdicts": verdicts}
 
 
 def _audit_rows(audit: Mapping[str, Any]) -> Iterator[dict[str, str]]:

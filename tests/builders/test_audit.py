@@ -458,6 +458,26 @@ def test_a_release_with_tells_is_refused_unless_they_are_allowed(
     assert "tell the answer" in text[:400]
 
 
+def test_the_papers_exposures_in_a_release_are_audited_too_and_stop_nothing(
+    release_build, folder, real, placebo, tmp_path
+):
+    for name, tables in (("paper_", real), ("placebo_paper_", placebo)):
+        for split, table in _central(tables).items():
+            mode = pa.array(["paper"] * len(table))
+            index = table.schema.get_field_index("exposure_mode")
+            table = table.set_column(index, table.schema.field(index), mode)
+            storage.write_table(folder / f"{name}{split}.parquet", table)
+    names = [f"--paper-{split}={folder / f'paper_{split}.parquet'}" for split in ("train", "test")]
+    ran = release_build(*names)
+    assert ran.exit_code == 0, ran.output
+    manifest = storage.read_json(tmp_path / "release" / "manifest.json")
+    assert manifest["audit"]["verdict"] == "holds"
+    assert manifest["audit_paper"]["verdict"] == "tells"
+    card = (tmp_path / "release" / "README.md").read_text()
+    ours, _, theirs = card.partition("Audit of the paper's exposures")
+    assert "**holds**" in ours and "**tells**" in theirs and "tell the answer" not in ours
+
+
 # Scenes that the builder made
 
 
