@@ -31,7 +31,12 @@ def make_dataset(job: Job, plan: Plan) -> Row:
     scenes = job.step(
         "scenes", [parts, only(plan, *_SCENES)], lambda: make_scenes(job, plan, parts)
     )
-    audit = job.step("audit", scenes["files"], lambda: _audit(job))
+    paper = job.step(
+        "the paper's exposures",
+        [parts, only(plan, *_SCENES)],
+        lambda: make_scenes(job, plan, parts, "paper"),
+    )
+    audit = job.step("audit", [scenes["files"], paper["files"]], lambda: _audit(job))
     simulator = job.step(
         "simulator",
         [scenes["files"], parts, only(plan, *_SIMULATOR)],
@@ -78,10 +83,11 @@ def get_parts(job: Job, plan: Plan) -> Row:
     }
 
 
-def make_scenes(job: Job, plan: Plan, parts: Row) -> Row:
+def make_scenes(job: Job, plan: Plan, parts: Row, exposure: str = "exchangeable") -> Row:
     """Raw files to canonical tables to train and test scenes, and their placebos.
 
-    No time cut: of the sample's few hundred users hardly any acted late enough to be tested on.
+    Those with the paper's exposures are published beside, for comparison; nothing is trained on
+    them. No time cut: of the sample's few hundred users hardly any acted late enough to be tested.
     """
     from usermirrorer.builders.raw.sources import get_source
     from usermirrorer.builders.scenes import pipeline
@@ -91,7 +97,7 @@ def make_scenes(job: Job, plan: Plan, parts: Row) -> Row:
     return pipeline.raw_to_scenes(
         get_source(plan.source),
         Path(parts["raw"]),
-        job.out / "scenes",
+        _scenes_folder(job, exposure),
         SceneConfig(
             plan.train_scenes,
             plan.test_scenes,
@@ -99,19 +105,27 @@ def make_scenes(job: Job, plan: Plan, parts: Row) -> Row:
             history=(low, high),
             train_others=(_OPTIONS, _OPTIONS),
             test_others=_OPTIONS,
+            exposure=exposure,
         ),
         embedder=parts["embedder"],
         bar=job.bar,
     )
 
 
-def _scene_files(job: Job, prefix: str = "") -> dict[str, Path]:
-    files = {s: job.out / "scenes" / f"{prefix}{s}.parquet" for s in ("train", "test")}
+def _scenes_folder(job: Job, exposure: str) -> Path:
+    return job.out / ("paper_scenes" if exposure == "paper" else "scenes")
+
+
+def _scene_files(job: Job, prefix: str = "", exposure: str = "exchangeable") -> dict[str, Path]:
+    folder = _scenes_folder(job, exposure)
+    files = {s: folder / f"{prefix}{s}.parquet" for s in ("train", "test")}
     return {split: path for split, path in files.items() if path.is_file()}
 
 
 def _audit(job: Job) -> Row:
     """`usermirrorer validate --audit`, whose answers go into the release and the summary.
+
+    The paper's exposures are audited too: they are known to tell, which stops nothing.
 
     Raises:
         UserError: if a promise is broken, or something else than the person tells the target.
@@ -130,6 +144,10 @@ def _audit(job: Job) -> Row:
     report = audit(real, placebo)
     assert_no_tells(report)
     storage.write_json(job.out / "audit.json", report)
+    as_printed = read_files(
+        _scene_files(job, exposure="paper"), _scene_files(job, "placebo_", "paper")
+    )
+    storage.write_json(job.out / "audit_paper.json", audit(*as_printed, allow_tells=True))
     storage.write_json(job.out / "baselines.json", hits_by_scene(real))
     (source,) = report["sources"].values()
     return {"verdict": source["verdict"], "why": source["why"], "baselines": source["baselines"]}
@@ -348,6 +366,7 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
         "model_check": {"scenes": strong["check_scenes"], **strong["check"]},
         "decisions": {role: facts["decided"][role] for role in ("weak", "strong")},
         "audit": storage.read_json(job.out / "audit.json"),
+        "audit_paper": storage.read_json(job.out / "audit_paper.json"),
     }
     figures = job.out / "figures"
     folder = releases.write_release(
@@ -357,6 +376,7 @@ def _release(job: Job, plan: Plan, parts: Row, facts: Row) -> Row:
         preference=job.out / "pairs.parquet",
         scenes=_scene_files(job),
         placebo=_scene_files(job, "placebo_"),
+        paper=_scene_files(job, exposure="paper"),
         manifest=manifest,
         assets={path.name: path for path in sorted(figures.glob("*.png"))},
         redistributable=get_source(plan.source).redistributable,

@@ -465,8 +465,8 @@ def test_the_papers_exposures_in_a_release_are_audited_too_and_stop_nothing(
         for split, table in _central(tables).items():
             mode = pa.array(["paper"] * len(table))
             index = table.schema.get_field_index("exposure_mode")
-            table = table.set_column(index, table.schema.field(index), mode)
-            storage.write_table(folder / f"{name}{split}.parquet", table)
+            printed = table.set_column(index, table.schema.field(index), mode)
+            storage.write_table(folder / f"{name}{split}.parquet", printed)
     names = [f"--paper-{split}={folder / f'paper_{split}.parquet'}" for split in ("train", "test")]
     ran = release_build(*names)
     assert ran.exit_code == 0, ran.output

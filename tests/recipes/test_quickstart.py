@@ -15,7 +15,7 @@ from datasets import load_dataset
 
 from tests.hub.validators import check_card, check_croissant
 from usermirrorer.builders import validate
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import published, storage
 from usermirrorer.recipes.job import Job
 from usermirrorer.recipes.quickstart import dataset
 from usermirrorer.recipes.quickstart.plan import Plan
@@ -97,6 +97,15 @@ def test_the_exposures_are_audited_and_the_release_says_so(finished):
     (source,) = manifest["audit"]["sources"].values()
     assert manifest["audit"]["verdict"] == source["verdict"] == "holds"
     assert {"no_history", "collaborative", "all_features"} <= source["placebo"].keys()
+
+
+def test_the_papers_exposures_are_a_configuration_of_the_release_with_an_audit_of_their_own(
+    finished,
+):
+    release = finished[0] / "release"
+    paper = published.read_rows(str(release), "paper", "test")
+    assert set(paper["exposure_mode"]) == {"paper"} and len(paper) == 12
+    assert storage.read_json(release / "manifest.json")["audit_paper"]["sources"]["movielens"]
 
 
 def test_scores_of_all_models_stand_beside_baselines_and_ablations(finished):
