@@ -187,15 +187,15 @@ def _drafts(scenes: pa.Table, stored: Tables, users: pl.Series) -> Drafts:
 def _places(values: pl.Series, among: pl.Series) -> np.ndarray:
     """Return the row of each value in a series without repetitions."""
     rows = pl.DataFrame({"value": among}).with_row_index("place")
-    found = pl.DataFrame({"value": values}).join(
+    places = pl.DataFrame({"value": values}).join(
         rows, on="value", how="left", maintain_order="left"
     )["place"]
-    if found.null_count():
+    if places.null_count():
         raise UserError(
-            f"the tables lack {found.null_count():,} users or items of the scenes",
+            f"the tables lack {places.null_count():,} users or items of the scenes",
             fix="Give the tables that the scenes were made from.",
         )
-    return found.to_numpy().astype(np.int64)
+    return places.to_numpy().astype(np.int64)
 
 
 def _events(scenes: pl.DataFrame, stored: Tables) -> np.ndarray:
