@@ -102,6 +102,10 @@ def _items(plan: Plan, item: str, *, every: bool) -> list[str]:
         raise UserError(
             f"no item is called {item!r}", fix=f"Choose from {', '.join(plan.items)}, {ALL}."
         )
+    if not plan.items[item].needs:
+        raise UserError(
+            f"has no steps at these values of scale {plan.scale}", where=item, fix="See --set."
+        )
     return [item]
 
 

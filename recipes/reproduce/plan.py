@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -171,15 +171,41 @@ def read(
             if name in described:
                 raise UserError(f"step {name!r} is described twice", where=path)
             described[name] = (path, row)
-    steps: dict[str, Step] = {}
-    commands = shared.get("commands", {})
     repeated = {n: _repeat(n, row, settings, p) for n, (p, row) in described.items()}
-    names = [one for several in repeated.values() for one in several]
-    for name, (path, row) in described.items():
-        for one, values in repeated[name].items():
-            steps[one] = _step(one, row, values, commands, names, path)
-    items = {n: _item(n, row, settings, repeated, folder) for n, row in _by_number(raw_items)}
+    steps = _made(described, repeated, shared.get("commands", {}))
+    items = {
+        name: _item(name, row, settings, list(steps), list(described), folder)
+        for name, row in _by_number(raw_items)
+    }
     return Plan(scale, settings, _ordered(steps, folder), items)
+
+
+class _AbsentError(UserError):
+    """A step that the plan describes, but not for the values that this scale lists."""
+
+
+def _made(
+    described: Mapping[str, tuple[Path, Row]],
+    repeated: Mapping[str, Mapping[str, Row]],
+    commands: Row,
+) -> dict[str, Step]:
+    """Return the steps, without those whose inputs the scale's lists leave out.
+
+    With fewer sources there is no ablation of those that are left out, and nothing that needs it.
+    """
+    names = [one for several in repeated.values() for one in several]
+    while True:
+        steps, absent = dict[str, Step](), set[str]()
+        for name, (path, row) in described.items():
+            for one, values in repeated[name].items():
+                if one in names:
+                    try:
+                        steps[one] = _step(one, row, values, commands, (names, described), path)
+                    except _AbsentError:
+                        absent.add(one)
+        if not absent:
+            return steps
+        names = [name for name in names if name not in absent]
 
 
 def _load(path: Path, kind: str) -> dict[str, Any]:
@@ -238,12 +264,19 @@ def _rendered(text: Any, values: Row, where: object) -> Any:
         raise UserError(f"cannot be filled in: {error}", where=where) from error
 
 
-def _step(name: str, row: Row, values: Row, commands: Row, names: list[str], path: Path) -> Step:
+def _step(
+    name: str,
+    row: Row,
+    values: Row,
+    commands: Row,
+    known: tuple[Sequence[str], Iterable[str]],
+    path: Path,
+) -> Step:
     where = f"{path}, step {name}"
     inputs = {}
     for key, given in (row.get("inputs") or {}).items():
         text = _rendered(given, values, where)
-        inputs[key] = _references(text, names, where)
+        inputs[key] = _references(text, *known, where)
     places: dict[str, Any] = {key: f"@{key}@" for key in [*inputs, "out"]}
     places["named"] = {key: f"@{key}=@" for key in inputs}
     command = commands.get(row["run"], row["run"]) if "run" in row else ""
@@ -262,21 +295,26 @@ def _step(name: str, row: Row, values: Row, commands: Row, names: list[str], pat
     return Step(name, words, inputs, gpus, tokens, python)
 
 
-def _references(text: str, names: list[str], where: object) -> tuple[Reference, ...]:
+def _references(
+    text: str, names: Sequence[str], described: Iterable[str], where: object
+) -> tuple[Reference, ...]:
     if text.startswith(("model:", "data:")):
         return (Reference(text),)
     target, _, path = text.partition("/")
-    if "*" in target:
-        if not (matching := [n for n in names if fnmatchcase(n, target)]):
-            raise UserError(f"no step matches {target!r}", where=where)
-        before, _, after = target.partition("*")
-        return tuple(
-            Reference(name, path, name.removeprefix(before).removesuffix(after))
-            for name in matching
-        )
-    if target not in names:
-        raise UserError(f"no step is called {target!r}", where=where)
-    return (Reference(target, path),)
+    matching = [name for name in names if fnmatchcase(name, target)]
+    if not matching:
+        kind = _AbsentError if _is_described(target, described) else UserError
+        raise kind(f"no step is called {target!r}", where=where)
+    if "*" not in target:
+        return (Reference(target, path),)
+    before, _, after = target.partition("*")
+    return tuple(
+        Reference(name, path, name.removeprefix(before).removesuffix(after)) for name in matching
+    )
+
+
+def _is_described(target: str, described: Iterable[str]) -> bool:
+    return any(target == name or target.startswith(f"{name}-") for name in described)
 
 
 def _by_number(items: Row) -> list[tuple[str, Row]]:
@@ -285,13 +323,20 @@ def _by_number(items: Row) -> list[tuple[str, Row]]:
     return [(name, items[name]) for name in order]
 
 
-def _item(name: str, row: Row, settings: Row, repeated: Mapping[str, Row], folder: Path) -> Item:
+def _item(
+    name: str,
+    row: Row,
+    settings: Row,
+    names: Sequence[str],
+    described: Iterable[str],
+    folder: Path,
+) -> Item:
     where = folder / "items" / f"{name}.yaml"
     needs: list[str] = []
     for pattern in row.get("needs") or []:
-        matching = [n for several in repeated.values() for n in several if fnmatchcase(n, pattern)]
-        if not matching and pattern.removesuffix("-*") not in repeated:
-            raise UserError(f"no step matches {pattern!r}", where=where)
+        matching = [one for one in names if fnmatchcase(one, pattern)]
+        if not matching and not _is_described(pattern, described):
+            raise UserError(f"no step is called {pattern!r}", where=where)
         needs += matching
     about = _rendered(row.get("about", ""), settings["values"], where)
     page = row.get("page") or {}

@@ -88,11 +88,16 @@ class Run:
         order.prepare()
         if engine is local and jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        behind = _behind(steps)
+        waiting: list[str] = []
         running: dict[Future[None], str] = {}
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             try:
                 while order.is_active():
-                    for name in order.get_ready():
+                    waiting += order.get_ready()
+                    waiting.sort(key=lambda name: (-behind[name], name))
+                    for name in waiting[: jobs - len(running)]:
+                        waiting.remove(name)
                         running[pool.submit(self._one, steps[name], engine)] = name
                     if not running:
                         break
@@ -224,6 +229,15 @@ class Run:
         place = self.state.places.get(target)
         folder = place.folder if place else self.out / "steps" / f"{target}-?"
         return str(folder / path) if path else str(folder)
+
+
+def _behind(steps: Mapping[str, Step]) -> dict[str, int]:
+    """Return how many steps wait for each, one behind the other: the longest lines start first."""
+    longest = dict.fromkeys(steps, 0)
+    for name in reversed(steps):
+        for need in steps[name].needs:
+            longest[need] = max(longest[need], longest[name] + 1)
+    return longest
 
 
 def _filled(word: str, given: Mapping[str, Collection[str]]) -> str:

@@ -47,6 +47,17 @@ def test_items_of_the_same_runs_share_their_steps():
     assert scores and scores <= steps["table12"] and scores <= steps["table13"]
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_no_step_mixes_the_paper_s_exposures_with_the_default_ones(scale):
+    """Or the placebo beside a number would be of other models and scenes."""
+    plan = read(scale)
+    modes = plan.values["exposures"]
+    for step in plan.steps.values():
+        mode = step.name.rpartition("-")[2]
+        taken = {need.rpartition("-")[2] for need in step.needs}
+        assert mode not in modes or taken <= {mode}, step.name
+
+
 def test_missing_data_names_the_item_and_the_step_and_the_rest_goes_on(plans, tmp_path):
     (plans / "items" / "all3.yaml").write_text("needs: [raw, right]\npage: {kind: sweep}\n")
     done = asked("all3", "--plans", str(plans), "--out", str(tmp_path / "out"))

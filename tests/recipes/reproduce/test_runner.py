@@ -182,3 +182,27 @@ def test_a_broken_plan_is_told_with_its_file(plans, change, told):
     with pytest.raises(UserError, match=told) as error:
         read("tiny", plans)
     assert str(plans) in str(error.value)
+
+
+def test_the_step_with_the_longest_line_behind_it_starts_first(plans):
+    """`both` has two steps behind it, one behind the other; `alone`, first by name, has none."""
+    text = (plans / "shared.yaml").read_text()
+    (plans / "shared.yaml").write_text(f"{text}  alone: {{values: {{said: alone}}, run: write}}\n")
+    plan, told = read("tiny", plans), []
+    made = Run(plan, Parts(plan, None, plans.parent / "out"), plans.parent / "out", told.append)
+    made.run(["alone", "after"], local, 1)
+    assert [line.strip() for line in told if line.startswith("  ")] == [
+        "both",
+        "left",
+        "after",
+        "alone",
+    ]
+
+
+def test_a_step_for_which_the_scale_lists_nothing_is_left_out_with_what_needs_it(plans):
+    text = (plans / "shared.yaml").read_text()
+    text = text.replace("left: {inputs", "left: {each: {one: sources}, inputs")
+    (plans / "shared.yaml").write_text(text.replace("given: left/text", "given: left-x/text"))
+    assert set(read("tiny", plans).steps) == {"raw", "both", "right"}
+    plan = read("tiny", plans, {"sources": ["x"]})
+    assert {"left-x", "after"} < set(plan.steps) and plan.items["one"].needs == ("after",)
