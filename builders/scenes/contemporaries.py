@@ -71,7 +71,7 @@ class Contemporaries:
     ) -> np.ndarray:
         """Return the probability of keeping items drawn between two places (all of one shape)."""
         row = 0 if split == "train" else 1
-        classes = _classes(_often(self, items, start, end), self.edges[row])
+        classes = _classes(often(self, items, start, end), self.edges[row])
         return self.kept[row][0][classes[0]] * self.kept[row][1][classes[1]]
 
 
@@ -109,19 +109,17 @@ def gather(log: Log, rows: np.ndarray, train_user: np.ndarray) -> Contemporaries
     )
 
 
-def _standing(
-    pool: Contemporaries, items: np.ndarray, start: np.ndarray | int, end: np.ndarray
-) -> np.ndarray:
-    """Return how often each item stands between two places (all of one shape)."""
-    first = np.asarray(items, np.int64) * len(pool.item)
-    return np.searchsorted(pool.keys, first + end) - np.searchsorted(pool.keys, first + start)
-
-
-def _often(
+def often(
     pool: Contemporaries, items: np.ndarray, start: np.ndarray, end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often items were taken between two places, and ever before the second."""
-    return _standing(pool, items, start, end), _standing(pool, items, 0, end)
+    """Return how often items were taken between two places, and ever before the second.
+
+    All of one shape, or of shapes that go together.
+    """
+    first = np.asarray(items, np.int64) * len(pool.item)
+    until = np.searchsorted(pool.keys, first + end)
+    since = np.searchsorted(pool.keys, first + start), np.searchsorted(pool.keys, first)
+    return until - since[0], until - since[1]
 
 
 def _classes(taken: tuple[np.ndarray, np.ndarray], edges: np.ndarray) -> list[np.ndarray]:
@@ -129,9 +127,14 @@ def _classes(taken: tuple[np.ndarray, np.ndarray], edges: np.ndarray) -> list[np
     return [np.searchsorted(e, n, side="right") for n, e in zip(taken, edges, strict=True)]
 
 
-def often(pool: Contemporaries, window: Window, items: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return how often each item stands in the window of its time (all [n])."""
-    return _standing(pool, items, *window.of(pool, times))
+def stand(pool: Contemporaries, window: Window, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Say which items were taken in the window of their time (all [n])."""
+    if not len(pool.keys):
+        return np.zeros(len(items), bool)
+    start, end = window.of(pool, times)
+    first = np.asarray(items, np.int64) * len(pool.item)
+    last = np.searchsorted(pool.keys, first + end) - 1
+    return (last >= 0) & (pool.keys[np.maximum(last, 0)] >= first + start)
 
 
 def cap(counts: np.ndarray, wanted: int) -> int:
@@ -199,14 +202,14 @@ def fit_kept(
     start, end = window.of(pool, times)
     if not len(items) or not (start < end).all():
         return edges, kept
-    of_targets = _often(pool, items, start, end)
+    of_targets = often(pool, items, start, end)
     for row, taken in zip(edges, of_targets, strict=True):
         inner = _inner_edges(taken)
         row[: len(inner)] = inner
     drawn = pool.item[_places(mass, start, end, rng.random((len(items), _DRAWS)))]
     allowed = ~passed_over(np.arange(len(items)), drawn)
     some = allowed.any(axis=1)
-    drawn_often = _often(pool, drawn, start[:, None], end[:, None])
+    drawn_often = often(pool, drawn, start[:, None], end[:, None])
     of_drawn = [of[some] for of in _classes(drawn_often, edges)]
     wanted = [
         np.bincount(of, minlength=_CLASSES) / len(items) for of in _classes(of_targets, edges)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.scenes.contemporaries import often
+from usermirrorer.builders.scenes.contemporaries import stand
 from usermirrorer.builders.scenes.feedback import refresh_times
 from usermirrorer.builders.scenes.targets import SPLITS, Targets, at_most
 from usermirrorer.builders.scenes.world import World
@@ -86,8 +86,7 @@ def _placebos(world: World, targets: Targets, rows: np.ndarray, split: str) -> n
         if config.exposure == "exchangeable":
             assert world.pool is not None
             times = np.repeat(batch.time, _NEXT)
-            stands = often(world.pool, world.window, item.ravel(), times)
-            good &= stands.reshape(item.shape) > 0
+            good &= stand(world.pool, world.window, item.ravel(), times).reshape(item.shape)
         some = good.any(axis=1)
         rng = np.random.default_rng([config.seed, 3, split == "test", start])
         nth = (rng.random(len(here)) * np.maximum(good.sum(axis=1), 1)).astype(np.int64)

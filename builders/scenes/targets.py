@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from usermirrorer.builders.raw.source import Tables
-from usermirrorer.builders.scenes.contemporaries import Contemporaries, Window, often
+from usermirrorer.builders.scenes.contemporaries import Contemporaries, Window, stand
 from usermirrorer.builders.scenes.feedback import FirstTimes, Log
 
 SPLITS = ("train", "test")
@@ -87,7 +87,7 @@ def eligible(
     """
     good = visible_from[targets.item] < targets.time
     if pool is not None:
-        good &= often(pool, window, targets.item, targets.time) > 0
+        good &= stand(pool, window, targets.item, targets.time)
     return targets.take(np.flatnonzero(good))
 
 

@@ -170,13 +170,9 @@ def taken_before(pool, window, kept, rule):
         rule,
     )
     assert enough.all()
-    ever = contemporaries.Window(10**9)
-    times = np.repeat(kept.time, 4)
-    drawn = items[origin == 0]
-    sides = ((kept.item, kept.time), (drawn, times))
+    sides = ((kept.item, kept.time), (items[origin == 0], np.repeat(kept.time, 4)))
     return [
-        np.stack([contemporaries.often(pool, over, *side) for over in (window, ever)])
-        for side in sides
+        np.stack(contemporaries.often(pool, side, *window.of(pool, times))) for side, times in sides
     ]
 
 
@@ -316,5 +312,5 @@ def test_what_happens_at_the_same_moment_is_neither_before_nor_after():
     kept = targets.eligible(found, np.array([49, 50, 49, 0]), None, contemporaries.Window(9))
     assert len(found) == 1 and not len(kept)
     pool = contemporaries.gather(log, np.arange(3), np.ones(2, bool))
-    stands = contemporaries.often(pool, contemporaries.Window(9), np.arange(3), np.full(3, 50))
-    assert stands.tolist() == [0, 0, 1]
+    there = contemporaries.stand(pool, contemporaries.Window(9), np.arange(3), np.full(3, 50))
+    assert there.tolist() == [False, False, True]
