@@ -167,6 +167,7 @@ def card_data(
         license_name=licence_name or None,
         pipeline_tag="text-generation",
         tags=["usermirrorer", "user-simulation", "recommendation", "trl", run["stage"]],
+        **_co2_eq_emissions(run),
         **named,
     )
 
@@ -386,6 +387,7 @@ def _training(run: Row) -> list[list[str]]:
         ["Tokens per second", f"{results['tokens_per_second']:,.0f}"],
         ["Time", f"{results['seconds'] / 3600:.2f} h ({results['seconds']:,.0f} s)"],
         ["Energy", _energy(run)],
+        *([["Emissions", _emissions(results["co2"])]] if "co2" in results else []),
         ["Peak memory of a process", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB"],
     ]
     if results["first_loss"] is not None:
@@ -404,6 +406,28 @@ def _energy(run: Row) -> str:
     machines = run["hardware"].get("machines", 1)
     told += f", measured: {' and '.join(energy['measured'])}, other work on them included"
     return told + (f"; on the first of {machines} machines" if machines > 1 else "")
+
+
+def _emissions(co2: Row) -> str:
+    return (
+        f"{co2['grams']:.4g} g of CO2 equivalents, at {co2['grams_per_kwh']:.4g} g a kWh of the "
+        f"grid of {co2['country']} ({co2['source']})"
+    )
+
+
+def _co2_eq_emissions(run: Row) -> dict[str, Any]:
+    """Return the Hub's field of this name; nothing where the emissions are not known."""
+    if "co2" not in run["results"]:
+        return {}
+    co2 = run["results"]["co2"]
+    fields = {
+        "emissions": round(co2["grams"], 6),  # grams
+        "source": co2["source"],
+        "training_type": "fine-tuning",
+        "geographical_location": co2["country"],
+        "hardware_used": _hardware(run),
+    }
+    return {"co2_eq_emissions": fields}
 
 
 def _hardware(run: Row) -> str:

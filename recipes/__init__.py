@@ -8,6 +8,7 @@ arguments.py              the command line of the three
 training.py, record.py    what the scripts share; the record of a run
 trl_internals.py          all that depends on the inside of TRL
 energy.py                 meters of the machine, for the record
+export.py                 `usermirrorer export`: a model as a GGUF file
 attention.py              attention without masks, for training on a CPU
 rewards.py                rewards of GRPO
 sweep.py                  `usermirrorer sweep`

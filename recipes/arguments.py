@@ -15,6 +15,7 @@ from trl import ModelConfig, TrlParser
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.chat import read_settings
+from usermirrorer.recipes import energy
 from usermirrorer.recipes.data import DataArguments, packaged
 
 
@@ -43,6 +44,13 @@ class ReleaseArguments:
     power_watts: float | None = field(
         default=None,
         metadata={"help": "Power to reckon the card's energy with, if no meter of it is found."},
+    )
+    carbon_country: str | None = field(
+        default=None,
+        metadata={
+            "help": "Country where the machine stands, e.g. DEU: the card then tells the CO2 that "
+            "the energy emitted there (extra carbon)."
+        },
     )
 
 
@@ -140,6 +148,8 @@ def parse(
         raise UserError("no model given", where="--model_name_or_path")
     if arguments.training.trust_remote_code:
         raise UserError("code from model repositories is never run", where="--trust_remote_code")
+    if arguments.release.carbon_country:
+        energy.carbon_intensity(arguments.release.carbon_country)  # known before it is needed
     if arguments.release.merge_adapter and not arguments.model.use_peft:
         raise UserError(
             "there is no adapter to merge", where="--merge_adapter", fix="Add --use_peft."

@@ -81,6 +81,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "usermirrorer.recipes.simulator.commands:calibrate",
         "Fit a simulator's temperature and choice sets to held-out users.",
     ),
+    "export": (
+        "usermirrorer.recipes.export:export",
+        "Write a trained model as a GGUF file, for llama.cpp.",
+    ),
     "interact": (
         "usermirrorer.recipes.interact.commands:interact",
         "Let recommenders learn from simulated people, beside controls (Tables 3 and 9).",

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["usermirrorer[train]==0.1.0"]
+# ///
 """Direct Preference Optimization on chosen and rejected decision processes.
 
     accelerate launch --config_file recipes/accelerate/single_gpu.yaml recipes/dpo.py \

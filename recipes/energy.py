@@ -3,6 +3,9 @@
 Linux counts the energy of CPU packages (RAPL, on Intel and AMD alike; most systems let only root
 read it), NVIDIA's driver that of each GPU. Both are whole devices: other work on them counts too.
 Where there is no meter there is no number; `--power_watts` states a power to reckon with instead.
+
+What the energy emitted depends on where it was made: `--carbon_country` names the place, and the
+package `codecarbon` (extra `carbon`) brings the intensity of its grid, without asking any network.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from usermirrorer.builders.common.errors import UserError
+
+JOULES_A_KWH = 3.6e6
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -58,6 +65,45 @@ class Meter:
 def of_this_machine() -> Meter:
     """Return a meter of the CPU packages and of the GPUs that this process may use."""
     return Meter([*cpu_packages(POWERCAP), *_gpus()])
+
+
+def emissions(joules: float, country: str) -> dict[str, float | str]:
+    """Return what an energy emitted: `grams` of CO2 equivalents, and how they are known."""
+    intensity = carbon_intensity(country)
+    return {
+        "grams": joules / JOULES_A_KWH * intensity,
+        "country": country,
+        "grams_per_kwh": intensity,
+        "source": f"codecarbon {version('codecarbon')}",
+    }
+
+
+def carbon_intensity(country: str) -> float:
+    """Return the grams of CO2 equivalents that a kWh of a country's grid emits.
+
+    Codecarbon measures processes and estimates power where there is no meter; of it only its table
+    of countries is used here, so that energy and emissions of a card come from the same meter.
+
+    Args:
+        country: ISO 3166 code of three letters, e.g. `DEU`.
+
+    Raises:
+        UserError: if the package is not installed, or has no number for the country.
+    """
+    try:
+        from codecarbon.input import DataSource
+    except ImportError:
+        raise UserError(
+            "codecarbon is not installed",
+            where="--carbon_country",
+            fix='Install it: pip install "usermirrorer[carbon]".',
+        ) from None
+    table = DataSource().get_global_energy_mix_data()
+    intensity = table.get(country, {}).get("carbon_intensity")
+    if intensity is None:
+        known = f"It knows {', '.join(sorted(table))}."
+        raise UserError(f"{country!r} is no country", where="--carbon_country", fix=known)
+    return float(intensity)
 
 
 def cpu_packages(folder: Path) -> list[Counter]:

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["usermirrorer[train]==0.1.0"]
+# ///
 """Group Relative Policy Optimization, rewarded for the real behavior.
 
     accelerate launch --config_file recipes/accelerate/zero3.yaml recipes/grpo.py \

@@ -26,7 +26,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from usermirrorer.builders.common.assets import asset_of
 from usermirrorer.builders.common.storage import fingerprint, read_json
 from usermirrorer.recipes import energy
-from usermirrorer.recipes.arguments import Arguments
+from usermirrorer.recipes.arguments import Arguments, ReleaseArguments
 
 RUN = "train_run.json"
 METRICS = "metrics.jsonl"
@@ -142,7 +142,7 @@ def start(stage: str, arguments: Arguments, data: Mapping[str, Any]) -> dict[str
 
 
 def finish(
-    facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics, power_watts: float | None = None
+    facts: Mapping[str, Any], trainer: Trainer, metrics: Metrics, release: ReleaseArguments
 ) -> dict[str, Any]:
     """Return the complete record of a finished run.
 
@@ -150,7 +150,7 @@ def finish(
         facts: From `start`.
         trainer: After training.
         metrics: Its callback.
-        power_watts: Power to reckon the energy with where it was not measured.
+        release: Of it the power to reckon with where no meter was read, and the country.
     """
     lines = metrics.read()
     seconds = metrics.seconds
@@ -165,7 +165,7 @@ def finish(
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
-        **_energy(metrics, seconds, power_watts),
+        **_energy(metrics, seconds, release),
         "peak_memory_bytes": peak_memory(),
         "parameters": sum(size for size, _ in sizes),
         "trained_parameters": sum(size for size, trained in sizes if trained),
@@ -182,11 +182,21 @@ def finish(
     }
 
 
-def _energy(metrics: Metrics, seconds: float, watts: float | None) -> dict[str, Any]:
-    """Return joules and where they come from: a meter, else a stated power; nothing of neither."""
+def _energy(metrics: Metrics, seconds: float, release: ReleaseArguments) -> dict[str, Any]:
+    """Return joules and where they come from: a meter, else a stated power; nothing of neither.
+
+    With them, what they emitted where the machine stands.
+    """
+    watts = release.power_watts
     if (joules := metrics.joules) is not None:
-        return {"energy": {"joules": joules, "measured": metrics.meter.kinds}}
-    return {"energy": {"joules": watts * seconds, "watts": watts}} if watts else {}
+        told: dict[str, Any] = {"energy": {"joules": joules, "measured": metrics.meter.kinds}}
+    elif watts:
+        told = {"energy": {"joules": watts * seconds, "watts": watts}}
+    else:
+        return {}
+    if release.carbon_country:
+        told["co2"] = energy.emissions(told["energy"]["joules"], release.carbon_country)
+    return told
 
 
 def _row(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["usermirrorer[train]==0.1.0"]
+# ///
 """Supervised fine-tuning, on chosen decision processes or on the behavior label alone.
 
     accelerate launch --config_file recipes/accelerate/single_gpu.yaml recipes/sft.py \

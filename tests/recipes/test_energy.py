@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from transformers import TrainerControl, TrainerState
+from trl import SFTConfig
 
-from usermirrorer.recipes import energy
+from usermirrorer.builders.common.errors import UserError
+from usermirrorer.recipes import energy, record
+from usermirrorer.recipes.arguments import ReleaseArguments, parse
 from usermirrorer.recipes.record import Metrics
 
 MICRO = 1_000_000
+WORDS = ("--model_name_or_path", "m", "--output_dir", "out", "--bf16", "false")
 
 
 @pytest.fixture
@@ -74,3 +78,25 @@ def test_energy_that_was_measured_in_part_only_is_not_told(machine, tmp_path, mo
         without.setattr(energy, "POWERCAP", tmp_path / "none")
         trained(path, machine, range(1, 3))
     assert trained(path, machine, range(3, 5)).joules is None
+
+
+def test_emissions_are_the_energy_times_the_grid_of_the_country(machine, tmp_path):
+    """By codecarbon's own reckoning of the same energy there, which asks no network."""
+    core = pytest.importorskip("codecarbon.core.emissions")
+    from codecarbon.core.units import Energy
+    from codecarbon.external.geography import GeoMetadata
+    from codecarbon.input import DataSource
+
+    metrics = trained(tmp_path / "metrics.jsonl", machine, range(1, 5))
+    told = record._energy(metrics, 9.0, ReleaseArguments(carbon_country="FRA"))
+    assert told["energy"]["joules"] == 20
+    place = GeoMetadata(country_iso_code="FRA", country_name="France")
+    theirs = core.Emissions(DataSource()).get_private_infra_emissions(Energy(20 / 3.6e6), place)
+    assert told["co2"]["grams"] == pytest.approx(1000 * theirs) and theirs > 0
+    stated = record._energy(Metrics(tmp_path / "none"), 9.0, ReleaseArguments(power_watts=100))
+    assert stated == {"energy": {"joules": 900.0, "watts": 100}}
+
+
+def test_a_country_that_is_none_is_told_before_training():
+    with pytest.raises(UserError, match="--carbon_country: 'Utopia' is no country"):
+        parse(SFTConfig, [*WORDS, "--carbon_country", "Utopia"])
