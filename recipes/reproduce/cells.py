@@ -375,13 +375,14 @@ def _composition(run: Run, mode: str, facts: Row, made: Row) -> Table:
         tests = {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
     body: list[Row] = []
     for source in [*run.plan.values["sources"], "all"]:
-        own = (pairs.get(source, 0), tests.get(source, 0))
-        if source == "all":
-            own = (sum(n for s, n in pairs.items() if s != "all"), sum(tests.values()))
-        body.append({"source": source, **made, "pairs": own[0], "test scenes": own[1]})
+        own = {"source": source, **made}
+        if facts:
+            own["pairs"] = pairs.get(source, 0) if source != "all" else facts["pairs"]
+        if tests:
+            own["test scenes"] = tests.get(source, 0) if source != "all" else sum(tests.values())
         paper = [p for s, p in PAPER.items() if source in (s, "all")]
         counts = {"pairs": sum(p.pairs for p in paper), "test scenes": sum(p.test for p in paper)}
-        body.append({"source": source, "state": PUBLISHED, **counts})
+        body += [own, {"source": source, "state": PUBLISHED, **counts}]
     heads = [Column("source", "of feedback"), *_TEXTS, Column("pairs", "to train on", "count")]
     heads += [Column("test scenes", "to be scored", "count"), _MADE]
     return Table(f"Composition, {MODES.get(mode, mode)}", "Pairs and test scenes.", heads, body)

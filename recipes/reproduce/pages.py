@@ -83,7 +83,7 @@ def _write_item(run: Run, item: Item, folder: Path) -> None:
             drawn = plots.points_beside(points, folder / f"{name}.png")
             pictures[f"{name}.png"] = f"{table.title}: {drawn}"
     storage.write_json(folder / "manifest.json", manifest(run, item.needs))
-    tables = {"settings": settings(run), **content.tables}
+    tables = {**content.tables, "settings": settings(run)}
     files = {name: f"{name}.csv" for name in content.tables}
     page: Row = {
         "title": item.title,
@@ -141,8 +141,8 @@ def settings(run: Run) -> Table:
         ("embeddings", "gte-Qwen2-1.5B-instruct", Path(str(models["embedder"])).name),
         ("raw data", "Table 4", sources),
         ("sources", "11", str(len(values["sources"]))),
-        ("train scenes decided on", "173,914", f"{values['train_scenes']:,}"),
-        ("test scenes", "6,400", f"{values['test_scenes']:,}"),
+        ("train scenes decided on", "173,914", _scenes(run, "train")),
+        ("test scenes", "6,400", _scenes(run, "test")),
         ("exposures", "Algorithm 1", ", ".join(cells.MODES.get(m, m) for m in values["exposures"])),
         ("decisions a scene", "10", str(values["samples"])),
         ("pairs", "10,000", f"{values['pairs_kept']:,}"),
@@ -156,6 +156,18 @@ def settings(run: Run) -> Table:
     return Table(
         "Differences of setting", "What to think of before comparing numbers.", heads, body
     )
+
+
+def _scenes(run: Run, split: str) -> str:
+    """Return the scenes of a split that were made, by mode; before that, those to be expected."""
+    counts = []
+    for mode in run.plan.values["exposures"]:
+        folder = cells.folder_of(run, f"mix-{mode}")
+        if folder:
+            counts.append(storage.read_json(folder / "from.json")["rows"].get(split, 0))
+    if counts:
+        return " and ".join(f"{count:,}" for count in dict.fromkeys(counts))
+    return f"about {run.plan.values[f'{split}_scenes']:,}"
 
 
 def _write_index(run: Run, folder: Path) -> None:

@@ -153,3 +153,26 @@ def test_every_item_has_a_page_before_anything_was_run(tmp_path):
         assert "not run" in (folder / "index.html").read_text(), item.name
         assert "cannot be shown" not in (folder / "index.html").read_text(), item.name
     assert Path(tmp_path / "table1" / "table1.md").read_text().count("as published") >= 18
+
+
+def test_an_analysis_is_shown_with_its_tables_plots_and_what_made_them(run, scored):
+    from click.testing import CliRunner
+
+    from usermirrorer.model_cards.analyse_commands import analyse
+
+    place = run.state.places["calibration-paper"] = Place(run.out, "calibration-paper", "ba98")
+    words = ["calibration", f"base={scored / 'B'}", f"dpo={scored / 'A'}", "--out", str(place.work)]
+    done = CliRunner().invoke(analyse, words)
+    assert done.exit_code == 0, done.output
+    place.finish({"run": words, "inputs": {}, "code": "1", "seconds": 1.0})
+    run.state.done.add("calibration-paper")
+    made = cells.content(run, run.plan.items["table12"])
+    table = made.tables["entropy_calibration-paper"]
+    assert [row["result"] for row in table.rows] == ["base", "dpo"]
+    assert {row["made by"] for row in table.rows} == {"calibration-paper-ba98"}
+    assert made.tables["calibration-exchangeable"].rows[0]["state"].startswith("not run")
+    drawn = {path.name for path in made.pictures}
+    assert drawn == {path.name for path in (place.folder / "plots").iterdir()}
+    (run.out / "page").mkdir()
+    pages._write_item(run, run.plan.items["table12"], run.out / "page")
+    assert "entropy_calibration-paper.csv" in (run.out / "page" / "index.html").read_text()
