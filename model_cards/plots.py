@@ -32,11 +32,12 @@ MARKERS = (
 
 
 def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes]:
-    figure, panels = _panels(1, 1, width, height)
+    figure, panels = axes_grid(1, 1, width, height)
     return figure, panels[0]
 
 
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def axes_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure, sizes in inches, with its axes in rows from left to right."""
     # The object interface: no global state and no display needed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -58,7 +59,8 @@ def _whole_numbers(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure, atomically."""
     with atomic(Path(path)) as temporary:
         # Without the version of matplotlib in it, the same figure gives the same bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -84,7 +86,7 @@ def loss_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
     _whole_numbers(axes.xaxis)
-    _write(figure, path)
+    write_png(figure, path)
     return describe_loss(curve)
 
 
@@ -136,7 +138,7 @@ def accuracy_bars(
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, markerscale=0.6, reverse=True)
-    _write(figure, path)
+    write_png(figure, path)
     return describe_accuracy(rows)
 
 
@@ -171,7 +173,7 @@ def compared_bars(rows: Sequence[Mapping[str, Any]], chance: float, path: Path) 
     axes.set_xlabel("right choices (%), black lines: 95 % interval")
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)
-    _write(figure, path)
+    write_png(figure, path)
     told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in rows)
     return f"Right choices on the same test scenes: {told}."
 
@@ -200,7 +202,7 @@ def points_beside(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.set_yticks(list(places), [row["name"] for row in rows], fontsize=8)
     axes.set_xlabel("right choices (%); dots: here, with 95 % intervals; diamonds: as published")
     axes.set_xlim(0, 100)
-    _write(figure, path)
+    write_png(figure, path)
     own = [row for row in rows if not row["published"]]
     told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in own)
     return f"right choices: {told or 'none here'}, with {len(rows) - len(own)} published values."
@@ -232,7 +234,7 @@ def entropy_histogram(
     axes.set_xlabel("epistemic uncertainty of a scene (bits), vertical lines: means")
     axes.set_ylabel("scenes")
     axes.legend(frameon=False)
-    _write(figure, path)
+    write_png(figure, path)
     return (
         f"Histogram of epistemic uncertainty over {len(weak)} scenes: mean {np.mean(weak):.3f} "
         f"bits for {names[0]}, {np.mean(strong):.3f} bits for {names[1]}."
@@ -257,7 +259,7 @@ def epistemic_by_source(
     """
     columns = min(len(values), 3)
     rows = -(-len(values) // columns)
-    figure, panels = _panels(rows, columns, max(7.0, 3.2 * columns), 0.9 + 2.2 * rows)
+    figure, panels = axes_grid(rows, columns, max(7.0, 3.2 * columns), 0.9 + 2.2 * rows)
     top = max(max(np.max(weak), np.max(strong)) for weak, strong in values.values())
     edges = np.linspace(0, max(top, 1e-3), 31).tolist()
     told = []
@@ -275,7 +277,7 @@ def epistemic_by_source(
     figure.supylabel("scenes", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
-    _write(figure, path)
+    write_png(figure, path)
     return (
         f"Histograms of epistemic uncertainty by source, means of {names[0]} and {names[1]} in "
         f"bits: {'; '.join(told)}."
@@ -319,7 +321,7 @@ def stacked_bars(parts: Mapping[str, Mapping[str, int]], xlabel: str, path: Path
     axes.set_xlim(0, 1.02 * max(left.max(), 1))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper left", frameon=False)
-    _write(figure, path)
+    write_png(figure, path)
     told = ", ".join(f"{sum(row[name] for row in parts.values()):,} {name}" for name in names)
     return f"Bars of {xlabel} of {', '.join(parts)}, together {told}."
 
@@ -340,7 +342,7 @@ def length_histograms(
     Returns:
         Alt text.
     """
-    figure, drawn = _panels(1, len(panels), 3.5 * len(panels), 3.4)
+    figure, drawn = axes_grid(1, len(panels), 3.5 * len(panels), 3.4)
     told = []
     for axes, (label, both) in zip(drawn, panels.items(), strict=True):
         low, high = int(min(map(np.min, both))), int(max(map(np.max, both)))
@@ -361,7 +363,7 @@ def length_histograms(
     figure.legend(
         *drawn[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False
     )
-    _write(figure, path)
+    write_png(figure, path)
     return f"Histograms of lengths, {names[0]} and {names[1]}. {'; '.join(told)}."
 
 
@@ -388,7 +390,7 @@ def position_histogram(answers: Sequence[int], options: Sequence[int], path: Pat
     axes.set_ylabel("scenes")
     axes.legend(frameon=False)
     axes.grid(axis="x", visible=False)
-    _write(figure, path)
+    write_png(figure, path)
     gap = np.abs(seen - expected).max()
     return (
         f"Position of the real behavior in {len(answers)} exposures; no label is more than "
@@ -430,7 +432,7 @@ def sweep_lines(points: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.set_xlabel("learning rate (logarithmic)")
     axes.set_ylabel("validation accuracy (%), 95 % intervals")
     figure.legend(loc="outside upper left", ncols=4, frameon=False)
-    _write(figure, path)
+    write_png(figure, path)
     top = max(points, key=lambda row: row["accuracy"])
     return (
         f"Validation accuracy against learning rate: highest {100 * top['accuracy']:.1f} % at "
@@ -461,7 +463,7 @@ def interaction_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> str
     axes.set_ylabel("NDCG@10 on the test part (%)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=len(arms), loc="upper center", bbox_to_anchor=(0.5, 1.12))
-    _write(figure, path)
+    write_png(figure, path)
     return f"NDCG@10 of {len(scores)} recommenders after adding: {', '.join(arms)}."
 
 
@@ -484,6 +486,6 @@ def popularity_points(popularity: Mapping[str, Mapping[str, float]], path: Path)
     axes.set_xlabel("popularity of what was added / of what people really took")
     axes.set_ylabel("share of the catalogue (%)")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _write(figure, path)
+    write_png(figure, path)
     told = ", ".join(f"{name} {row['lift']:.2f}" for name, row in popularity.items())
     return f"Popularity lift and coverage of what was added; lift: {told}."

@@ -58,7 +58,7 @@ def test_other_data_makes_another_figure(tmp_path):
 def drawn(monkeypatch, draw):
     """The axes of a figure in the moment in which it is written."""
     seen = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: seen.append(figure.axes[0]))
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: seen.append(figure.axes[0]))
     draw()
     return seen[0]
 
