@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Rows of one panel, at most: the most frequent factors.
 MOST_ROWS = 12
+#: Panels beside each other, at most.
+MOST_COLUMNS = 3
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, BLACK, GREY)
 _MARKS = "osD^vPX*"
 
@@ -94,16 +96,25 @@ def _groups(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
     return grouped
 
 
+def _axes(shown: Sequence[Panel], width: float, height: float) -> tuple[Any, list[Axes]]:
+    """Return axes for the panels, in rows of `MOST_COLUMNS`, sizes in inches a panel."""
+    columns = min(len(shown), MOST_COLUMNS)
+    rows = -(-len(shown) // columns)
+    figure, every = axes_grid(rows, columns, width * columns + 1, height * rows + 0.6)
+    for spare in every[len(shown) :]:
+        spare.set_visible(False)
+    return figure, every[: len(shown)]
+
+
 def rows_of_points(shown: Sequence[Panel], path: Path) -> None:
-    """Draw a panel beside the other, each with a row for every place.
+    """Draw panels, each with a row for every place.
 
     Args:
         shown: Panels.
         path: PNG to write.
     """
     most = max(len({p for s in panel.series for p in s.places}) for panel in shown)
-    height = 1.5 + 0.3 * max(most, 3)
-    figure, every = axes_grid(1, len(shown), 4.6 * len(shown) + 1.4, height)
+    figure, every = _axes(shown, 4.2, 1.0 + 0.28 * max(most, 3))
     for axes, panel in zip(every, shown, strict=True):
         names = list(dict.fromkeys(p for s in panel.series for p in s.places))
         several = len(panel.series)
@@ -144,7 +155,7 @@ def points_by_number(
     *,
     more: Callable[[Axes, int], None] = lambda axes, index: None,
 ) -> None:
-    """Draw a panel beside the other, points with intervals against a number.
+    """Draw panels, points with intervals against a number.
 
     Args:
         shown: Panels; `label` names the horizontal axis.
@@ -152,7 +163,7 @@ def points_by_number(
         path: PNG to write.
         more: Called with the axes and index of each panel, draws what else there is.
     """
-    figure, every = axes_grid(1, len(shown), max(5.0, 3.4 * len(shown)), 3.8)
+    figure, every = _axes(shown, 3.4 if len(shown) > 1 else 5.0, 3.2)
     for number, (axes, panel) in enumerate(zip(every, shown, strict=True)):
         looks = zip(panel.series, itertools.cycle(_COLOURS), itertools.cycle(_MARKS), strict=False)
         for series, colour, mark in looks:
@@ -166,7 +177,8 @@ def points_by_number(
         more(axes, number)
         axes.set_xlabel(panel.label)
         axes.set_title(panel.title, fontsize=10)
-    every[0].set_ylabel(ylabel)
+    for axes in every[::MOST_COLUMNS]:
+        axes.set_ylabel(ylabel)
     _legend(figure, every)
     write_png(figure, path)
 
@@ -192,17 +204,26 @@ def _factors(stored: Stored, folder: Path) -> dict[str, str]:
         rows_of_points(shown, folder / f"{table}.png")
         names = {row["factor"] for row in stored[table]}
         told[f"{table}.png"] = f"{title}, with 95 % intervals: {len(names)} factors and styles."
-    shown = []
-    for quantity, rows in _groups(stored["bins"], "quantity").items():
-        centred = [{**row, "middle": (row["low"] + row["high"]) / 2} for row in rows]
-        series = [
-            Points.of(name, own, "middle", "accuracy")
-            for name, own in _groups(centred, "result").items()
-        ]
-        shown.append(Panel("", series, quantity.replace("_", " "), {}))
+    shown = [
+        Panel("", _beside(rows), quantity.replace("_", " "), {})
+        for quantity, rows in _groups(stored["bins"], "quantity").items()
+        if len({row["low"] for row in rows}) > 1
+    ]
+    if not shown:
+        return told
     points_by_number(shown, "right decisions (%)", folder / "amount.png")
     told["amount.png"] = "Accuracy of decisions by their length and number of factors, in fifths."
     return told
+
+
+def _beside(rows: Sequence[Row]) -> list[Points]:
+    """Return the bins of each result at their middles, a little apart from those of the others."""
+    step = (max(row["high"] for row in rows) - min(row["low"] for row in rows)) / 80
+    series = []
+    for number, (name, own) in enumerate(_groups(rows, "result").items()):
+        middles = [{**row, "middle": (row["low"] + row["high"]) / 2 + number * step} for row in own]
+        series.append(Points.of(name, middles, "middle", "accuracy"))
+    return series
 
 
 def _ablation(stored: Stored, folder: Path) -> dict[str, str]:

@@ -137,10 +137,9 @@ def analyse(runs: Sequence[Run], merging: Merging) -> Result:
     notes = []
     for run in runs:
         decisions = _decisions(run, merging)
-        malformed = run.facts["malformed"]
-        if malformed:
-            total = malformed + len(decisions)
-            notes.append(f"{run.name}: {malformed} of {total} decisions are malformed, left out.")
+        if left_out := run.facts["decisions"] - len(decisions):
+            told = f"{left_out} of {run.facts['decisions']} decisions are malformed and left out"
+            notes.append(f"{run.name}: {told}.")
         merged = _merged(decisions, merging)
         named = {stage: _named(decisions, stage, merged[stage]) for stage in STAGES}
         accuracy = _accuracies(decisions, named)
@@ -229,11 +228,13 @@ def _merged(decisions: Sequence[_Decision], merging: Merging) -> dict[str, dict[
 def _named(
     decisions: Sequence[_Decision], stage: str, merged: Mapping[str, Merged]
 ) -> list[set[str]]:
-    """Return the factors that each decision names in a stage; a style is the first that is told."""
+    """Return the factors that each decision names in a stage; a style is the first that is told.
+
+    A line of signs alone names `Others`.
+    """
     named = [[merged[normal(term)].name for term in d.terms[stage]] for d in decisions]
-    if stage == "evaluation":
-        return [set((row or [OTHERS])[:1]) for row in named]
-    return [set(row) for row in named]
+    most = 1 if stage == "evaluation" else None
+    return [set((row or [OTHERS])[:most]) for row in named]
 
 
 def _has(named: Sequence[set[str]], factor: str) -> NDArray[np.float64]:
@@ -278,6 +279,8 @@ def _ratio(
         return ends(name, value, np.nan, np.nan)
     residuals = (part - value * whole) / whole.mean()
     error = float(np.sqrt(variance_of_mean(residuals, np.asarray(users))))
+    if error < 1e-9:  # every user alike, which does not say that all others are
+        return mean_cells(name, np.full(len(part), value), users)
     return ends(name, value, *metrics.interval(value, error, clusters, "share"))
 
 

@@ -148,7 +148,8 @@ def _pairs(run: Run, teacher: Run, scenes: Sequence[str]) -> Iterator[_Pair]:
     from sacrebleu.metrics.bleu import BLEU
 
     rouge = RougeScorer(["rouge2", "rougeL"], use_stemmer=False)
-    bleu = BLEU(max_ngram_order=2, smooth_method="none", effective_order=False)
+    # Only the counts of each are used; the effective order keeps it from warning of its score.
+    bleu = BLEU(max_ngram_order=2, smooth_method="none", effective_order=True)
     for scene_id in scenes:
         answer, references = run.answers[scene_id], teacher.answers[scene_id].texts
         for number, text in enumerate(answer.texts if references else ()):

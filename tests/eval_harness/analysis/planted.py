@@ -110,13 +110,13 @@ def right_with(share: float, seed: int = 0) -> Choose:
     return choose
 
 
-def table(result, name: str, **where: str) -> list[dict[str, Any]]:
+def table(result, name: str, /, **where: str) -> list[dict[str, Any]]:
     """Rows of a table of a result with these values."""
     rows = result.tables[name].stored()["rows"]
     return [row for row in rows if all(row[key] == value for key, value in where.items())]
 
 
-def one(result, name: str, **where: str) -> dict[str, Any]:
+def one(result, name: str, /, **where: str) -> dict[str, Any]:
     """The only row with these values."""
     (row,) = table(result, name, **where)
     return row
