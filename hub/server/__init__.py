@@ -12,6 +12,9 @@
     xet.py       accepts uploads of clients that speak Xet and turns them into large files
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release
+    copies.py    copies between repositories; rewriting.py: what a history can lose
+    grants.py    who may read gated repositories
+    not_here.py  what clients ask for and is not there
     access.py    who may read and write, and the errors that the clients understand
     addresses.py decodes addresses, of which an encoded slash is part
     routing.py   from an address to a repository and its commit; times, pages of rows

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.store import KINDS, Repo, Store, User, valid_name
 
@@ -81,18 +82,56 @@ def readable(
     Raises:
         HubError: RepoNotFound or GatedRepo.
     """
-    user = visitor(request)
+    user, store = visitor(request), store_of(request)
     repo = None
     if kind in KINDS and valid_name(namespace) and valid_name(name):
-        repo = store_of(request).find(kind, namespace, name)
+        repo = store.find(kind, namespace, name)
+        if repo is None and (moved := store.moved(kind, namespace, name)):
+            check(store, moved, user)
+            _lead_on(request, namespace, name, moved)
+    return check(store, repo, user, files=files)
+
+
+def check(store: Store, repo: Repo | None, user: User | None, *, files: bool = False) -> Repo:
+    """Return the repository if this user may see it, and with `files` read its files.
+
+    Raises:
+        HubError: RepoNotFound or GatedRepo.
+    """
     owner = repo is not None and user is not None and user.name.lower() == repo.namespace.lower()
     if repo is None or (repo.private and not owner):
         raise HubError(404 if user else 401, "Repository not found", "RepoNotFound")
-    if files and repo.gated and not owner and (user is None or repo.gated == "manual"):
+    if files and repo.gated and not owner and not _let_in(store, repo, user):
         raise HubError(
             403 if user else 401, f"Access to {repo.full_name} is restricted", "GatedRepo"
         )
     return repo
+
+
+def _let_in(store: Store, repo: Repo, user: User | None) -> bool:
+    """Say whether a user may read a gated repository: who was let in, with `auto` whoever asks."""
+    if user is None:
+        return False
+    status = store.grant(repo, user.name)
+    return status == "accepted" or (status is None and repo.gated == "auto")
+
+
+def _lead_on(request: Request, namespace: str, name: str, repo: Repo) -> None:
+    """Send the request to the repository's present name, if its address has the one of before.
+
+    Raises:
+        HubError: 307, with the new address.
+    """
+    params = request.path_params
+    if (params.get("namespace"), params.get("name")) != (namespace, name):
+        return  # the name came in a body
+    segments = asked_path(request.scope).split("/")
+    at = 1 if "kinds" not in params else 3 if segments[1] == "api" else 2
+    ending = ".git" if segments[at + 1].endswith(".git") else ""
+    segments[at : at + 2] = [repo.namespace, repo.name + ending]
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    target = "/".join(segments) + (f"?{query}" if query else "")
+    raise HubError(307, f"{namespace}/{name} is {repo.full_name} now", Location=target)
 
 
 def writable(request: Request, kind: str, namespace: str, name: str) -> tuple[Repo, User]:
@@ -103,7 +142,36 @@ def writable(request: Request, kind: str, namespace: str, name: str) -> tuple[Re
     """
     signed_in(request)
     repo = readable(request, kind, namespace, name)
-    return repo, owned_namespace(request, namespace)
+    return repo, owned_namespace(request, repo.namespace)
+
+
+def bearer(request: Request) -> str:
+    """Return what a signed address says of who was given it: the key of a token, or nothing."""
+    user = visitor(request)
+    return user.key if user else ""
+
+
+def still_allowed(store: Store, key: str, repo_id: int, *, write: bool = False) -> Repo:
+    """Return the repository of a signed address, if who was given it has the right to this day.
+
+    Args:
+        store: The opened folder.
+        key: What `bearer` said when the address was made.
+        repo_id: The repository's number.
+        write: Whether the address is for sending files, or for reading them.
+
+    Raises:
+        HubError: 403 if the token was revoked or may not write, RepoNotFound, GatedRepo.
+    """
+    user = store.holder(key) if key else None
+    if key and user is None:
+        raise HubError(403, "The address is not valid any more: its token was revoked")
+    repos = store.repos("id = ?", (repo_id,))
+    repo = check(store, repos[0] if repos else None, user, files=not write)
+    owner = user is not None and user.name.lower() == repo.namespace.lower()
+    if write and (user is None or user.role != "write" or not owner):
+        raise HubError(403, "The address is not valid any more")
+    return repo
 
 
 async def json_body(request: Request, limit: int = 1 << 20) -> dict[str, Any]:

@@ -56,7 +56,14 @@ class _Kinds(Convertor[str]):
 class _Owner(_Kinds):
     """A user's name where no kind comes first; what can be read as an address with one is that."""
 
-    regex = f"(?!(?:{_Kinds.regex})/[^/]+/[^/]+/(?:resolve|raw|blob|tree|commit)/)[^/]+"
+    regex = f"(?!(?:{_Kinds.regex})/[^/]+/[^/]+/(?:resolve|raw|blob|tree|commit)/)"
+    regex += f"(?!api/(?:{_Kinds.regex})/)[^/]+"
+
+
+class _Elsewhere(_Kinds):
+    """What clients ask for beside the API and is not there; no user can be called so."""
+
+    regex = "buckets|kernels|papers"
 
 
 class _Number(Convertor[int]):
@@ -76,6 +83,7 @@ register_url_convertor("number", _Number())
 register_url_convertor("below", _Below())
 register_url_convertor("kinds", _Kinds())
 register_url_convertor("owner", _Owner())
+register_url_convertor("elsewhere", _Elsewhere())
 
 
 def asked_path(scope: Mapping[str, Any]) -> str:

@@ -41,8 +41,8 @@ PATHS_LIMIT, EXPANDED_LIMIT = 10_000, 1000
 _BATCH = 256
 #: Entries of one page of a listing.
 _PAGE = 1000
-#: Largest large file, and how long an upload address is good for.
-FILE_LIMIT, UPLOAD_SECONDS = 1 << 40, 6 * 3600
+#: Largest large file, and how long an address is good for at most.
+FILE_LIMIT, ADDRESS_SECONDS = 1 << 40, 6 * 3600
 
 
 @router.get(REPO + "/tree/{revision:ref}")
@@ -103,8 +103,18 @@ def _page(
 
 
 def _rows(
-    repo: pygit2.Repository, commit: pygit2.Commit, entries: list[history.Entry], expand: bool
+    repo: pygit2.Repository,
+    commit: pygit2.Commit,
+    entries: list[history.Entry],
+    expand: bool,
+    *,
+    for_copies: bool = False,
 ) -> list[dict[str, Any]]:
+    """Describe entries. `for_copies`: with a name of large files where clients want a Xet hash.
+
+    Clients copy between repositories what has one, and hand it back. Listings do not have it: there
+    it would make them download by Xet.
+    """
     changed = history.last_changes(repo, commit, [e.path for e in entries]) if expand else {}
     rows = []
     for entry in entries:
@@ -116,6 +126,8 @@ def _rows(
         }
         if entry.lfs:
             row["lfs"] = {"oid": entry.lfs[0], "size": entry.lfs[1], "pointerSize": 134}
+            if for_copies:
+                row["xetHash"] = entry.lfs[0]
         if last := changed.get(entry.path):
             title = last.message.partition("\n")[0]
             row["lastCommit"] = {"id": str(last.id), "title": title, "date": iso(last.commit_time)}
@@ -149,7 +161,7 @@ async def paths_info(
         repo = open_repo(request, record)
         commit = commit_of(repo, revision)
         entries = [history.entry(repo, commit, path.strip("/")) for path in paths]
-        rows = _rows(repo, commit, [e for e in entries if e], expand)
+        rows = _rows(repo, commit, [e for e in entries if e], expand, for_copies=not expand)
         return JSONResponse(rows, headers={"X-Repo-Commit": str(commit.id)})
 
     return await run_in_threadpool(described)
@@ -226,18 +238,13 @@ def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[
     there = objects.size_of(store.folder(record), oid)
     if upload and there != size:
         row["actions"] = {
-            "upload": {"href": _upload_address(request, record, oid, size)},
+            "upload": {"href": _signed_address(request, "put", record, oid, size)},
             "verify": {"href": f"{_asked_url(request).removesuffix('/batch')}/verify"},
         }
     elif not upload and there is None:
         row["error"] = {"code": 404, "message": "object does not exist"}
     elif not upload:
-        expires = int(time.time()) + UPLOAD_SECONDS
-        signature = store.sign("get", record.id, oid, expires)
-        base = str(request.base_url).rstrip("/")
-        row["actions"] = {
-            "download": {"href": f"{base}/lfs/{record.id}/{oid}?e={expires}&s={signature}"}
-        }
+        row["actions"] = {"download": {"href": _signed_address(request, "get", record, oid)}}
     return row
 
 
@@ -245,31 +252,30 @@ def _asked_url(request: Request) -> str:
     return str(request.base_url).rstrip("/") + asked_path(request.scope)
 
 
-def _upload_address(request: Request, record: Repo, oid: str, size: int) -> str:
-    """Clients send large files without their token: the address itself carries the right."""
-    expires = int(time.time()) + UPLOAD_SECONDS
-    signature = store_of(request).sign("put", record.id, oid, size, expires)
+def _signed_address(request: Request, verb: str, record: Repo, oid: str, size: int = 0) -> str:
+    """Clients send large files without their token: the address itself says who was given it."""
+    key, expires = access.bearer(request), int(time.time()) + ADDRESS_SECONDS
+    signature = store_of(request).sign(verb, record.id, oid, size, key, expires)
     base = str(request.base_url).rstrip("/")
-    return f"{base}/lfs/{record.id}/{oid}?size={size}&e={expires}&s={signature}"
+    return f"{base}/lfs/{record.id}/{oid}?size={size}&k={key}&e={expires}&s={signature}"
 
 
-def _signed_record(request: Request, repo_id: int, *parts: object) -> Repo:
+def _signed_record(request: Request, verb: str, repo_id: int, oid: str) -> Repo:
+    """Return the repository of a signed address; the rights are those of now, not of then."""
     store, query = store_of(request), request.query_params
-    expires = query.get("e", "")
+    key, expires, size = (query.get(name, "") for name in ("k", "e", "size"))
     fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
-    if not store.signed(query.get("s", ""), *parts, expires) or not fresh:
+    signed = store.signed(query.get("s", ""), verb, repo_id, oid, size, key, expires)
+    if not signed or not fresh:
         raise HubError(403, "The address is not valid, or no longer")
-    repos = store.repos("id = ?", (repo_id,))
-    if not repos:
-        raise HubError(404, "Repository not found", "RepoNotFound")
-    return repos[0]
+    return access.still_allowed(store, key, repo_id, write=verb == "put")
 
 
 @router.put("/lfs/{repo_id:number}/{oid}")
 async def receive(request: Request, repo_id: int, oid: str) -> Response:
     """Receive a large file, proving its size and SHA-256 while it comes."""
     announced = request.query_params.get("size", "")
-    record = _signed_record(request, repo_id, "put", repo_id, oid, announced)
+    record = _signed_record(request, "put", repo_id, oid)
     length = request.headers.get("content-length")
     if length is not None and length != announced:
         raise HubError(400, f"{length[:20]} bytes come, {announced} were announced")
@@ -499,7 +505,10 @@ def resolve(
     headers = {"X-Repo-Commit": str(commit.id), **_content_headers(path)}
     if entry.lfs:
         headers |= {"X-Linked-Etag": f'"{entry.lfs[0]}"', "X-Linked-Size": str(entry.size)}
-        where = objects.path_of(store_of(request).folder(record), entry.lfs[0])
+        folder = store_of(request).folder(record)
+        if objects.size_of(folder, entry.lfs[0]) is None:
+            raise HubError(404, f"The content of {path[:200]!r} was deleted", "EntryNotFound")
+        where = objects.path_of(folder, entry.lfs[0])
         return send(request, partial(objects.read_blocks, where), entry.size, entry.etag, headers)
     return send(request, history.content(repo, entry), entry.size, entry.etag, headers)
 
@@ -522,7 +531,7 @@ def _content_headers(path: str) -> dict[str, str]:
 @router.get("/lfs/{repo_id:number}/{oid}")
 def download(request: Request, repo_id: int, oid: str) -> Response:
     """Send a large file to whoever was given its address."""
-    record = _signed_record(request, repo_id, "get", repo_id, oid)
+    record = _signed_record(request, "get", repo_id, oid)
     folder = store_of(request).folder(record)
     size = objects.size_of(folder, oid)
     if size is None:

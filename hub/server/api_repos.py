@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from functools import partial
 from typing import Any
@@ -14,7 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from usermirrorer.hub.server import access, history, results, turns
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import REPO
-from usermirrorer.hub.server.cards import CARD_LIMIT, card_data, front_matter, listed_card, tags_of
+from usermirrorer.hub.server.cards import (
+    CARD_LIMIT,
+    PREFIXES,
+    card_data,
+    front_matter,
+    listed_card,
+    tags_of,
+)
 from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo, page, web_url
 from usermirrorer.hub.server.store import KINDS, Repo, Store, valid_name
 
@@ -196,15 +204,12 @@ def info(
 @router.get("/api/{kinds:kinds}")
 def listing(request: Request, kinds: str) -> JSONResponse:
     """List and search the repositories that the visitor may see, a page at a time."""
-    kind, user, query = kind_of(kinds), access.visitor(request), request.query_params
-    mine = user.name.lower() if user else ""
+    query = request.query_params
     words = [word.lower() for word in query.getlist("search")]
     wanted = {tag for text in query.getlist("filter") for tag in text.split(",")}
     rows = []
-    for record in store_of(request).repos("kind = ?", (kind,)):
-        hidden = record.private and record.namespace.lower() != mine
-        author = query.get("author", record.namespace).lower()
-        if hidden or author != record.namespace.lower():
+    for record in visible(request, kind_of(kinds)):
+        if query.get("author", record.namespace).lower() != record.namespace.lower():
             continue
         if not all(word in record.full_name.lower() for word in words):
             continue
@@ -219,10 +224,47 @@ def listing(request: Request, kinds: str) -> JSONResponse:
     return page(request, rows)
 
 
+@router.get("/api/models-tags-by-type")
+def model_tags(request: Request) -> dict[str, list[dict[str, str]]]:
+    """Return the tags of the models that the visitor may see, by type."""
+    return _tags_by_type(request, "model")
+
+
+@router.get("/api/datasets-tags-by-type")
+def dataset_tags(request: Request) -> dict[str, list[dict[str, str]]]:
+    """Return the tags of the datasets that the visitor may see, by type."""
+    return _tags_by_type(request, "dataset")
+
+
+def _tags_by_type(request: Request, kind: str) -> dict[str, list[dict[str, str]]]:
+    tags: set[str] = set()
+    for record in visible(request, kind):
+        with contextlib.suppress(HubError, KeyError, pygit2.GitError):  # damaged
+            repo = open_repo(request, record)
+            tags |= set(listed_card(repo, commit_of(repo, "main"))["tags"])
+    rows: dict[str, list[dict[str, str]]] = {}
+    for tag in sorted(tags):
+        prefix, colon, rest = tag.partition(":")
+        group, label = (prefix, rest) if colon and prefix in PREFIXES else ("other", tag)
+        rows.setdefault(group, []).append({"id": tag, "label": label, "type": group})
+    return rows
+
+
+def visible(request: Request, kind: str) -> list[Repo]:
+    """Return the repositories of a kind that the visitor may see, newest first."""
+    user = access.visitor(request)
+    mine = user.name.lower() if user else ""
+    records = store_of(request).repos("kind = ?", (kind,))
+    return [one for one in records if not one.private or one.namespace.lower() == mine]
+
+
+@router.get("/api/organizations/{namespace}/settings/repositories")
 @router.get("/api/settings/repositories")
-def my_repositories(request: Request) -> JSONResponse:
+def my_repositories(request: Request, namespace: str = "") -> JSONResponse:
     """List the user's own repositories of every kind."""
     user = access.signed_in(request)
+    if namespace and namespace.lower() != user.name.lower():
+        raise HubError(403, f"{user.name} has no rights to the namespace {namespace[:100]}")
     rows = [
         {
             "id": str(record.id),

@@ -22,12 +22,16 @@ from usermirrorer.hub.server import (
     api_content,
     api_repos,
     collections,
+    copies,
     disk,
+    grants,
     history,
     hosts,
+    not_here,
     objects,
     pages,
     results,
+    rewriting,
     turns,
     xet,
 )
@@ -76,6 +80,10 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     app.include_router(api_content.router)
     app.include_router(xet.router)
     app.include_router(results.router)
+    app.include_router(grants.router)
+    app.include_router(copies.router)
+    app.include_router(rewriting.router)
+    app.include_router(not_here.router)  # behind all of the API, before pages of any two names
     app.include_router(pages.router)
     app.add_middleware(turns.Turns, refuse=error_response)
     app.add_middleware(addresses.Segments)
@@ -119,7 +127,7 @@ def _remember(git: Path, name: str) -> None:
 def error_response(request: Request, error: HubError) -> Response:
     """Turn a HubError into a page for browsers, into JSON and the X-Error headers for clients."""
     error.message = _for_others(request, error.message)
-    if "text/html" in request.headers.get("accept", ""):
+    if error.status >= 400 and "text/html" in request.headers.get("accept", ""):
         return pages.error_page(request, error)
     message = "".join(c if " " <= c <= "~" else "?" for c in error.message)[:300].strip()
     headers = {"X-Error-Message": message, **error.headers}

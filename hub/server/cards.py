@@ -15,7 +15,9 @@ from usermirrorer.hub.server.foreign_yaml import plain_yaml
 CARD_LIMIT = 1 << 20
 #: What a listing shows of one card: bytes in all and per field; tags and letters of one.
 LISTED, _FIELD, _TAGS, _TAG = 8 << 10, 1 << 10, 200, 100
+#: What stands before the colon of a tag.
 _PREFIXED_TAGS = ("language", "license", "size_categories", "task_categories", "task_ids")
+PREFIXES = (*_PREFIXED_TAGS, "dataset")
 
 
 def front_matter(text: str) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from usermirrorer.hub.server.store import KINDS, Repo, connect
 router = APIRouter()
 #: Longest title, description and note that are kept: the Hub's own limits.
 _TITLE, _DESCRIPTION, _NOTE = 60, 150, 500
+_THEMES = ("orange", "blue", "green", "purple", "pink", "indigo")
+#: What of a collection can be changed, as it is at first.
+_NEW = {"title": "", "description": "", "private": False, "theme": "blue", "position": 0}
+_CHANGED = tuple(_NEW)
 _NUMBER = re.compile("0{9}[0-9a-f]{15}")
 _SLUG = "/api/collections/{namespace}/{slug}"
 
@@ -46,7 +50,7 @@ def visible(
     with connect(store.root) as db:
         rows = db.execute(f"select * from collections where {where} order by changed desc", values)
         collections = [dict(row) for row in rows]
-        items = [dict(row) for row in db.execute("select * from items order by id")]
+        items = [dict(row) for row in db.execute("select * from items order by position, id")]
     repos = {
         repo.id: repo
         for repo in store.repos()
@@ -81,8 +85,8 @@ def _describe(collection: dict[str, Any]) -> dict[str, Any]:
         "owner": {"name": collection["namespace"], "type": "user"},
         "lastUpdated": iso(collection["changed"]),
         "private": bool(collection["private"]),
-        "position": 0,
-        "theme": "blue",
+        "position": collection["position"],
+        "theme": collection["theme"],
         "upvotes": 0,
         "items": [
             {
@@ -120,9 +124,8 @@ async def create(request: Request) -> JSONResponse:
     payload = await access.json_body(request)
     title, description = (str(payload.get(key) or "") for key in ("title", "description"))
     user = access.owned_namespace(request, str(payload.get("namespace") or ""))
-    if not 0 < len(title) <= _TITLE or len(description) > _DESCRIPTION:
-        raise HubError(400, f"A title has 1 to {_TITLE} characters, a text at most {_DESCRIPTION}")
     private = payload.get("private") is True
+    _check({**_NEW, "title": title, "description": description, "private": private})
     key = (user.name, title)
     with connect(store_of(request).root) as db:
         done = db.execute(
@@ -154,6 +157,71 @@ def delete(request: Request, namespace: str, slug: str) -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.patch(_SLUG)
+async def change(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+    """Change `title`, `description`, `private`, `theme` or `position`; the address stays good."""
+    payload = await access.json_body(request)
+    access.owned_namespace(request, namespace)
+    collection = readable(request, namespace, slug)
+    new = {key: payload.get(key, collection[key]) for key in _CHANGED}
+    _check(new)
+    with connect(store_of(request).root) as db:
+        assignments = ", ".join(f"{key} = ?" for key in new)
+        try:
+            db.execute(
+                f"update collections set {assignments}, changed = ? where id = ?",
+                (*new.values(), time.time(), collection["id"]),
+            )
+        except sqlite3.IntegrityError:
+            raise HubError(409, "Another collection has this title") from None
+    return {"data": _describe(readable(request, namespace, slug))}
+
+
+def _check(new: dict[str, Any]) -> None:
+    """Refuse values that a collection cannot have.
+
+    Raises:
+        HubError: 400 if there is one.
+    """
+    title, description, position = new["title"], new["description"], new["position"]
+    good = isinstance(title, str) and 0 < len(title) <= _TITLE
+    good = good and isinstance(description, str) and len(description) <= _DESCRIPTION
+    if not good:
+        raise HubError(400, f"A title has 1 to {_TITLE} characters, a text at most {_DESCRIPTION}")
+    if new["private"] not in (False, True) or new["theme"] not in _THEMES:
+        raise HubError(400, f"A theme is one of {', '.join(_THEMES)}; `private` is true or false")
+    if isinstance(position, bool) or not isinstance(position, int):
+        raise HubError(400, "A position is a number")
+
+
+@router.patch(_SLUG + "/items/{item}")
+async def change_item(request: Request, namespace: str, slug: str, item: str) -> dict[str, Any]:
+    """Change an item's `note`, or its `position` among all."""
+    payload = await access.json_body(request)
+    access.owned_namespace(request, namespace)
+    collection = readable(request, namespace, slug)
+    number = int(item, 16) if _NUMBER.fullmatch(item) else 0
+    note, position = payload.get("note"), payload.get("position")
+    if note is not None and (not isinstance(note, str) or len(note) > _NOTE):
+        raise HubError(400, f"A note has at most {_NOTE} characters")
+    if position is not None and (isinstance(position, bool) or not isinstance(position, int)):
+        raise HubError(400, "A position is a number")
+    ids = [row["id"] for row in collection["items"]]
+    if number not in ids:
+        raise HubError(404, "Item not found")
+    if position is not None:
+        ids.remove(number)
+        ids.insert(max(0, position), number)
+    with connect(store_of(request).root) as db:
+        if note is not None:
+            db.execute("update items set note = ? where id = ?", (note, number))
+        places = [(place, one) for place, one in enumerate(ids)]
+        db.executemany("update items set position = ? where id = ?", places)
+        changed = "update collections set changed = ? where id = ?"
+        db.execute(changed, (time.time(), collection["id"]))
+    return {"success": True}
+
+
 @router.post(_SLUG + "/items")
 async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
     """Add a repository (`item`: `id` and `type`), with a note if wanted."""
@@ -166,8 +234,8 @@ async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
     with connect(store_of(request).root) as db:
         try:
             db.execute(
-                "insert into items (collection, repo, note) values (?, ?, ?)",
-                (collection["id"], repo.id, note),
+                "insert into items (collection, repo, note, position) values (?, ?, ?, ?)",
+                (collection["id"], repo.id, note, len(collection["items"])),
             )
         except sqlite3.IntegrityError:
             raise HubError(409, "This item is in the collection") from None

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pygit2
@@ -99,21 +99,33 @@ class Draft:
     def _publish_pack(self, oids: list[pygit2.Oid]) -> None:
         packs = self.git / "objects" / "pack"
         packs.mkdir(exist_ok=True)
-        builder = pygit2.PackBuilder(self.repo)
-        for oid in oids:
-            builder.add(oid)
-        builder.set_threads(1)
         with tempfile.TemporaryDirectory(prefix="tmp_", dir=packs) as folder:
-            builder.write(folder)
-            made = sorted(Path(folder).iterdir(), key=lambda path: path.suffix == ".idx")
-            for path in made:
-                path.chmod(0o400)
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            for path in made:  # the index last: with it, the pack counts
-                path.rename(packs / path.name)
-        disk.sync_folder(packs)
-        disk.sync_folder(packs.parent)
+            write_pack(self.repo, oids, Path(folder))
+            take_pack(Path(folder), self.git)
+
+
+def write_pack(repo: pygit2.Repository, oids: Iterable[pygit2.Oid], folder: Path) -> None:
+    """Write objects as one pack into an empty folder."""
+    builder = pygit2.PackBuilder(repo)
+    for oid in oids:
+        builder.add(oid)
+    builder.set_threads(1)
+    builder.write(folder)
+
+
+def take_pack(folder: Path, git: Path) -> None:
+    """Move a pack into a repository on the same disk, durably."""
+    packs = git / "objects" / "pack"
+    packs.mkdir(exist_ok=True)
+    made = sorted(folder.iterdir(), key=lambda path: path.suffix == ".idx")
+    for path in made:
+        path.chmod(0o400)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for path in made:  # the index last: with it, the pack counts
+        path.rename(packs / path.name)
+    disk.sync_folder(packs)
+    disk.sync_folder(packs.parent)
 
 
 def store_object(odb: pygit2.Odb, git: Path, kind: int, content: bytes) -> str:

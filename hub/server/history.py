@@ -31,6 +31,7 @@ LARGE = (
 )
 #: Longest reference that libgit2 takes, and part of one that is a file's name (with `.lock`).
 _REFERENCE, _REFERENCE_PART = 1000, 240
+_SHORTEST_ID = 7
 _ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
 
 
@@ -60,14 +61,17 @@ def write_blob(git: Path, data: bytes) -> str:
 
 
 def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
-    """Return the commit that a branch, tag, full reference or 40-digit id names, else None."""
+    """Return the commit that a branch, tag, full reference or id names, else None.
+
+    The first seven digits of an id are enough, if no other object begins with them.
+    """
     names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
     if revision.startswith("refs/"):
         names.append(revision)
     for name in names:
         if commit_ := _commit_at(repo, name):
             return commit_
-    if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
+    if _SHORTEST_ID <= len(revision) <= 40 and set(revision) <= set("0123456789abcdef"):
         with contextlib.suppress(KeyError, ValueError, pygit2.GitError):
             target = repo.get(revision)
             return target if isinstance(target, pygit2.Commit) and target.tree is not None else None
@@ -181,6 +185,26 @@ def commit(
     draft.publish()
     open_(git).references.create(name, made, force=True)
     return str(made)
+
+
+def squash(git: Path, branch: str, *, author: str, message: str) -> str:
+    """Let a branch hold one commit without parents, with the files of its last; return its id.
+
+    Commits of before stay readable by id, and by the other branches and tags that have them.
+    """
+    repo = open_(git)
+    name = f"refs/heads/{branch}"
+    tree = repo.references[name].peel(pygit2.Commit).tree_id
+    signature = pygit2.Signature(author, f"{author}@localhost", int(time.time()), 0)
+    made = repo.create_commit(None, signature, signature, message, tree, [])
+    repo.references.create(name, made, force=True)
+    return str(made)
+
+
+def reference_names(repo: pygit2.Repository) -> list[str]:
+    """Return the full names of all branches and tags that are not broken."""
+    groups = references(repo).items()
+    return [f"refs/{group}/{name}" for group, names in groups for name in names]
 
 
 def references(repo: pygit2.Repository) -> dict[str, dict[str, str]]:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,33 +36,58 @@ create table if not exists repos (
     namespace text not null collate nocase, name text not null collate nocase,
     private integer not null, gated text not null,
     created real not null, revision integer not null default 0, unique (kind, namespace, name));
+-- Where a repository was before it moved: old names lead to it until somebody takes them.
+create table if not exists moves (
+    kind text not null, namespace text not null collate nocase, name text not null collate nocase,
+    repo integer not null references repos(id) on delete cascade,
+    primary key (kind, namespace, name));
+-- Who asked to read a gated repository, or was let in unasked.
+create table if not exists grants (
+    id integer primary key, repo integer not null references repos(id) on delete cascade,
+    user text not null collate nocase references users(name),
+    status text not null check (status in ('pending', 'accepted', 'rejected')),
+    reason text not null default '', changed real not null, unique (repo, user));
 -- What proves of a folder that stepped aside that its repository was deleted.
 create table if not exists gone (id integer primary key);
 create table if not exists collections (
     id integer primary key, namespace text not null collate nocase, title text not null,
     description text not null, private integer not null, changed real not null,
+    theme text not null default 'blue', position integer not null default 0,
     unique (namespace, title));
 create table if not exists items (
     id integer primary key, collection integer not null references collections(id)
     on delete cascade, repo integer not null references repos(id) on delete cascade,
-    note text not null, unique (collection, repo));
+    note text not null, position integer not null default 0, unique (collection, repo));
 """
+#: Columns that earlier versions did not have: table, column, type.
+_ADDED = (
+    ("repos", "revision", "integer not null default 0"),
+    ("collections", "theme", "text not null default 'blue'"),
+    ("collections", "position", "integer not null default 0"),
+    ("items", "position", "integer not null default 0"),
+)
 #: How long a browser stays signed in.
 _SESSION_SECONDS = 12 * 3600
 #: The file of accounts, tokens and records; and what says that a folder is a backup only.
 ACCOUNTS, BACKUP_MARK = "hub.sqlite", "backup.json"
 _SECRET_BYTES = 32
+#: Digits of a token's hash that name it.
+_KEY = 12
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _log = logging.getLogger("usermirrorer.hub")
 
 
 @dataclass(frozen=True)
 class User:
-    """A signed-in user, with the role of the token in use (`read` or `write`)."""
+    """A signed-in user, with the role of the token in use (`read` or `write`).
+
+    `key` names the token, as `list_tokens` does; it opens nothing.
+    """
 
     name: str
     role: str
     label: str
+    key: str = ""
 
 
 class Store:
@@ -114,7 +139,15 @@ class Store:
             row = db.execute("select * from tokens where digest = ?", (digest,)).fetchone()
         if row is None or not hmac.compare_digest(row["digest"], digest):
             return None
-        return User(row["user"], row["role"], row["label"])
+        return User(row["user"], row["role"], row["label"], digest[:_KEY])
+
+    def holder(self, key: str) -> User | None:
+        """Return whose token has this `key`, None if it was revoked meanwhile."""
+        with connect(self.root) as db:
+            row = db.execute(
+                f"select * from tokens where substr(digest, 1, {_KEY}) = ?", (key,)
+            ).fetchone()
+        return None if row is None else User(row["user"], row["role"], row["label"], key)
 
     def open_session(self, token: str) -> str | None:
         """Return what a browser may keep instead of this token; None if it is nobody's.
@@ -135,12 +168,25 @@ class Store:
             return None
         with connect(self.root) as db:
             row = db.execute("select * from tokens where digest = ?", (digest,)).fetchone()
-        return None if row is None else User(row["user"], "read", row["label"])
+        return None if row is None else User(row["user"], "read", row["label"], digest[:_KEY])
 
     def find(self, kind: str, namespace: str, name: str) -> Repo | None:
         """Return a repository, None if there is none."""
         repos = self.repos("kind = ? and namespace = ? and name = ?", (kind, namespace, name))
         return repos[0] if repos else None
+
+    def moved(self, kind: str, namespace: str, name: str) -> Repo | None:
+        """Return the repository that once had this name, None if there is none."""
+        named = "select repo from moves where kind = ? and namespace = ? and name = ?"
+        repos = self.repos(f"id = ({named})", (kind, namespace, name))
+        return repos[0] if repos else None
+
+    def grant(self, repo: Repo, user: str) -> str | None:
+        """Return how a user's wish to read a gated repository stands, None if there is none."""
+        with connect(self.root) as db:
+            asked = "select status from grants where repo = ? and user = ?"
+            row = db.execute(asked, (repo.id, user)).fetchone()
+        return None if row is None else str(row["status"])
 
     def repos(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[Repo]:
         """Return repositories that fulfil an SQL condition, newest first."""
@@ -148,11 +194,19 @@ class Store:
             rows = db.execute(f"select * from repos where {where} order by created desc", values)
             return [_repo(row) for row in rows]
 
-    def create(self, kind: str, namespace: str, name: str, private: bool) -> Repo | None:
+    def create(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        private: bool,
+        fill: Callable[[Path], None] | None = None,
+    ) -> Repo | None:
         """Record a repository and make its folder; None if it exists.
 
-        The folder is filled by `history.create` before the record is committed (see `connect`),
-        and says so until then: what a kill in between leaves is unborn, and goes at the next start.
+        The folder is filled before the record is committed (see `connect`), by `history.create` if
+        nothing else is given, and says so until then: what a kill in between leaves is unborn, and
+        goes at the next start.
         """
         with connect(self.root) as db:
             repo = Repo(
@@ -166,10 +220,11 @@ class Store:
                 )
             except sqlite3.IntegrityError:
                 return None
+            _forget_move(db, kind, namespace, name)
             folder = self.folder(repo)
             folders.make(folder)
             try:
-                _fill(folder, repo)
+                _fill(folder, repo, fill)
                 db.commit()
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -194,6 +249,10 @@ class Store:
             row = db.execute("select * from repos where id = ?", (repo.id,)).fetchone()
             if row is None:
                 return
+            if (repo.namespace, repo.name) != (row["namespace"], row["name"]):
+                _forget_move(db, repo.kind, row["namespace"], row["name"])
+                old = (repo.kind, repo.namespace, repo.name, repo.id)
+                db.execute("insert or replace into moves values (?, ?, ?, ?)", old)
             before = (self.folder(repo) / folders.DESCRIPTION).read_bytes()
             folders.write_description(self.folder(repo), _repo(row))
             try:
@@ -239,6 +298,12 @@ def _repo(row: sqlite3.Row) -> Repo:
     return Repo(**{**dict(row), "private": bool(row["private"])})
 
 
+def _forget_move(db: sqlite3.Connection, kind: str, namespace: str, name: str) -> None:
+    """Let a name lead nowhere else, as it is taken now."""
+    taken = "delete from moves where kind = ? and namespace = ? and name = ?"
+    db.execute(taken, (kind, namespace, name))
+
+
 def _free_number(db: sqlite3.Connection, root: Path) -> int:
     """Return an id that no repository has, had, or has a folder of (whatever the records say)."""
     db.execute("delete from repos where 0")  # takes the right to write: two never get the same
@@ -248,13 +313,16 @@ def _free_number(db: sqlite3.Connection, root: Path) -> int:
     return max(last["seq"] if last else 0, *numbers, 0) + 1
 
 
-def _fill(folder: Path, repo: Repo) -> None:
+def _fill(folder: Path, repo: Repo, fill: Callable[[Path], None] | None) -> None:
     """Make all that is in the folder of a new repository."""
     from usermirrorer.hub.server import history
 
     for part in ("lfs", "incoming"):
         (folder / part).mkdir()
-    history.create(folder / "git", repo.namespace)
+    if fill is None:
+        history.create(folder / "git", repo.namespace)
+    else:
+        fill(folder)
     folders.write_description(folder, repo)
     disk.sync_folder(folder.parent)
 
@@ -324,10 +392,11 @@ def prepare_accounts(root: Path) -> None:
             problems = [str(error)]
         if problems != ["ok"]:
             raise broken_accounts(path, f"are damaged ({problems[0]})")
-        columns = {row["name"] for row in db.execute("pragma table_info(repos)")}
-        if "revision" not in columns:
+        for table, column, kind in _ADDED:
+            if column in {row["name"] for row in db.execute(f"pragma table_info({table})")}:
+                continue
             try:
-                db.execute("alter table repos add column revision integer not null default 0")
+                db.execute(f"alter table {table} add column {column} {kind}")
             except sqlite3.OperationalError as error:  # reading goes on without it
                 _log.warning("%s: %s", path, error)
     db = sqlite3.connect(path, timeout=30)
@@ -421,7 +490,7 @@ def list_tokens(root: Path) -> list[dict[str, Any]]:
     """Return every token's `id` (start of its hash), `user`, `label`, `role` and `created`."""
     with connect(root) as db:
         rows = db.execute(
-            "select substr(digest, 1, 12) as id, user, label, role, created from tokens"
+            f"select substr(digest, 1, {_KEY}) as id, user, label, role, created from tokens"
         )
         return [dict(row) for row in rows]
 
@@ -433,7 +502,7 @@ def revoke_token(root: Path, token_id: str) -> None:
         UserError: if there is none.
     """
     with connect(root) as db:
-        gone = db.execute("delete from tokens where substr(digest, 1, 12) = ?", (token_id,))
+        gone = db.execute(f"delete from tokens where substr(digest, 1, {_KEY}) = ?", (token_id,))
         if not gone.rowcount:
             raise UserError(f"no token has the id {token_id!r}", fix="See `hub token list`.")
 

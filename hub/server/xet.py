@@ -66,7 +66,9 @@ def write_token(
     day = int(time.time()) // DAY
     _forget(store_of(request).folder(record), day)
     expires = int(time.time()) + DAY // 4
-    token = f"{expires}.{store_of(request).sign('xet', record.id, day, expires)}"
+    key = access.bearer(request)
+    signature = store_of(request).sign("xet", record.id, day, key, expires)
+    token = f"{expires}.{key}.{signature}"
     address = f"{str(request.base_url).rstrip('/')}/xet/{record.id}/{day}"
     headers = {
         "X-Xet-Cas-Url": address,
@@ -86,25 +88,20 @@ def _spool(request: Request, repo_id: int, day: int) -> tuple[Repo, Path]:
     """Return whose upload this is and where its xorbs are kept.
 
     Raises:
-        HubError: 401 unless the request carries a token of `write_token`.
+        HubError: 401 unless the request carries a token of `write_token`, 403 or 404 if who was
+            given it may not write any more.
     """
-    _check_token(request, repo_id, day)
     store = store_of(request)
-    repos = store.repos("id = ?", (repo_id,))
-    if not repos:
-        raise HubError(404, "Repository not found", "RepoNotFound")
-    spool = store.folder(repos[0]) / "xet" / str(day)
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    expires, key, signature = [*given.split(".", 2), "", ""][:3]
+    fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
+    if not store.signed(signature, "xet", repo_id, day, key, expires) or not fresh:
+        raise HubError(401, "The token is not valid, or no longer")
+    repo = access.still_allowed(store, key, repo_id, write=True)
+    spool = store.folder(repo) / "xet" / str(day)
     for folder in (spool.parent, spool):
         folder.mkdir(exist_ok=True)
-    return repos[0], spool
-
-
-def _check_token(request: Request, repo_id: int, day: int) -> None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    expires, _, signature = given.partition(".")
-    fresh = expires.isdecimal() and len(expires) < 20 and int(expires) > time.time()
-    if not store_of(request).signed(signature, "xet", repo_id, day, expires) or not fresh:
-        raise HubError(401, "The token is not valid, or no longer")
+    return repo, spool
 
 
 @router.post("/xet/{repo_id:number}/{day:number}/v1/xorbs/{prefix}/{xorb}")
