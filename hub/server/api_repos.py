@@ -99,6 +99,8 @@ async def move(request: Request) -> dict[str, str]:
     """Rename a repository within the user's namespace."""
     payload = await access.json_body(request)
     kind = str(payload.get("type") or "model")
+    if kind not in KINDS:
+        raise HubError(501, f"This Hub has no {kind[:40]}s")
     source, target = (str(payload.get(key, "")).partition("/") for key in ("fromRepo", "toRepo"))
     repo, _ = access.writable(request, kind, source[0], source[2])
     access.owned_namespace(request, target[0])

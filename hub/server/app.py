@@ -75,6 +75,7 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    app.include_router(not_here.first)
     app.include_router(collections.router)  # before the routes that take any second segment
     app.include_router(api_repos.router)
     app.include_router(api_content.router)

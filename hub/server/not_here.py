@@ -8,19 +8,38 @@ from fastapi import APIRouter, Request
 
 from usermirrorer.hub.server import access
 from usermirrorer.hub.server.access import HubError
+from usermirrorer.hub.server.addresses import KINDS_WORDS
 from usermirrorer.hub.server.routing import kind_of
 
 router = APIRouter()
+#: What would be taken for a repository: stands before all other routes.
+first = APIRouter()
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 #: Words of addresses that do not say what they are about.
 _NAMES = {
+    "daily-papers": "papers",
+    "dev-mode": "running Spaces",
+    "hardware": "running Spaces",
     "like": "likes",
     "likers": "likes",
+    "logs": "running Spaces",
     "organizations": "organisations: a user of whom several people have a token each is one",
+    "pause": "running Spaces",
+    "resource-group": "resource groups",
+    "restart": "running Spaces",
     "runtime": "running Spaces",
+    "safetensors-metadata": "metadata of sharded safetensors in one answer",
+    "secrets": "running Spaces",
+    "semantic-search": "search by meaning",
     "settings": "settings of this kind",
+    "sleeptime": "running Spaces",
+    "templates": "templates of Spaces",
+    "uploads": "attachments",
     "users": "pages of users",
+    "variables": "running Spaces",
+    "volumes": "running Spaces",
     "xet-read-token": "downloads by Xet: they are plain HTTP",
+    "zero-gpu": "running Spaces",
 }
 
 
@@ -38,7 +57,23 @@ def of_a_repository(request: Request, kinds: str, namespace: str, name: str, res
 @router.api_route("/api/{rest:below}", methods=_METHODS, include_in_schema=False)
 def of_the_hub(rest: str) -> None:
     """Refuse the rest."""
-    raise _refusal(rest.removeprefix("settings/"))
+    first_word, _, others = rest.partition("/")
+    if first_word == "collections":
+        others = rest.rpartition("/")[2]
+    told = first_word in ("collections", "settings", *KINDS_WORDS)
+    raise _refusal(others if told and others else rest)
+
+
+@router.post("/uploads", include_in_schema=False)
+def attachments() -> None:
+    """Refuse what a discussion would show."""
+    raise _refusal("uploads")
+
+
+@first.get("/api/spaces/zero-gpu/quota", include_in_schema=False)
+def quota() -> None:
+    """Refuse to tell how much of other people's hardware is left."""
+    raise _refusal("zero-gpu")
 
 
 @router.api_route("/{word:elsewhere}/{rest:below}", methods=_METHODS, include_in_schema=False)

@@ -10,7 +10,7 @@ KINDS = ("model", "dataset", "space")
 RESERVED = frozenset(
     [
         *("api", "buckets", "collections", "datasets", "healthz", "kernels", "lfs", "login"),
-        *("logout", "models", "papers", "spaces", "xet"),
+        *("logout", "models", "papers", "spaces", "xet", "zero-gpu"),
     ]
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")

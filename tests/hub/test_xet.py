@@ -34,9 +34,11 @@ for name, data in contents.items():
 for name, data in contents.items():
     with open(hf_hub_download("usermirrorer/m", name), "rb") as file:
         assert file.read() == data, name
-info = api.get_paths_info("usermirrorer/m", "again.bin")[0]
+info = api.get_paths_info("usermirrorer/m", "again.bin", expand=True)[0]
 assert info.lfs.sha256 == hashlib.sha256(contents["again.bin"]).hexdigest()
 assert info.xet_hash is None
+listed = api.list_repo_tree("usermirrorer/m")
+assert all(file.xet_hash is None for file in listed)  # else clients download by Xet
 """
 
 
