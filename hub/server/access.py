@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -31,7 +33,10 @@ def store_of(request: Request) -> Store:
 
 
 def visitor(request: Request) -> User | None:
-    """Return who asks, None without a token. A signed-in browser may read, nothing else.
+    """Return who asks, None without a token.
+
+    A signed-in browser may read, nothing else; so may whoever says a token as git does, as the
+    password of a name: browsers do that too, and for pages that other sites make them ask for.
 
     Raises:
         HubError: 401 if there is a token that is not (or no longer) valid.
@@ -40,10 +45,23 @@ def visitor(request: Request) -> User | None:
     if not scheme:
         kept = request.cookies.get(COOKIE) if request.method in ("GET", "HEAD") else None
         return store_of(request).session(kept) if kept else None
-    user = store_of(request).user(token.strip()) if scheme.lower() == "bearer" else None
+    basic = scheme.lower() == "basic"
+    if basic:
+        token = _password(token)
+    user = store_of(request).user(token.strip()) if basic or scheme.lower() == "bearer" else None
+    if user is not None and basic:
+        user = replace(user, role="read")
     if user is None:
         raise HubError(401, "Invalid credentials in Authorization header")
     return user
+
+
+def _password(credentials: str) -> str:
+    """Return the password of `name:password` in base64, "" if it is not that."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def signed_in(request: Request, *, write: bool = False) -> User:
@@ -123,7 +141,8 @@ def _lead_on(request: Request, namespace: str, name: str, repo: Repo) -> None:
         HubError: 307, with the new address.
     """
     params = request.path_params
-    if (params.get("namespace"), params.get("name")) != (namespace, name):
+    in_address = str(params.get("name")).removesuffix(".git")  # git says it with its ending
+    if (params.get("namespace"), in_address) != (namespace, name):
         return  # the name came in a body
     segments = asked_path(request.scope).split("/")
     at = 1 if "kinds" not in params else 3 if segments[1] == "api" else 2

@@ -260,13 +260,10 @@ def visible(request: Request, kind: str) -> list[Repo]:
     return [one for one in records if not one.private or one.namespace.lower() == mine]
 
 
-@router.get("/api/organizations/{namespace}/settings/repositories")
 @router.get("/api/settings/repositories")
-def my_repositories(request: Request, namespace: str = "") -> JSONResponse:
+def my_repositories(request: Request) -> JSONResponse:
     """List the user's own repositories of every kind."""
     user = access.signed_in(request)
-    if namespace and namespace.lower() != user.name.lower():
-        raise HubError(403, f"{user.name} has no rights to the namespace {namespace[:100]}")
     rows = [
         {
             "id": str(record.id),

@@ -21,6 +21,7 @@ from usermirrorer.hub.server import (
     addresses,
     api_content,
     api_repos,
+    clones,
     collections,
     copies,
     disk,
@@ -69,6 +70,7 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     app.state.store = store
     app.state.uploads = set()
     app.state.repositories = turns.Repositories()
+    app.state.clones = asyncio.Semaphore(clones.CLONES)
     _answer_errors(app)
 
     @app.get("/healthz", include_in_schema=False)
@@ -84,6 +86,7 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     app.include_router(grants.router)
     app.include_router(copies.router)
     app.include_router(rewriting.router)
+    app.include_router(clones.router)
     app.include_router(not_here.router)  # behind all of the API, before pages of any two names
     app.include_router(pages.router)
     app.add_middleware(turns.Turns, refuse=error_response)

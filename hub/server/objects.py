@@ -108,7 +108,8 @@ def link(source: Path, target: Path, oid: str) -> None:
     old, new = path_of(source, oid), path_of(target, oid)
     if size_of(target, oid) is not None:
         return
-    new.parent.mkdir(parents=True, exist_ok=True)
+    for parent in (new.parent.parent, new.parent):
+        parent.mkdir(exist_ok=True)
     try:
         with contextlib.suppress(FileExistsError):
             os.link(old, new)
