@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw.sources import get_source
 
+
+class _Size(NamedTuple):
+    """How much is run: people, seeds, and a factor of the largest number of epochs."""
+
+    users: int
+    seeds: int
+    effort: float
+
+
+_USUAL, _TINY = _Size(100, 2, 0.5), _Size(30, 1, 0.1)
 _TEN = "BPR LightGCN MultiDAE DiffRec SGL NeuMF NGCF SimpleX SASRec NARM"
 
 
@@ -48,10 +59,10 @@ class _Several(click.Command):
     multiple=True,
     help="NAME=SCENES.parquet, NAME=RELEASE or NAME=none, where a model's record cannot tell.",
 )
-@click.option("--users", default=100, help="People, drawn at random (0: all).")
-@click.option("--seeds", default=2, help="How often everything is trained.")
-@click.option("--effort", default=0.5, help="Scales the largest number of epochs.")
-@click.option("--tiny", is_flag=True, help="Minutes: 30 people, one seed, few epochs.")
+@click.option("--users", type=int, help="People, drawn at random (0: all).  [default: 100]")
+@click.option("--seeds", type=int, help="How often everything is trained.  [default: 2]")
+@click.option("--effort", type=float, help="Scales the largest number of epochs.  [default: 0.5]")
+@click.option("--tiny", is_flag=True, help="Minutes: of these by default 30, 1 and 0.1.")
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
@@ -68,9 +79,9 @@ def interact(
     simulators: tuple[str, ...],
     out: Path,
     trained_on: tuple[str, ...],
-    users: int,
-    seeds: int,
-    effort: float,
+    users: int | None,
+    seeds: int | None,
+    effort: float | None,
     tiny: bool,
     prompts: Path | None,
     mode: str,
@@ -86,14 +97,17 @@ def interact(
     """
     from usermirrorer.recipes.interact import hyperparameters, pipeline, report
 
-    if seeds < 1 or users < 0 or not 0 < effort <= 100:
+    usual = _TINY if tiny else _USUAL
+    given = (users, seeds, effort)
+    size = _Size(*(u if one is None else one for one, u in zip(given, usual, strict=True)))
+    if size.seeds < 1 or size.users < 0 or not 0 < size.effort <= 100:
         raise UserError("--seeds, --users and --effort are not negative, and train something")
     plan = pipeline.Plan(
         recommenders=hyperparameters.check(recommenders or tuple(hyperparameters.RECOMMENDERS)),
         simulators=_named(simulators, "--simulators"),
-        users=30 if tiny else users,
-        seeds=1 if tiny else seeds,
-        schedule=hyperparameters.Schedule(0.1 if tiny else effort),
+        users=size.users,
+        seeds=size.seeds,
+        schedule=hyperparameters.Schedule(size.effort),
         stated=_named(trained_on, "--trained-on"),
         prompts=prompts,
         mode=None if mode == "own" else mode,

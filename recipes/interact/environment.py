@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def train(
     *,
     ray: bool = False,
 ) -> None:
-    """Do tasks of the worker that are not done yet.
+    """Do tasks of the worker that are not done yet, on all cores of this machine or on a cluster.
 
     Args:
         tasks: See `worker.py`.
@@ -59,22 +61,53 @@ def train(
     """
     missing = [task for task in tasks if not Path(task["out"]).exists()]
     done(len(tasks) - len(missing))
-    groups: dict[str, list[Task]] = {}
-    for task in missing:
-        groups.setdefault(task["model"] if ray else "", []).append(task)
+    groups = _groups(missing, ray=ray)
     if not groups:
         return
     program = str(python())
     calls = []
     for group, own in groups.items():
-        stem = folder / "-".join(part for part in (name, group) if part)
+        stem = folder / f"{name}-{group}"
         storage.write_json(stem.with_suffix(".json"), own)
         calls.append((program, str(stem.with_suffix(".json")), str(stem.with_suffix(".log"))))
     if ray:
         _on_ray(calls, groups.values(), done)
-        return
-    for call in calls:
-        _call(*call, done)
+    else:
+        _on_cores(calls, done)
+
+
+def _groups(tasks: Sequence[Task], *, ray: bool) -> dict[str, list[Task]]:
+    """Return what each worker does: a recommender on a cluster, else a share for each core."""
+    groups: dict[str, list[Task]] = {}
+    workers = 1 if ray else max(1, (os.cpu_count() or 1) // _threads())
+    for number, task in enumerate(tasks):
+        groups.setdefault(task["model"] if ray else str(number % workers), []).append(task)
+    return groups
+
+
+def _threads() -> int:
+    """Return the threads of one worker; models so small gain nothing from more."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdigit() and int(stated) else 1
+
+
+def _on_cores(calls: Sequence[tuple[str, str, str]], done: Callable[[int], None]) -> None:
+    """Run workers beside each other; the first that fails stops the others."""
+    turn, processes = threading.Lock(), list[subprocess.Popen[str]]()
+
+    def told(number: int) -> None:
+        with turn:
+            done(number)
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        running = [threads.submit(_call, *call, told, processes.append) for call in calls]
+        try:
+            for one in as_completed(running):
+                one.result()
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            raise
 
 
 def _on_ray(
@@ -104,9 +137,13 @@ def _on_ray(
 
 
 def _call(
-    program: str, tasks: str, log: str, done: Callable[[int], None] = lambda number: None
+    program: str,
+    tasks: str,
+    log: str,
+    done: Callable[[int], None] = lambda number: None,
+    started: Callable[[subprocess.Popen[str]], None] = lambda process: None,
 ) -> None:
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    threads = {"OMP_NUM_THREADS": str(_threads())}
     with Path(log).open("w", encoding="utf-8") as errors, Path(tasks).open("rb") as given:
         process = subprocess.Popen(
             [program, str(WORKER)],
@@ -117,6 +154,7 @@ def _call(
             env={**_plain_environment(), **threads},
         )
         assert process.stdout is not None
+        started(process)
         try:
             for line in process.stdout:
                 if line.startswith("{") and "done" in json.loads(line):

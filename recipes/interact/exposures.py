@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import OPTION_FEATURES
 from usermirrorer.builders.common.text import numbered_by_looks
 from usermirrorer.builders.raw.source import Source, Tables
@@ -45,13 +46,23 @@ def shown(top: pl.DataFrame, split: Split, tables: Tables, seed: Sequence[int]) 
         split: Numbers users and items.
         tables: Has the titles.
         seed: Of the order in which options are shown.
+
+    Raises:
+        UserError: if a list would be shorter than `OPTIONS`.
     """
     looks = numbered_by_looks(tables.items["title"].fill_null("").to_list())[split.items]
-    ranked = np.zeros((len(split.users), OPTIONS), np.int64)
+    listed: list[np.ndarray] = [np.zeros(0, np.int64)] * len(split.users)
     for (user,), rows in top.sort("user", "rank").group_by("user", maintain_order=True):
         items = rows["item"].to_numpy()
         _, first = np.unique(looks[items], return_index=True)
-        ranked[int(user)] = items[np.sort(first)][:OPTIONS]  # type: ignore[call-overload]
+        listed[int(user)] = items[np.sort(first)][:OPTIONS]  # type: ignore[call-overload]
+    if (fewest := min(map(len, listed))) < OPTIONS:
+        raise UserError(
+            f"a list shows {OPTIONS} items, but for somebody {fewest} are left that this person "
+            "has not taken and whose titles can be told apart",
+            fix="Take a source with more items.",
+        )
+    ranked = np.stack(listed)
     rng = np.random.default_rng([*seed, 11])
     order = rng.permuted(np.tile(np.arange(OPTIONS), (len(ranked), 1)), axis=1)
     return Shown(ranked, order)

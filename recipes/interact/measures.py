@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import polars as pl
 
@@ -106,8 +103,3 @@ def log_facts(items: np.ndarray, popularity: np.ndarray, real: np.ndarray) -> di
 def improvement(value: float, before: float) -> float | None:
     """Return the paper's Improve: how much larger, as a share; None where there was nothing."""
     return value / before - 1 if before else None
-
-
-def mean_over(values: Mapping[Any, np.ndarray], keys: Sequence[Any]) -> np.ndarray:
-    """Return the mean over seeds, per user."""
-    return np.mean([values[key] for key in keys], axis=0)

@@ -49,7 +49,12 @@ def _beside(out: Path) -> Iterator[Path]:
         temporary = Path(folder) / out.name
         temporary.mkdir()
         yield temporary
-        temporary.replace(out)
+        try:
+            temporary.replace(out)
+        except OSError:
+            if not out.is_dir():
+                raise
+            # Done meanwhile by a worker that outlived the run that started it: the same.
 
 
 def _run(task: Task, out: Path) -> None:

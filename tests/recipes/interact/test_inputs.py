@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,14 @@ from click.testing import CliRunner
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw.source import Tables
-from usermirrorer.recipes.interact import environment, hyperparameters, splits, trained
+from usermirrorer.recipes.interact import (
+    environment,
+    exposures,
+    hyperparameters,
+    pipeline,
+    splits,
+    trained,
+)
 from usermirrorer.recipes.interact.commands import interact
 
 
@@ -76,6 +85,30 @@ def test_a_raw_folder_without_the_source_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["base", "=model", "base=", "a b=model", "../x=model"])
 def test_a_simulator_without_a_plain_name_is_refused(word: str, tmp_path: Path) -> None:
     assert "NAME=VALUE" in _command("--simulators", word, out=tmp_path).fix
+
+
+@pytest.mark.parametrize(
+    "size", [["--seeds", "0"], ["--users", "-1"], ["--effort", "0"], ["--effort", "nan"]]
+)
+def test_a_run_of_nothing_is_refused(size: list[str], tmp_path: Path) -> None:
+    said = _command("--simulators", "a=x", *size, out=tmp_path)
+    assert "train something" in said.what
+
+
+def test_a_tiny_run_has_as_many_seeds_as_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[pipeline.Plan] = []
+
+    def kept(source: object, raw: Path, out: Path, plan: pipeline.Plan) -> None:
+        plans.append(plan)
+        raise UserError("enough")
+
+    monkeypatch.setattr(pipeline, "run", kept)
+    for more in ([], ["--seeds", "3"], ["--tiny"], ["--tiny", "--seeds", "3", "--users", "40"]):
+        _command("--simulators", "a=x", *more, out=tmp_path)
+    sizes = [(plan.users, plan.seeds, plan.schedule.effort) for plan in plans]
+    assert sizes == [(100, 2, 0.5), (100, 3, 0.5), (30, 1, 0.1), (40, 3, 0.1)]
 
 
 def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
@@ -163,3 +196,14 @@ def test_too_few_people_are_refused_with_why(tables: Tables) -> None:
         splits.split(tables, everyone, users=0, seed=0)
     with pytest.raises(UserError, match="too few"):
         splits.split(tables, [], users=5, seed=0)
+
+
+def test_a_source_with_too_few_items_for_a_list_is_refused(tables: Tables) -> None:
+    split = splits.split(tables, [], users=0, seed=0)
+    people = len(split.users)
+    rows = {"user": np.repeat(np.arange(people), 9), "rank": np.tile(np.arange(9), people)}
+    top = pl.DataFrame({**rows, "item": rows["rank"]})
+    with pytest.raises(UserError, match="a list shows 10 items, but for somebody 9 are left"):
+        exposures.shown(top, split, tables, [0])
+    with pytest.raises(UserError, match="0 are left"):  # somebody has taken everything
+        exposures.shown(top.filter(pl.col("user") > 0), split, tables, [0])

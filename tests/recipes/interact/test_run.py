@@ -114,6 +114,50 @@ def test_a_run_killed_at_any_task_goes_on_with_the_next(folder: Path) -> None:
     assert all((Path(task["out"]) / "result.json").is_file() for task in tasks)
 
 
+def test_what_a_worker_of_a_killed_run_did_meanwhile_is_kept(folder: Path) -> None:
+    """A worker outlives the run that started it; the next run's is at the same task by then."""
+    task = _task("BPR", folder)
+    storage.write_json(folder / "tasks.json", [task])
+    call = [str(environment.python()), str(environment.WORKER)]
+    with (folder / "tasks.json").open("rb") as one, (folder / "tasks.json").open("rb") as two:
+        both = [subprocess.Popen(call, stdin=g, stdout=subprocess.PIPE) for g in (one, two)]
+        said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert all(b'"done"' in line for line in said)
+    assert (Path(task["out"]) / "result.json").is_file()
+    assert not list(Path(task["out"]).parent.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_lists_and_says_what_went_wrong(folder: Path) -> None:
+    ray = pytest.importorskip("ray")
+    plain = [_task(name, folder) for name in ("BPR", "NeuMF")]
+    spread = [task | {"out": f"{task['out']}-ray"} for task in plain]
+    told: list[int] = []
+    try:
+        environment.train(spread, folder, "spread", told.append, ray=True)
+        environment.train(plain, folder, "plain")
+        assert sum(told) == 2
+        for one, other in zip(plain, spread, strict=True):
+            lists = [pl.read_parquet(Path(t["out"]) / "test.parquet") for t in (one, other)]
+            assert lists[0].equals(lists[1])
+        bad = _task("BPR", folder) | {"log": "nothing.parquet", "out": str(folder / "bad")}
+        with pytest.raises(UserError, match=r"training stopped: .*nothing\.parquet") as stopped:
+            environment.train([bad], folder, "bad", ray=True)
+        assert "\n" not in str(stopped.value)
+    finally:
+        ray.shutdown()
+
+
+def test_one_worker_that_stops_stops_the_others(folder: Path) -> None:
+    bad = _task("BPR", folder) | {"log": str(folder / "nothing.parquet")}
+    slow = _task("NeuMF", folder, effort=50)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="training stopped"):
+        environment.train([bad, slow], folder, "two")
+    assert not Path(slow["out"]).exists(), f"after {time.monotonic() - start:.0f} s"
+
+
 def test_a_worker_that_stops_says_why(folder: Path) -> None:
     task = _task("BPR", folder) | {"log": str(folder / "nothing.parquet")}
     with pytest.raises(UserError, match=r"training stopped: .*nothing\.parquet"):
