@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -165,7 +166,7 @@ class EndpointEngine:
             return [task.result() for task in tasks]
 
         try:
-            return asyncio.run(together())
+            return _run(together)
         except ExceptionGroup as failures:
             first = failures.exceptions[0]
             if isinstance(first, OpenAIError):
@@ -306,6 +307,16 @@ class EndpointEngine:
 
 
 _EXAMPLE = "Give one such as http://localhost:8000/v1."
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run asynchronous work to its end, also where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()
 
 
 def _vllm_fields(wanted: list[int]) -> dict[str, Any]:
