@@ -12,7 +12,7 @@ import numpy as np
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.text import numbered_by_looks
 from usermirrorer.recipes.simulator.questions import Question, from_scene
-from usermirrorer.recipes.simulator.scenes import read_scenes
+from usermirrorer.recipes.simulator.scenes import Placed, read_scenes
 
 #: Gives texts their vectors, [texts, width]; the same text always gets the same.
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -47,10 +47,13 @@ def read_world(scenes: Scenes, embed: Embed | None = None) -> World:
     Raises:
         UserError: if a scene cannot be asked, there is none, or vectors are not what they should.
     """
-    rows = read_scenes(str(scenes)) if isinstance(scenes, str | Path) else list(scenes)
+    if isinstance(scenes, str | Path):
+        rows = read_scenes(str(scenes))
+    else:
+        rows = [Placed(f"scene {n}", dict(row)) for n, row in enumerate(scenes, 1)]
     if not rows:
         raise UserError("there are no scenes", fix="Give at least one.")
-    people = tuple(from_scene(row, f"scene {n}") for n, row in enumerate(rows, 1))
+    people = tuple(from_scene(row, where) for where, row in rows)
     texts = list(dict.fromkeys(option for person in people for option in person.exposure))
     looks = numbered_by_looks(texts).tolist()
     firsts = {look: text for look, text in zip(reversed(looks), reversed(texts), strict=True)}

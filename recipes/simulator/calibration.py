@@ -90,6 +90,11 @@ class Calibration:
             coverage=coverage,
         )
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether equal shares would do as well: no temperature was hot enough."""
+        return self.temperature > 0.99 * _HOTTEST
+
     def row(self) -> dict[str, Any]:
         """Return it as it is stored."""
         return {"schema": _SCHEMA, **asdict(self)}

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from usermirrorer.recipes.simulator.calibration import Calibration
     from usermirrorer.recipes.simulator.core import Asking, Simulator
     from usermirrorer.recipes.simulator.questions import Question
-    from usermirrorer.recipes.simulator.scenes import Row
+    from usermirrorer.recipes.simulator.scenes import Placed, Row
 
-_FILE = click.Path(path_type=Path)
+_FILE, _COUNT = click.Path(path_type=Path), click.IntRange(0)
 _Command = Callable[..., Any]
 
 #: Which model, and what runs it.
@@ -93,7 +93,7 @@ def load(options: dict[str, Any], **more: Any) -> Simulator:
 @model_options
 @click.option("--out", type=_FILE, help="File to make: .parquet, or JSON lines.  [default: print]")
 @click.option("--split", default="test", help="Of a release or a folder of scenes.")
-@click.option("--limit", default=0, help="Only the first so many scenes (0: all).")
+@click.option("--limit", default=0, type=_COUNT, help="Only the first so many scenes (0: all).")
 @click.option("--scene", type=int, help="Show the scene of this number, the first is 1.")
 @click.option("--calibrated", is_flag=True, help="Apply the calibration beside the model.")
 @click.option("--calibration", type=_FILE, help="Apply a calibration that lies elsewhere.")
@@ -123,23 +123,27 @@ def simulate(
     simulator = load(options, calibrated=calibration or calibrated, lazy=True)
     how = simulator.asking(mode=simulator.form.mode, **options)
     if scenes is None or scene is not None:
-        _show(simulator, _one(name, revision, scenes, split, scene or 1), how, as_json)
+        _show(
+            simulator,
+            _one(name, revision, scenes, split, 1 if scene is None else scene),
+            how,
+            as_json,
+        )
         return
     from usermirrorer.recipes.simulator.scenes import read_scenes
 
     rows = read_scenes(scenes, split=split)
-    questions = _questions(rows[:limit] if limit else rows, scenes)
+    questions = _questions(rows[:limit] if limit else rows)
     if out is None:
         _print(simulator, questions, how)
     else:
         _write(simulator, questions, how, out, as_json)
 
 
-def _questions(rows: list[Row], source: str) -> list[Question]:
+def _questions(rows: list[Placed]) -> list[Question]:
     from usermirrorer.recipes.simulator.questions import from_scene
 
-    name = "standard input" if source == "-" else source
-    return [from_scene(row, f"{name}: scene {number}") for number, row in enumerate(rows, 1)]
+    return [from_scene(row, where) for where, row in rows]
 
 
 def _print(simulator: Simulator, questions: list[Question], how: Asking) -> None:
@@ -191,7 +195,7 @@ def _one(model: str, revision: str | None, source: str | None, split: str, numbe
         return demo.example()
     if not 1 <= number <= len(rows):
         raise UserError(f"there is no scene {number}", fix=f"Give 1 to {len(rows):,}.")
-    return rows[number - 1]
+    return rows[number - 1].row
 
 
 @click.command(
@@ -203,7 +207,9 @@ def _one(model: str, revision: str | None, source: str | None, split: str, numbe
 @model_options
 @click.option("--out", type=_FILE, help="JSON file to make.  [default: beside the model]")
 @click.option("--split", default="train", help="Of a release or a folder of scenes.")
-@click.option("--limit", default=0, help="Only the first so many held-out scenes (0: all).")
+@click.option(
+    "--limit", default=0, type=_COUNT, help="Only the first so many held-out scenes (0: all)."
+)
 @click.option(
     "--trained-on",
     type=_FILE,
@@ -240,9 +246,9 @@ def calibrate(
     how = simulator.asking(mode=simulator.form.mode, **options)
     rows = _held_out(read_scenes(scenes, split=split), scenes, trained_on)
     rows = rows[:limit] if limit else rows
-    questions = _questions(rows, scenes)
-    _check_answers(rows, questions, scenes)
-    users = [str(row["user_id"]) for row in rows]
+    questions = _questions(rows)
+    _check_answers(rows, questions)
+    users = [str(row["user_id"]) for _, row in rows]
     calibration.grouped(users)  # too few are told before any is asked
     with bar("simulating", len(rows)) as advance:
         chosen = list(simulator.many(questions, how, advance))
@@ -250,7 +256,7 @@ def calibrate(
 
     fitted = calibration.fit(
         [np.asarray(choice.probabilities) for choice in chosen],
-        [row["answer"] for row in rows],
+        [row["answer"] for _, row in rows],
         users,
         mode=how.mode,
         samples=how.samples,
@@ -263,37 +269,38 @@ def calibrate(
     _tell(fitted, target, held_out=bool(trained_on), as_json=as_json)
 
 
-def _held_out(rows: list[Row], source: str, trained_on: tuple[Path, ...]) -> list[Row]:
+def _held_out(rows: list[Placed], source: str, trained_on: tuple[Path, ...]) -> list[Placed]:
     """Return the scenes of users none of whose scenes trained the model."""
     from usermirrorer.builders.common import storage
 
-    if any("user_id" not in row or "answer" not in row for row in rows):
-        raise UserError("has scenes without user_id and answer", where=source)
+    for where, row in rows:
+        if "user_id" not in row or "answer" not in row:
+            raise UserError("has no user_id or no answer", where=where)
     users: set[str] = set()
     for path in trained_on:
         ids = set(storage.read_table(path, ["scene_id"])["scene_id"].to_pylist())
-        names = {str(row["user_id"]) for row in rows if str(row.get("scene_id")) in ids}
+        names = {str(row["user_id"]) for _, row in rows if str(row.get("scene_id")) in ids}
         if not names:
             raise UserError("has no scene in common", where=path, fix=f"Is it of {source}?")
         users |= names
-    kept = [row for row in rows if str(row["user_id"]) not in users]
+    kept = [one for one in rows if str(one.row["user_id"]) not in users]
     if not kept:
         raise UserError("all users trained the model", where=source)
     return kept
 
 
-def _check_answers(rows: list[Row], questions: list[Question], source: str) -> None:
+def _check_answers(rows: list[Placed], questions: list[Question]) -> None:
     """Refuse scenes whose user or real choice is not known, before any is asked."""
-    for number, (row, asked) in enumerate(zip(rows, questions, strict=True), 1):
+    for (where, row), asked in zip(rows, questions, strict=True):
         answer, most = row["answer"], len(asked.exposure) - 1
         if type(answer) is not int or not 0 <= answer <= most:
             raise UserError(
                 "answer is no number of an option",
-                where=f"{source}: scene {number}",
+                where=where,
                 fix=f"Give 0 to {most}, the index of what was really chosen.",
             )
         if not isinstance(row["user_id"], str | int) or row["user_id"] == "":
-            raise UserError("has no user_id", where=f"{source}: scene {number}")
+            raise UserError("has no user_id", where=where)
 
 
 def _tell(fitted: Calibration, target: Path, *, held_out: bool, as_json: bool) -> None:
@@ -305,6 +312,10 @@ def _tell(fitted: Calibration, target: Path, *, held_out: bool, as_json: bool) -
         click.echo(
             "Note: without --trained-on nothing shows that these users did not train the model.",
             err=True,
+        )
+    if fitted.says_nothing:
+        click.echo(
+            "Note: for these users equal shares do as well as what the model says.", err=True
         )
     click.echo(f"temperature {fitted.temperature:.3f}; on {report['users']['report']} other users:")
     for name, title in (("before", "before"), ("after", "after ")):

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,12 +22,19 @@ from usermirrorer.builders.decisions.uncertainty import entropy
 from usermirrorer.recipes.simulator import calibration, form
 from usermirrorer.recipes.simulator.calibration import Calibration
 from usermirrorer.recipes.simulator.choices import Choice, Decision, choice_of
-from usermirrorer.recipes.simulator.questions import Question, from_scene, question
+from usermirrorer.recipes.simulator.questions import Question, from_scene, kind_of, question
 
 Progress = Callable[[int], None]
 #: Told what each sample of each question says so far.
 Watch = Callable[[list[list[str]]], None]
-_MOST_SAMPLES, _MOST_TOKENS = 256, CONTEXT_TOKENS
+#: Of `Asking`: kind of number, least, most.
+_BOUNDS: dict[str, tuple[type, float, float]] = {
+    "samples": (Integral, 1, 256),
+    "temperature": (Real, 0, 10),
+    "top_p": (Real, 1e-6, 1),
+    "max_tokens": (Integral, 1, CONTEXT_TOKENS),
+    "seed": (Integral, 0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,17 @@ class Asking:
     coverage: float | None = None
 
     def __post_init__(self) -> None:
-        bounds: dict[str, tuple[float, float]] = {
-            "samples": (1, _MOST_SAMPLES),
-            "temperature": (0, 10),
-            "top_p": (1e-6, 1),
-            "max_tokens": (1, _MOST_TOKENS),
-        }
         if self.mode not in ("decision", "direct"):
             raise UserError(f"{self.mode!r} is no mode", fix="Choose decision or direct.")
-        for name, (least, most) in bounds.items():
-            if not least <= getattr(self, name) <= most:
+        for name, (kind, least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+                what = "a whole number" if kind is Integral else "a number"
                 raise UserError(
-                    f"{name} is {getattr(self, name)}", fix=f"Give {least:g} to {most:g}."
+                    f"{name} is {value!r}", fix=f"Give {what} from {least:g} to {most:g}."
                 )
+        if not isinstance(self.guided, bool):
+            raise UserError(f"guided is {self.guided!r}", fix="Give True or False.")
 
     @property
     def sampling(self) -> Sampling:
@@ -225,6 +231,11 @@ class Simulator:
             return self._one(question(given, profile, history), how)
         if exposure is not None or profile or history:
             raise UserError("scenes have their own exposures, profiles and histories")
+        if isinstance(scenes, str | bytes | Mapping) or not isinstance(scenes, Iterable):
+            raise UserError(
+                f"scenes is {kind_of(scenes)}, no list of scenes",
+                fix="Put a scene into a list, or give its parts: choose(exposure=...).",
+            )
         return self.many(scenes, how, progress)
 
     def asking(self, *, mode: Mode | None = None, **asking: Any) -> Asking:

@@ -93,6 +93,8 @@ def spec_of(
     Raises:
         UserError: if the model is not to be had, or the engine cannot run it.
     """
+    if revision and (is_address(model) or model in assets.ASSETS or Path(model).exists()):
+        raise UserError("has no revisions", where=model, fix="Only what lies on a Hub has some.")
     if is_address(model):
         if engine not in (None, "openai"):
             raise UserError("runs no server's model", where=f"--engine {engine}")

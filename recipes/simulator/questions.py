@@ -82,7 +82,7 @@ def from_scene(scene: Mapping[str, Any], where: str = "") -> Question:
         UserError: see `question`.
     """
     if not isinstance(scene, Mapping):
-        raise UserError(f"is {_kind(scene)}, no scene", where=where, fix=_FORM)
+        raise UserError(f"is {kind_of(scene)}, no scene", where=where, fix=_FORM)
     if "exposure" not in scene:
         raise UserError("has no exposure", where=where, fix=_FORM)
     name = scene.get("scene_id") or ""
@@ -101,18 +101,22 @@ def _numbered(texts: Any, what: str) -> Iterable[tuple[int, Any]]:
     if texts is None:
         return ()
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise UserError(f"{what} is {_kind(texts)}, no list of texts", fix=_FORM)
+        raise UserError(f"{what} is {kind_of(texts)}, no list of texts", fix=_FORM)
     return enumerate(texts, 1)
 
 
-def _kind(value: Any) -> str:
-    kinds = {str: "a text", dict: "an object", list: "a list", bool: "true or false"}
-    return kinds.get(type(value), "nothing" if value is None else "a number")
+def kind_of(value: Any) -> str:
+    """Return in words what a value is that should have been something else."""
+    kinds = {
+        str: "a text", bytes: "bytes", dict: "an object", list: "a list", bool: "true or false",
+        int: "a number", float: "a number", type(None): "nothing",
+    }  # fmt: skip
+    return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
 def _text(value: Any, what: str, where: str, most: int) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{what} is {_kind(value)}, no text", where=where, fix=_FORM)
+        raise UserError(f"{what} is {kind_of(value)}, no text", where=where, fix=_FORM)
     if len(value) > most:
         raise UserError(f"{what} has more than {most:,} characters", where=where, fix="Shorten it.")
     return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from usermirrorer.builders.common.errors import UserError
 
@@ -16,7 +16,14 @@ LONGEST_LINE, MOST_LINES = 4 << 20, 5_000_000
 _SHOWN = ("scene_id", "profile", "history", "exposure")
 
 
-def read_scenes(source: str, *, split: str = "test", revision: str | None = None) -> list[Row]:
+class Placed(NamedTuple):
+    """A scene and what errors call it: the line of a file, or the scene's number."""
+
+    where: str
+    row: Row
+
+
+def read_scenes(source: str, *, split: str = "test", revision: str | None = None) -> list[Placed]:
     """Return the scenes of a source, with `user_id` and `answer` where it has them.
 
     Args:
@@ -32,23 +39,28 @@ def read_scenes(source: str, *, split: str = "test", revision: str | None = None
     if source == "-":
         rows = list(json_lines(sys.stdin.buffer, "standard input"))
     elif path.is_file() and path.suffix != ".parquet":
-        with path.open("rb") as file:
-            rows = list(json_lines(file, source))
+        with path.open("rb") as lines:
+            rows = list(json_lines(lines, source))
     elif path.suffix == ".parquet" or (path / f"{split}.parquet").is_file():
-        rows = _parquet(path if path.suffix == ".parquet" else path / f"{split}.parquet")
+        file = path if path.suffix == ".parquet" else path / f"{split}.parquet"
+        rows = _numbered(_parquet(file), source)
     elif path.suffix in (".json", ".jsonl") or source.startswith(("/", "./", "../", "~")):
         if not path.is_dir():
             raise UserError("does not exist", where=source)
-        rows = _published(source, split, revision)
+        rows = _numbered(_published(source, split, revision), source)
     else:
-        rows = _published(source, split, revision)
+        rows = _numbered(_published(source, split, revision), source)
     if not rows:
         raise UserError("holds no scenes", where=source)
     return rows
 
 
-def json_lines(file: BinaryIO, name: str) -> Iterator[Row]:
-    """Yield the objects of JSON lines; empty lines are none.
+def _numbered(rows: Iterable[Row], source: str) -> list[Placed]:
+    return [Placed(f"{source}: scene {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def json_lines(file: BinaryIO, name: str) -> Iterator[Placed]:
+    """Yield the objects of JSON lines, each with its line; empty lines are none.
 
     Raises:
         UserError: naming the line that is no object, or is too long.
@@ -71,7 +83,7 @@ def json_lines(file: BinaryIO, name: str) -> Iterator[Row]:
             raise UserError(f"is no JSON: {what}", where=where) from None
         if not isinstance(row, dict):
             raise UserError("is no JSON object", where=where, fix='Give {"exposure": [...], ...}.')
-        yield row
+        yield Placed(where, row)
 
 
 def _parquet(path: Path) -> list[Row]:

@@ -38,6 +38,16 @@ def test_the_temperature_is_found():
     assert fit_temperature(probabilities, answers) == pytest.approx(1 / 0.4, rel=0.1)
 
 
+def test_a_model_that_knows_nothing_is_said_to_know_nothing():
+    rng = np.random.default_rng(2)
+    p, _, users = people(rng, 300)
+    y = [int(rng.integers(len(one))) for one in p]  # whatever it says
+    how = {"mode": "direct", "samples": 1, "guided": False}
+    assert calibration.fit(p, y, users, **how).says_nothing
+    y = [int(rng.choice(len(one), p=one)) for one in p]
+    assert not calibration.fit(p, y, users, **how).says_nothing
+
+
 @pytest.mark.parametrize("level", [0.6, 0.8, 0.9])
 @pytest.mark.parametrize("users", [9, 19, 60])
 def test_sets_cover_new_users_as_stated_however_few_fitted_them(level, users):
@@ -122,13 +132,13 @@ def test_users_who_trained_the_model_are_left_out(tiny_chat_model, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"answer": 4}, "scene 2: answer is no number of an option"),
-        ({"answer": -1}, "scene 2: answer"),
-        ({"answer": "B"}, "scene 2: answer"),
-        ({"answer": None}, "scene 2: answer"),
-        ({"answer": True}, "scene 2: answer"),
-        ({"user_id": None}, "scene 2: has no user_id"),
-        ({"user_id": ["u"]}, "scene 2: has no user_id"),
+        ({"answer": 4}, "train.jsonl:2: answer is no number of an option"),
+        ({"answer": -1}, "train.jsonl:2: answer"),
+        ({"answer": "B"}, "train.jsonl:2: answer"),
+        ({"answer": None}, "train.jsonl:2: answer"),
+        ({"answer": True}, "train.jsonl:2: answer"),
+        ({"user_id": None}, "train.jsonl:2: has no user_id"),
+        ({"user_id": ["u"]}, "train.jsonl:2: has no user_id"),
         ({}, "3 users are too few"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_and_answers_nothing_twice(tiny_chat_model, tmp_pat
         ("{}", "has no exposure"),
         ("[1]", "no JSON object"),
         ('{"exposure": ["a", "b"]}\n{"expos', "standard input:2"),
-        ('{"exposure": ["a", "b"]}\n{"exposure": ["a"]}', "scene 2"),
+        ('{"exposure": ["a", "b"]}\n\n{"exposure": ["a"]}', "standard input:3: an exposure has 2"),
         ('{"exposure": ["a", "b"], "profile": 3}', "profile"),
         ("[" * 100_000, "nested too deep"),
         ('{"exposure": ["' + "x " * 12_000 + '", "b"]}', "characters"),
@@ -125,6 +125,14 @@ def test_bad_lines_are_told_in_one(tiny_chat_model, given, said):
     if not given:  # as people see it
         told = run("simulate", "--model", tiny_chat_model, "-", given=given, code=1)
         assert said in told.stderr and told.stderr.count("\n") == 1 and not told.stdout
+
+
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_a_scene_that_is_not_there_is_not_another(tiny_chat_model, tmp_path, number):
+    source = tmp_path / "scenes.jsonl"
+    source.write_text("\n".join(map(json.dumps, scenes(3))))
+    wrong = here("--model", tiny_chat_model, source, "--scene", number)
+    assert str(wrong.exception) == f"there is no scene {number}. Give 1 to 3."
 
 
 def test_a_model_has_to_be_named_and_be_there(tmp_path):

@@ -111,6 +111,15 @@ def test_samples_seeds_and_temperature(simulator):
         ({"exposure": ["a", "b"], "samples": 0}, "samples"),
         ({"exposure": ["a", "b"], "temperature": -1}, "temperature"),
         ({"exposure": ["a", "b"], "top_p": float("nan")}, "top_p"),
+        ({"exposure": ["a", "b"], "samples": 2.5}, "samples is 2.5. Give a whole number"),
+        ({"exposure": ["a", "b"], "samples": "3"}, "samples is '3'"),
+        ({"exposure": ["a", "b"], "samples": True}, "samples is True"),
+        ({"exposure": ["a", "b"], "max_tokens": 8.5}, "max_tokens is 8.5"),
+        ({"exposure": ["a", "b"], "temperature": "hot"}, "temperature is 'hot'"),
+        ({"exposure": ["a", "b"], "seed": "x"}, "seed is 'x'"),
+        ({"exposure": ["a", "b"], "seed": -1}, "seed is -1"),
+        ({"exposure": ["a", "b"], "guided": "no"}, "guided is 'no'"),
+        ({"exposure": ["a", b"b"]}, "option 2 is bytes"),
         ({"exposure": ["a", "b"], "smaples": 2}, "smaples"),
         ({"exposure": ["a", "b"], "mode": "quick"}, "no mode"),
         ({"exposure": ["a", "b"], "coverage": 0.9}, "calibration"),
@@ -125,6 +134,12 @@ def test_what_cannot_be_asked(simulator, asked, said):
 def test_a_bad_scene_of_many_is_named(simulator):
     with pytest.raises(UserError, match="scene 2: options A and B"):
         list(simulator.choose([{"exposure": ["a", "b"]}, {"exposure": ["a", "a"]}], mode="direct"))
+
+
+@pytest.mark.parametrize("scenes", [{"exposure": ["a", "b"]}, "scenes.jsonl", 3])
+def test_what_is_no_list_of_scenes_is_said_to_be_none(simulator, scenes):
+    with pytest.raises(UserError, match="no list of scenes"):
+        simulator.choose(scenes, mode="direct")
 
 
 def test_texts_are_cleaned_as_in_scenes():
