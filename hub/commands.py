@@ -259,6 +259,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     import socket
 
+    if not 0 <= port < 1 << 16:  # others would be taken as what they are beyond that
+        raise UserError(f"{port} is no port", where="--port", fix="Give 0 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -267,9 +269,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(
-            f"cannot listen here: {error.strerror}",
+            f"cannot listen here: {getattr(error, 'strerror', None) or error}",
             where=f"{host}:{port}",
             fix="Choose another --port or --host.",
         ) from None

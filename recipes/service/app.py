@@ -20,7 +20,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes.service import chat, choosing, pages
 from usermirrorer.recipes.service.batches import Batches, Busy, Closed
 from usermirrorer.recipes.service.bodies import LARGEST, App, Bounded, Receive, Scope, Send
-from usermirrorer.recipes.service.errors import failure, told
+from usermirrorer.recipes.service.errors import failure, public, told
 from usermirrorer.recipes.simulator import Simulator
 
 _log = logging.getLogger("usermirrorer.service")
@@ -126,7 +126,7 @@ def _add_guards(
 
 def _add_errors(app: FastAPI) -> None:
     def of_user(_: Request, error: Any) -> Response:
-        return failure(400, str(error))
+        return failure(400, public(error))
 
     def malformed(_: Request, error: Any) -> Response:
         message, param = told(list(error.errors()))

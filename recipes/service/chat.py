@@ -17,7 +17,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.engines.base import Generation, Sampling
 from usermirrorer.recipes.service.batches import Chat, Job
 from usermirrorer.recipes.service.choosing import NO_STORE, answers, while_waiting
-from usermirrorer.recipes.service.errors import error, failure
+from usermirrorer.recipes.service.errors import error, failure, public
 
 _LONGEST, _DEFAULT_TOKENS = 200_000, 512
 
@@ -258,7 +258,7 @@ async def _pieces(
             yield _data({**head, "choices": [], "usage": _usage(rows)})
         yield "data: [DONE]\n\n"
     except UserError as wrong:
-        yield _data(error(str(wrong), "invalid_request_error"))
+        yield _data(error(public(wrong), "invalid_request_error"))
     except Exception:
         yield _data(error("the engine failed", "server_error"))
     finally:

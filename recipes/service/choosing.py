@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import LABELS
 from usermirrorer.recipes.service.batches import Job
-from usermirrorer.recipes.service.errors import error, failure
+from usermirrorer.recipes.service.errors import error, failure, public
 from usermirrorer.recipes.simulator import Choice
 from usermirrorer.recipes.simulator.questions import LONGEST_LINE, LONGEST_PART, from_scene
 
@@ -129,6 +129,7 @@ async def answers(jobs: Sequence[Job], request: Request) -> list[Any] | None:
     """
     futures = [asyncio.wrap_future(job.answer) for job in jobs]
     whole = asyncio.gather(*futures)
+    whole.add_done_callback(_read)
     try:
         while not whole.done():
             await asyncio.wait([whole], timeout=1)
@@ -138,6 +139,12 @@ async def answers(jobs: Sequence[Job], request: Request) -> list[Any] | None:
     finally:
         for job in jobs:
             job.answer.cancel()
+
+
+def _read(done: asyncio.Future[Any]) -> None:
+    """Look at what became of it: where a client has gone nobody else does, and asyncio says so."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _watch(texts: asyncio.Queue[str]) -> Any:
@@ -166,7 +173,7 @@ async def _events(job: Job, texts: asyncio.Queue[str]) -> AsyncIterator[str]:
             yield _event("text", {"text": text})
         yield _event("choice", _row(answer.result()))
     except UserError as wrong:
-        yield _event("error", error(str(wrong), "invalid_request_error"))
+        yield _event("error", error(public(wrong), "invalid_request_error"))
     except Exception:
         yield _event("error", error("the engine failed", "server_error"))
     finally:

@@ -35,7 +35,12 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--allow-origin", "origins", multiple=True, help="Page elsewhere that may ask; repeat."
 )
-@click.option("--queue", default=256, help="Questions that may wait; more are refused (429).")
+@click.option(
+    "--queue",
+    default=256,
+    type=click.IntRange(1),
+    help="Questions that may wait; more are refused (429).",
+)
 @click.option("--guided", is_flag=True, help="Force the headings (for very small models).")
 @click.option("--calibrated", is_flag=True, help="Apply the calibration beside the model.")
 @click.option("--calibration", type=_FILE, help="Apply a calibration that lies elsewhere.")

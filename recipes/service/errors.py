@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi.responses import JSONResponse
+
+from usermirrorer.builders.common.errors import UserError
 
 _TYPES = {
     401: "authentication_error",
@@ -50,6 +53,12 @@ def error(
 ) -> dict[str, Any]:
     """Return an error's body."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def public(wrong: UserError) -> str:
+    """Return what a user can mend, without the folders of this machine: nobody's business."""
+    local = Path(wrong.where).is_absolute() or Path(wrong.where).exists()
+    return str(UserError(wrong.what, where="" if local else wrong.where, fix=wrong.fix))
 
 
 def told(errors: list[Any]) -> tuple[str, str | None]:

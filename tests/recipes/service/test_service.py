@@ -71,6 +71,12 @@ def test_what_cannot_be_asked_is_said_in_one_line(service, body, said):
     assert "\n" not in answer.json()["error"]["message"]
 
 
+def test_errors_do_not_tell_the_folders_of_this_machine(service, tiny_chat_model):
+    asked = choose(service, **SCENE, mode="direct", coverage=0.9)
+    assert asked.status_code == 400 and "calibration" in asked.text
+    assert str(tiny_chat_model.parent) not in asked.text
+
+
 def test_large_deep_and_broken_bodies_are_refused_and_the_service_goes_on(service):
     url = f"{service.address}/v1/choose"
     head = {"Content-Type": "application/json"}
@@ -214,6 +220,7 @@ def test_who_leaves_costs_nothing(service):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert choose(service, **SCENE, mode="direct").status_code == 200
+    assert "never retrieved" not in service.log.read_text()
 
 
 def test_pages_elsewhere_may_ask_only_if_they_are_named(tiny_chat_model, tmp_path, service):
