@@ -12,7 +12,7 @@ import numpy as np
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.text import numbered_by_looks
 from usermirrorer.recipes.simulator.questions import Question, from_scene
-from usermirrorer.recipes.simulator.scenes import Placed, read_scenes
+from usermirrorer.recipes.simulator.scenes import read_scenes
 
 #: Gives texts their vectors, [texts, width]; the same text always gets the same.
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -47,10 +47,11 @@ def read_world(scenes: Scenes, embed: Embed | None = None) -> World:
     Raises:
         UserError: if a scene cannot be asked, there is none, or vectors are not what they should.
     """
+    rows: Sequence[tuple[str, Any]]
     if isinstance(scenes, str | Path):
         rows = read_scenes(str(scenes))
     else:
-        rows = [Placed(f"scene {n}", dict(row)) for n, row in enumerate(scenes, 1)]
+        rows = [(f"scene {n}", row) for n, row in enumerate(scenes, 1)]
     if not rows:
         raise UserError("there are no scenes", fix="Give at least one.")
     people = tuple(from_scene(row, where) for where, row in rows)

@@ -97,11 +97,7 @@ def interact(
     """
     from usermirrorer.recipes.interact import hyperparameters, pipeline, report
 
-    usual = _TINY if tiny else _USUAL
-    given = (users, seeds, effort)
-    size = _Size(*(u if one is None else one for one, u in zip(given, usual, strict=True)))
-    if size.seeds < 1 or size.users < 0 or not 0 < size.effort <= 100:
-        raise UserError("--seeds, --users and --effort are not negative, and train something")
+    size = _size(users, seeds, effort, tiny=tiny)
     plan = pipeline.Plan(
         recommenders=hyperparameters.check(recommenders or tuple(hyperparameters.RECOMMENDERS)),
         simulators=_named(simulators, "--simulators"),
@@ -120,6 +116,23 @@ def interact(
     report.write(results, out)
     text = json.dumps(results, indent=2, default=str) if as_json else str(out / "report.html")
     click.echo(text)
+
+
+def _size(users: int | None, seeds: int | None, effort: float | None, *, tiny: bool) -> _Size:
+    """Return how much is run: what is given, the rest as usual.
+
+    Raises:
+        UserError: if that is nothing.
+    """
+    usual = _TINY if tiny else _USUAL
+    size = _Size(
+        usual.users if users is None else users,
+        usual.seeds if seeds is None else seeds,
+        usual.effort if effort is None else effort,
+    )
+    if size.seeds < 1 or size.users < 0 or not 0 < size.effort <= 100:
+        raise UserError("--seeds, --users and --effort are not negative, and train something")
+    return size
 
 
 def _named(given: tuple[str, ...], option: str) -> dict[str, str]:

@@ -57,7 +57,10 @@ def error(
 
 def public(wrong: UserError) -> str:
     """Return what a user can mend, without the folders of this machine: nobody's business."""
-    local = Path(wrong.where).is_absolute() or Path(wrong.where).exists()
+    try:
+        local = Path(wrong.where).is_absolute() or Path(wrong.where).exists()
+    except OSError:  # no file has so long a name
+        local = False
     return str(UserError(wrong.what, where="" if local else wrong.where, fix=wrong.fix))
 
 

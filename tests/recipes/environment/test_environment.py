@@ -245,6 +245,7 @@ def test_people_and_catalogue_come_from_a_file_and_no_item_twice(tmp_path):
         ({"render_mode": "human"}, "render_mode is 'human'"),
         ({"scenes": []}, "there are no scenes"),
         ({"scenes": [{"profile": "x"}]}, "scene 1: has no exposure"),
+        ({"scenes": [3]}, "scene 1: is a number, no scene"),
         ({"scenes": "nowhere.parquet"}, "nowhere.parquet: does not exist"),
         ({"embed": lambda texts: np.zeros(3)}, "embed gave"),
         ({"asking": {"warmth": 1}}, "warmth"),

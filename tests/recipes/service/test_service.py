@@ -61,6 +61,7 @@ def test_one_and_many_get_what_the_simulator_itself_says(service, tiny_chat_mode
         ({"exposure": ["a", "b"], "coverage": 0.9}, "calibration"),
         ({"exposure": ["word " * 3900, "word " * 3900 + "!", "x"]}, "does not fit"),
         ({"scenes": [{"exposure": ["a", "b"]}, {"exposure": ["a"]}]}, "scene 2"),
+        ({"exposure": ["a"], "scene_id": "😀" * 200}, "2 to 26"),
         ({"scenes": [{"exposure": ["a", "b"]}] * 200}, "scenes"),
     ],
 )
