@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,13 +54,18 @@ def slurm(command: Command, stopping: Callable[[], bool]) -> int:
     return _process([*words, f"--wrap={shlex.join(command.words)}"], command, stopping)
 
 
+_starting = threading.Lock()
+
+
 def ray(command: Command, stopping: Callable[[], bool]) -> int:
     """Run as a task of the cluster that RAY_ADDRESS names, or of one on this machine."""
     try:
         import ray as cluster
     except ImportError:
         raise UserError("needs Ray", where="--engine ray", fix="pip install 'ray[data]'") from None
-    cluster.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    with _starting:
+        if not cluster.is_initialized():
+            cluster.init(log_to_driver=False, include_dashboard=False)
     task = cluster.remote(num_cpus=1, num_gpus=command.gpus, max_retries=0)(_here)
     environment = {**_environment(command), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     running = task.remote(list(command.words), str(command.log), str(command.cwd), environment)

@@ -31,6 +31,10 @@ _PROGRAMS = {
 }
 
 
+#: Shell that runs its arguments and notes their exit status in the file that is its name.
+_NOTING = '"$@"; status=$?; echo "$status" > "$0"; exit "$status"'
+
+
 @dataclass
 class State:
     """What became of each step: `done` with its place, or `reasons` why there is no result."""
@@ -182,8 +186,11 @@ class Run:
         words = self.command(step, place.work)
         self.tell(f"  {step.name}")
         threads = {"OMP_NUM_THREADS": str(self._threads)} if self._threads else {}
+        words, status = ["/bin/sh", "-c", _NOTING, str(place.status), *words], 0
         command = Command(step.name, words, place.log, self.out, threads, step.gpus, lock)
-        status = engine(command, self._stop.is_set)
+        if not place.has_ended():
+            place.status.unlink(missing_ok=True)
+            status = engine(command, self._stop.is_set)
         if status:
             raise UserError(
                 f"failed: {_last_words(place.log)}", where=step.name, fix=f"See {place.log}."

@@ -3,6 +3,7 @@
 OUT/steps/NAME-KEY/      what a step made; it appears by rename when the step is done
 OUT/steps/NAME-KEY.json  its record: command, inputs, seconds, size and hash of every file
 OUT/steps/NAME-KEY.work/ a step under way; its command goes on from here after a kill
+    OUT/steps/NAME-KEY.status  exit status of a command whose step is not yet recorded
 OUT/logs/NAME.log        what its command printed
 OUT/failed/NAME.json     why it failed, if it did
 """
@@ -44,6 +45,11 @@ class Place:
         return self.folder.with_name(f"{self.folder.name}.work")
 
     @property
+    def status(self) -> Path:
+        """Exit status of its command, written when that ends, even after its starter was killed."""
+        return self.folder.with_name(f"{self.folder.name}.status")
+
+    @property
     def record(self) -> Path:
         """Its record."""
         return self.folder.with_name(f"{self.folder.name}.json")
@@ -65,6 +71,12 @@ class Place:
         files = storage.read_json(self.record)["files"]
         return all(_is_whole(self.folder / name, said) for name, said in files.items())
 
+    def has_ended(self) -> bool:
+        """Say whether its command ended well, but was not recorded."""
+        return (
+            self.work.is_dir() and self.status.exists() and self.status.read_text().strip() == "0"
+        )
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Move what was made to its place and record it."""
         files = {
@@ -79,6 +91,7 @@ class Place:
             self.record, {"name": self.name, "key": self.key, "files": files, **facts}
         )
         self.failure.unlink(missing_ok=True)
+        self.status.unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
         """Record why it failed."""

@@ -160,8 +160,9 @@ def test_slurm_gets_the_whole_command_its_gpus_and_where_to_log(plans, tmp_path,
     assert "usermirrorer-right" in second
 
 
-def test_ray_runs_the_steps_of_a_plan(plans):
+def test_ray_runs_the_steps_of_a_plan(plans, monkeypatch):
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # on busy machines
     assert run(plans, ["right"], ENGINES["ray"]).state.done == {"both", "right"}
 
 
@@ -206,3 +207,17 @@ def test_a_step_for_which_the_scale_lists_nothing_is_left_out_with_what_needs_it
     assert set(read("tiny", plans).steps) == {"raw", "both", "right"}
     plan = read("tiny", plans, {"sources": ["x"]})
     assert {"left-x", "after"} < set(plan.steps) and plan.items["one"].needs == ("after",)
+
+
+def test_a_command_that_ended_after_its_starter_was_killed_is_not_run_again(plans):
+    made = run(plans, ["both"])
+    place = made.state.places["both"]
+    place.folder.rename(place.work)
+    place.record.unlink()
+    place.status.write_text("0\n")
+    ran(plans)
+    assert run(plans, ["both"]).state.done == {"both"} and ran(plans) == []
+    place.folder.rename(place.work)
+    place.record.unlink()
+    place.status.write_text("1\n")
+    assert run(plans, ["both"]).state.done == {"both"} and ran(plans) == ["both"]
