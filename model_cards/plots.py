@@ -200,7 +200,7 @@ def points_beside(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
         if row["lower"] is not None and row["upper"] is not None:
             axes.plot([100 * row["lower"], 100 * row["upper"]], [place] * 2, color=BLUE, lw=1.3)
     axes.set_yticks(list(places), [row["name"] for row in rows], fontsize=8)
-    axes.set_xlabel("right choices (%); dots: here, with 95 % intervals; diamonds: as published")
+    axes.set_xlabel("right choices (%), lines: 95 % interval; diamonds: published", fontsize=8)
     axes.set_xlim(0, 100)
     write_png(figure, path)
     own = [row for row in rows if not row["published"]]
