@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from rich import progress as bars
 from rich.console import Console
 
+EVERY = 60  # seconds between the lines of a step in a log
 #: Adds to a step: an amount, whether an earlier run had done it, and what to tell beside it.
 Advance = Callable[..., None]
 
@@ -18,7 +19,8 @@ def bar(text: str, total: int, console: Console | None = None) -> Iterator[Advan
     """Show how far a step has come; yields a function that adds to it.
 
     On a terminal this is a bar with the time left, gone when the step ends. Anywhere else (a file,
-    a pipe) nothing is redrawn: one line with the step's time is printed when it has succeeded.
+    a pipe) nothing is redrawn: a line a minute says how far it is and the time left, and one with
+    the step's time is printed when it has succeeded.
 
     Args:
         text: What is done, as `embedding items`.
@@ -30,7 +32,7 @@ def bar(text: str, total: int, console: Console | None = None) -> Iterator[Advan
         as speed), and what to tell beside the bar.
     """
     shown = console or Console(stderr=True)
-    with _drawn(text, total, shown) if shown.is_terminal else _line(text, shown) as advance:
+    with _drawn(text, total, shown) if shown.is_terminal else _line(text, total, shown) as advance:
         yield advance
 
 
@@ -63,21 +65,32 @@ def _drawn(text: str, total: int, console: Console) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _line(text: str, console: Console) -> Iterator[Advance]:
+def _line(text: str, total: int, console: Console) -> Iterator[Advance]:
     start, done, before, last = time.monotonic(), 0, 0, ""
+    said = start
 
     def advance(amount: int = 1, resumed: bool = False, told: str = "") -> None:
-        nonlocal done, before, last
+        nonlocal done, before, last, said
         done += amount
         before += amount if resumed else 0
         last = told or last
+        now = time.monotonic()
+        if now - said >= EVERY and before < done < total:
+            left = (total - done) * (now - start) / (done - before)
+            said = now
+            console.print(
+                f"  {text}: {done:,} of {total:,}, {span(left)} left",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
     yield advance
     kept = f", {before:,} of them by an earlier run" if before else ""
     line = f"  {text}: {done:,} in {span(time.monotonic() - start)}{kept}"
-    said = f"{line}, {last}" if last else line
+    whole = f"{line}, {last}" if last else line
     # Never wrapped: a log is read and searched by lines.
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(whole, highlight=False, markup=False, soft_wrap=True)
 
 
 def span(seconds: float) -> str:

@@ -9,7 +9,7 @@ exposure.py  candidate lists and how they are mixed into an exposure
 gfcf.py      collaborative scores, as of a time
 sequence.py  what people took next
 features.py  cues and baselines of each option, which travel with the scenes
-embed.py     item text -> sentence embeddings
+embed.py     item text -> sentence embeddings; embed_batches.py: in which batches, kept
 render.py    rows -> text, by templates/<domain>/
 part.py      a part of the plan -> scenes
 workers.py   parts made here, over processes, or on a Ray cluster

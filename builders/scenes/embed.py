@@ -8,22 +8,24 @@ read without that library; an `Encoding` overrides it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.scenes.embed_batches import Kept, batches
 
 Pooling = Literal["own", "mean", "cls", "last"]
 Library = Literal["transformers", "sentence-transformers"]
-Progress = Callable[[int], None]
+Progress = Callable[..., None]
 
-_BATCH_TOKENS = 8192
 _LONGEST = 256
+_TOKENIZED = 10_000  # texts at once
 #: Names of a pooling in sentence-transformers' files, older and newer ones, and ours.
 _POOLINGS: Mapping[str, Pooling] = {
     "cls_token": "cls",
@@ -79,16 +81,18 @@ def resolved(model: str, encoding: Encoding | None = None) -> Encoding:
 def embed(
     texts: Sequence[str],
     model: str,
-    progress: Progress = lambda texts: None,
+    progress: Progress = lambda texts, kept=False: None,
     encoding: Encoding | None = None,
+    kept: Kept | None = None,
 ) -> np.ndarray:
     """Embed texts.
 
     Args:
         texts: n texts.
         model: Local folder of an encoder.
-        progress: Called with the number of texts just embedded.
+        progress: Called with the number of texts just embedded, and True if they had been kept.
         encoding: How; by default as the model's folder says.
+        kept: Vectors of this encoder and encoding from earlier runs; new ones are added.
 
     Returns:
         float32 [n, d], each row of length 1; equal texts have equal rows.
@@ -97,13 +101,20 @@ def embed(
         UserError: if the model cannot be loaded, or its folder asks for what is not there.
     """
     how = resolved(model, encoding)
-    unique = sorted(set(texts), key=lambda text: (len(text), text))
-    through = _library if how.library == "sentence-transformers" else _transformer
+    through = _Library if how.library == "sentence-transformers" else _Transformer
+    encoder: _Encoder = through(model, how)
+    unique = sorted(set(texts))
     vectors: dict[str, np.ndarray] = {}
-    encode = through(model, how)
-    for batch in _batches(unique):
-        vectors.update(zip(batch, encode(batch), strict=True))
-        progress(len(batch))
+    for batch in batches(unique, encoder.widths(unique)):
+        rows = kept.get(batch) if kept else None
+        if rows is not None:
+            progress(len(batch), True)
+        else:
+            rows = encoder.encode(batch)
+            progress(len(batch))
+            if kept:
+                kept.put(batch, rows)
+        vectors.update(zip(batch, rows, strict=True))
     return np.stack([vectors[text] for text in texts])
 
 
@@ -129,30 +140,65 @@ def pooled(hidden: Any, mask: Any, pooling: str) -> Any:
     return hidden[torch.arange(len(hidden), device=hidden.device), place].float()
 
 
-def _transformer(model: str, how: Encoding) -> Callable[[list[str]], np.ndarray]:
-    """Return a function that embeds a batch."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+class _Encoder(Protocol):
+    """What embeds a batch; networks are loaded when the first batch comes."""
 
-    from usermirrorer.builders.common.models import explained
+    def __init__(self, model: str, how: Encoding) -> None: ...
 
-    with explained(model):
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModel.from_pretrained(model)
-    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    tokenizer.padding_side = "right"  # models that count positions from the left need no mending
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokens = _tokens(Path(model), tokenizer)
+    def widths(self, texts: Sequence[str]) -> list[int]:
+        """Return about how many tokens each text has, cut at the longest that is read."""
 
-    @torch.inference_mode()
-    def encode(batch: list[str]) -> np.ndarray:
-        inputs = tokens([(how.prompt or "") + text for text in batch]).to(network.device)
-        hidden = network(**inputs).last_hidden_state
-        vectors = pooled(hidden, inputs["attention_mask"], how.pooling)
-        return np.asarray(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy(), np.float32)
+    def encode(self, batch: list[str]) -> np.ndarray:
+        """Return float32 [len(batch), d], rows of length 1."""
 
-    return encode
+
+class _Transformer:
+    def __init__(self, model: str, how: Encoding) -> None:
+        from transformers import AutoTokenizer
+
+        from usermirrorer.builders.common.models import explained
+
+        self._model, self._how = model, how
+        with explained(model):
+            self._tokenizer = AutoTokenizer.from_pretrained(model)
+        # Models that count positions from the left need no mending.
+        self._tokenizer.padding_side = "right"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._tokens = _tokens(Path(model), self._tokenizer)
+
+    def widths(self, texts: Sequence[str]) -> list[int]:
+        most = min(_LONGEST, self._tokenizer.model_max_length)
+        counts: list[int] = []
+        for first in range(0, len(texts), _TOKENIZED):
+            part = [self._prompted(text) for text in texts[first : first + _TOKENIZED]]
+            rows = self._tokenizer(part, truncation=True, max_length=most)["input_ids"]
+            counts += [max(1, len(row)) for row in rows]
+        return counts
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            inputs = self._tokens([self._prompted(text) for text in batch]).to(self._network.device)
+            hidden = self._network(**inputs).last_hidden_state
+            vectors = pooled(hidden, inputs["attention_mask"], self._how.pooling)
+            unit = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+        return np.asarray(unit, np.float32)
+
+    def _prompted(self, text: str) -> str:
+        return (self._how.prompt or "") + text
+
+    @functools.cached_property
+    def _network(self) -> Any:
+        import torch
+        from transformers import AutoModel
+
+        from usermirrorer.builders.common.models import explained
+
+        with explained(self._model):
+            network = AutoModel.from_pretrained(self._model)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _tokens(folder: Path, tokenizer: Any) -> Callable[[list[str]], Any]:
@@ -179,34 +225,38 @@ def _tokens(folder: Path, tokenizer: Any) -> Callable[[list[str]], Any]:
     return tokens
 
 
-def _library(model: str, how: Encoding) -> Callable[[list[str]], np.ndarray]:
-    """Return a function that embeds a batch by sentence-transformers."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError(
-            "sentence-transformers is not installed",
-            fix="Install it: pip install sentence-transformers.",
-        ) from error
+class _Library:
+    """By sentence-transformers."""
 
-    from usermirrorer.builders.common.models import explained
+    def __init__(self, model: str, how: Encoding) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise UserError(
+                "sentence-transformers is not installed",
+                fix="Install it: pip install sentence-transformers.",
+            ) from error
 
-    with explained(model):
-        network = SentenceTransformer(model, trust_remote_code=False)
-    # The library's own limit may be thousands of tokens, many times what an item's text needs.
-    network.max_seq_length = min(network.max_seq_length or _LONGEST, _LONGEST)
+        from usermirrorer.builders.common.models import explained
 
-    def encode(batch: list[str]) -> np.ndarray:
-        vectors = network.encode(
+        with explained(model):
+            network = SentenceTransformer(model, trust_remote_code=False)
+        # The library's own limit may be thousands of tokens, many times what an item needs.
+        network.max_seq_length = min(network.max_seq_length or _LONGEST, _LONGEST)
+        self._network, self._how = network, how
+
+    def widths(self, texts: Sequence[str]) -> list[int]:
+        return [min(_LONGEST, len(text) // 4 + 2) for text in texts]
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        vectors = self._network.encode(
             batch,
-            prompt=how.prompt or None,
+            prompt=self._how.prompt or None,
             batch_size=len(batch),
             normalize_embeddings=True,
             show_progress_bar=False,
         )
         return np.asarray(vectors, np.float32)
-
-    return encode
 
 
 def _prompt(folder: Path, asked: str | None) -> str:
@@ -242,14 +292,3 @@ def _own_pooling(folder: Path, prompt: str) -> Pooling:
 
 def _read(path: Path) -> Any:
     return storage.read_json(path) if path.is_file() else None
-
-
-def _batches(texts: Sequence[str]) -> list[list[str]]:
-    """Group texts of similar length, so that little is padding (about 3 characters per token)."""
-    batches: list[list[str]] = [[]]
-    for text in texts:
-        width = min(_LONGEST, len(text) // 3 + 2)
-        if batches[-1] and (len(batches[-1]) + 1) * width > _BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(text)
-    return batches if batches[0] else []

@@ -126,28 +126,30 @@ def embeddings(
 ) -> np.ndarray:
     """Return float32 [n, d] for n texts, from `folder` if they were embedded there before.
 
+    Vectors are also kept in the cache of fetched parts, so that what is embedded of a catalogue
+    survives a kill, and a few new texts are all that is embedded the next time.
+
     Raises:
         UserError: if the encoder cannot be loaded.
     """
     from usermirrorer.builders.common import assets
-    from usermirrorer.builders.scenes import embed
+    from usermirrorer.builders.scenes import embed, embed_batches
 
     encoder = assets.resolve_model(embedder)
     encoding = embed.resolved(encoder, encoding)
     files = sorted(path for path in Path(encoder).iterdir() if path.is_file())
     unique = texts.unique().sort()
-    key = storage.fingerprint(
-        {
-            "encoder": {path.name: storage.file_hash(path) for path in files},
-            "encoding": asdict(encoding),
-            "code": storage.file_hash(Path(embed.__file__)),
-            "texts": hashlib.sha256("\0".join(unique).encode()).hexdigest(),
-        }
-    )
-    stored = folder / f"embeddings-{key}.npy"
+    how = {
+        "encoder": {path.name: storage.file_hash(path) for path in files},
+        "encoding": asdict(encoding),
+        "code": [storage.file_hash(Path(str(m.__file__))) for m in (embed, embed_batches)],
+    }
+    texts_hash = hashlib.sha256("\0".join(unique).encode()).hexdigest()
+    stored = folder / f"embeddings-{storage.fingerprint({**how, 'texts': texts_hash})}.npy"
     if not stored.exists():
+        kept = embed_batches.Kept(assets.cache_folder() / "embeddings" / storage.fingerprint(how))
         with bar("embedding items", len(unique)) as advance:
-            vectors = embed.embed(unique.to_list(), encoder, advance, encoding)
+            vectors = embed.embed(unique.to_list(), encoder, advance, encoding, kept)
         with storage.atomic(stored) as temporary:
             np.save(temporary, vectors, allow_pickle=False)
     return np.load(stored, allow_pickle=False)[unique.search_sorted(texts).to_numpy()]

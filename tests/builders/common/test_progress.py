@@ -32,6 +32,20 @@ def test_a_log_has_one_line_for_a_step():
     )
 
 
+def test_a_log_of_a_long_step_says_how_far_it_is_and_the_time_left(monkeypatch):
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    file = io.StringIO()
+    with progress.bar("embedding items", 5_000, Console(file=file)) as advance:
+        for _ in range(5):
+            advance(1_000)
+    assert file.getvalue().splitlines() == [
+        "  embedding items: 2,000 of 5,000, 2 min 30 s left",
+        "  embedding items: 4,000 of 5,000, 50 s left",
+        "  embedding items: 5,000 in 5 min 0 s",
+    ]
+
+
 def test_a_terminal_has_a_bar_with_the_time_left_that_goes_away():
     said = shown(terminal=True)
     assert "embedding items" in said and "━" in said and "earlier run" not in said

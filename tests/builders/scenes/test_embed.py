@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shutil
@@ -14,7 +15,7 @@ import torch
 from tests import tiny_parts
 from usermirrorer.builders.common import progress
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.scenes import embed, pipeline
+from usermirrorer.builders.scenes import embed, embed_batches, pipeline
 
 TEXTS = ["A film", "A much longer film about the sea", "x", "Another film of 1990"]
 POOLINGS = ("mean", "cls", "last")
@@ -200,3 +201,68 @@ def test_equal_texts_have_equal_rows_of_length_one_and_all_are_counted(tiny_enco
     found = embed.embed([*TEXTS, TEXTS[0]], str(tiny_encoder), counted.append)
     assert np.array_equal(found[0], found[4]) and sum(counted) == len(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+MANY = [f"Film {n} about the sea" + " and the land" * (n % 7) for n in range(600)]
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_a_text_more_leaves_nearly_all_batches_as_they_were():
+    widths = [6 + 3 * (n % 7) for n in range(len(MANY))]
+    before = embed_batches.batches(MANY, widths)
+    assert sorted(text for batch in before for text in batch) == sorted(MANY)
+    assert before == embed_batches.batches(MANY[::-1], widths[::-1])
+    for number in range(20):
+        after = embed_batches.batches([*MANY, f"New {number}"], [*widths, 6 + number])
+        same = [batch for batch in before if batch in after]
+        assert sum(map(len, same)) >= 0.5 * len(MANY) and len(same) >= len(before) - 3
+
+
+def test_what_was_embedded_before_a_kill_is_not_embedded_again(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_batches, "MOST_TOKENS", 400)
+    kept, seen = embed_batches.Kept(tmp_path / "kept"), []
+
+    def stop_half_way(count, old=False):
+        seen.append((count, old))
+        if len(seen) == 10:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        embed.embed(MANY, str(tiny_encoder), stop_half_way, kept=kept)
+    done = sum(count for count, _ in seen[:9])  # the tenth was told, and then not kept
+    resumed = []
+    found = embed.embed(MANY, str(tiny_encoder), lambda *told: resumed.append(told), kept=kept)
+    assert sum(told[0] for told in resumed if told[1:] == (True,)) == done > 0
+    assert sum(told[0] for told in resumed) == len(MANY)
+    assert np.array_equal(found, embed.embed(MANY, str(tiny_encoder)))  # to the last bit
+
+
+def test_kept_vectors_that_are_damaged_are_made_again(tiny_encoder, tmp_path):
+    kept = embed_batches.Kept(tmp_path / "kept")
+    found = embed.embed(TEXTS, str(tiny_encoder), kept=kept)
+    for number, path in enumerate(sorted((tmp_path / "kept").iterdir())):
+        path.write_bytes([b"", path.read_bytes()[:-8], b"\x93NUMPY"][number % 3])
+    assert np.array_equal(found, embed.embed(TEXTS, str(tiny_encoder), kept=kept))
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tiny_encoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    kept = embed_batches.Kept(tmp_path / "file" / "kept")
+    assert len(embed.embed(TEXTS, str(tiny_encoder), kept=kept)) == len(TEXTS)
+
+
+def test_a_catalogue_with_one_more_item_embeds_that_one(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("USERMIRRORER_CACHE", str(tmp_path / "cache"))
+    steps = []
+
+    @contextlib.contextmanager
+    def bar(text, total):
+        yield lambda count, old=False: steps.append((count, old))
+
+    pipeline.embeddings(pl.Series(MANY), str(tiny_encoder), tmp_path / "one", bar)
+    steps.clear()
+    pipeline.embeddings(pl.Series([*MANY, "New"]), str(tiny_encoder), tmp_path / "two", bar)
+    assert sum(count for count, old in steps if not old) < len(MANY) // 4
