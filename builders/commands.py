@@ -14,6 +14,7 @@ import click
 from usermirrorer.builders.common.models import load_tokenizer
 from usermirrorer.builders.common.progress import bar
 from usermirrorer.builders.common.schema import CONTEXT_TOKENS, EXPOSURE_MODES
+from usermirrorer.builders.common.tables import json_option, show, show_json
 from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.builders.scenes import presets
 
@@ -87,6 +88,7 @@ _SETTINGS = {"show_default": True}
 @click.option("--workers", default=1, help="Processes; the scenes do not depend on it.")
 @click.option("--ray", is_flag=True, help="Make the scenes on Ray Data (pip install ray) instead.")
 @click.option("--seed", default=0)
+@json_option
 def scenes(
     source: str,
     raw: Path | None,
@@ -97,9 +99,7 @@ def scenes(
     strict: bool,
     workers: int,
     ray: bool,
-    pooling: Any,
-    prompt: str | None,
-    library: Any,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Build train and test scenes from the RAW files of SOURCE (see `usermirrorer sources`).
@@ -126,20 +126,24 @@ def scenes(
     from usermirrorer.builders.scenes.embed import Encoding
 
     chosen = get_source(source)
+    encoding = Encoding(**{name: given.pop(name) for name in ("pooling", "prompt", "library")})
     config, most = presets.settings(preset, chosen.name, interactions=interactions, **given)
     facts = pipeline.raw_to_scenes(
         *(chosen, raw_of(chosen, raw), out, config),
         embedder=embedder,
-        encoding=Encoding(pooling=pooling, prompt=prompt, library=library),
+        encoding=encoding,
         interactions=most,
         strict=strict,
         workers=workers,
         ray=ray,
     )
-    _print_scenes(facts, out)
+    _print_scenes(facts, out, as_json)
 
 
-def _print_scenes(facts: Mapping[str, Any], out: Path) -> None:
+def _print_scenes(facts: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        show_json(facts)
+        return
     for line in facts["skipped"]:
         click.echo(f"left out: {line}", err=True)
     for split in facts["files"]:
@@ -191,6 +195,7 @@ def _print_scenes(facts: Mapping[str, Any], out: Path) -> None:
 @click.option("--dtype", default="auto", help="auto, float32 or bfloat16.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
 @click.option("--seed", default=0)
+@json_option
 def decide(
     scene_file: Path,
     model: str,
@@ -200,6 +205,7 @@ def decide(
     judge_engine: str | None,
     limit: int,
     samples: int,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Sample decision processes for scenes and score the options after each.
@@ -228,7 +234,11 @@ def decide(
         _judge(rows, sampled, scorer, out, sampling.max_tokens, run["workers"], run["prompts"])
     if resumed:
         click.echo(f"{resumed:,} scenes were done by an earlier run", err=True)
-    for name, value in stage.summary(storage.read_table(out)).items():
+    facts = stage.summary(storage.read_table(out))
+    if as_json:
+        show_json({**facts, "cost": meter.summary(), "cost_file": str(meter.path)})
+        return
+    for name, value in facts.items():
         click.echo(f"{name}: {value}")
     click.echo(f"{meter.summary()} ({meter.path})")
 
@@ -299,8 +309,11 @@ def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -
     if wanted:
         from usermirrorer.builders.distil.strategies import STRATEGIES
 
-        for name, strategy in STRATEGIES.items():
-            click.echo(f"{name:20} {strategy.source}")
+        rows = [(name, strategy.source) for name, strategy in STRATEGIES.items()]
+        if context.params.get("as_json"):
+            show_json(dict(rows))
+        else:
+            show(("Strategy", "From"), rows)
         context.exit()
 
 
@@ -323,7 +336,7 @@ def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -
     is_eager=True,
     expose_value=False,
     callback=_list_strategies,
-    help="List the strategies and stop.",
+    help="List the strategies and stop (--json --strategies: as JSON).",
 )
 @click.option("--model", help="For strategy ifd: model that takes the perplexities (the weak one).")
 @click.option("--dtype", default="auto", help="Of --model: auto, float32 or bfloat16.")
@@ -336,6 +349,7 @@ def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -
 @click.option("--views", type=_FILE, help="Folder for sft, preference and grpo.parquet as well.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
 @click.option("--seed", default=0, help="For the random strategies.")
+@click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")
 def distil(
     scene_file: Path,
     weak: Path,
@@ -350,6 +364,7 @@ def distil(
     views: Path | None,
     prompts: Path | None,
     seed: int,
+    as_json: bool,
 ) -> None:
     """Distil preference pairs from the decisions of a weak and a strong model.
 
@@ -376,6 +391,9 @@ def distil(
     storage.write_table(out, table)
     for name in VIEWS if views else ():
         storage.write_table(Path(str(views)) / f"{name}.parquet", view(table, name))
+    if as_json:
+        show_json(fate)
+        return
     for name, count in fate.items():
         click.echo(f"{name}: {count:,}")
 

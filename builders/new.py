@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.tables import json_option, show_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _ROLES = ("user", "item", "time", "title")
 _LOOKED_AT = 20_000  # interactions of the three scenes
+_BYTES = 64 << 20  # of each file that are read for them
 
 
 @click.command(
@@ -47,6 +49,7 @@ _LOOKED_AT = 20_000  # interactions of the three scenes
 @click.option("--encoding", help="Of all text files, instead of a guess.")
 @click.option("--licence", help="Of the files, in words.")
 @click.option("--force", is_flag=True, help="Write over a YAML file that is there.")
+@json_option
 def new(
     name: str,
     interactions: Path,
@@ -55,6 +58,7 @@ def new(
     impressions: Path | None,
     out: Path | None,
     force: bool,
+    as_json: bool,
     delimiter: str | None,
     encoding: str | None,
     **flags: str | None,
@@ -81,14 +85,18 @@ def new(
     looked = {kind: detect.look(path, known) for kind, path in paths.items() if path}
     given = {key: value for key, value in flags.items() if value}
     made = propose.propose(looked, given)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
         made = _asked(made, given)
-    _tell(made)
+    if not as_json:
+        _tell(made)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, write.text(made, name, target.parent, given))
     _write(target.parent / write.SCHEMA_NAME, write.schema_text())
+    if as_json:
+        show_json({"file": str(target), **_facts(made), "scenes": _made(target)})
+        return
     click.echo(f"wrote {target}")
-    _show(target)
+    _show(_made(target))
     click.echo(f"Next:  usermirrorer scenes {target} --out scenes/{name}")
 
 
@@ -137,12 +145,26 @@ def _tell(made: Proposal) -> None:
         click.echo(f"{kind}: {looked.path.name}: {facts}")
     for where, column in made.roles.items():
         how = f" ({made.formats[where]})" if where in made.formats else ""
-        guess = made.guessed.get(where) or made.guessed.get(f"{where}.format")
+        guess = _guess(made, where)
         click.echo(f"  {where} = {column}{how}{f'  GUESS: {guess}' if guess else ''}")
 
 
-def _show(file: Path) -> None:
-    """Print three finished scenes, or why none can be made yet."""
+def _facts(made: Proposal) -> dict[str, Any]:
+    """Return what `_tell` says, as plain values."""
+    looked = {kind: {"path": str(one.path), **one.about} for kind, one in made.looked.items()}
+    roles = {
+        where: {"column": column, "format": made.formats.get(where), "guess": _guess(made, where)}
+        for where, column in made.roles.items()
+    }
+    return {"files": looked, "columns": roles}
+
+
+def _guess(made: Proposal, where: str) -> str | None:
+    return made.guessed.get(where) or made.guessed.get(f"{where}.format")
+
+
+def _made(file: Path) -> list[dict[str, Any]]:
+    """Return three finished scenes, or say why none can be made yet."""
     from usermirrorer.builders.raw.report import Report
     from usermirrorer.builders.raw.sources import get_source
 
@@ -150,10 +172,15 @@ def _show(file: Path) -> None:
     try:
         scenes = _three(source, file.parent, report)
     except UserError as error:
-        raise UserError(f"no scene can be made yet: {error}", fix=f"Mend {file}.") from error
+        why = str(error).rstrip(".")
+        raise UserError(f"no scene can be made yet: {why}", fix=f"Mend {file}.") from error
     for line in report.lines():
         click.echo(f"left out: {line}", err=True)
-    for number, row in enumerate(scenes.to_pylist(), 1):
+    return scenes.to_pylist()
+
+
+def _show(scenes: list[dict[str, Any]]) -> None:
+    for number, row in enumerate(scenes, 1):
         click.echo(
             f"\n--- scene {number}: user {row['user_id']}, {row['timestamp']:%Y-%m-%d %H:%M} UTC"
         )
@@ -172,11 +199,13 @@ def _three(source: Source, folder: Path, report: Any) -> pa.Table:
 
     import numpy as np
 
+    from usermirrorer.builders.raw import files
     from usermirrorer.builders.scenes import build, pipeline
     from usermirrorer.builders.scenes.world import SceneConfig
 
     config = SceneConfig(train=3, test=3, time_cut=0.0, history=(1, 5))
-    tables = pipeline.limited(source.read(folder, report), _LOOKED_AT)
+    with files.beginnings(_BYTES):
+        tables = pipeline.limited(source.read(folder, report), _LOOKED_AT)
     tables = pipeline.answerable(tables, config, Counter())
     drawn = np.random.default_rng(0).standard_normal((tables.items.height, 16), dtype=np.float32)
     vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)

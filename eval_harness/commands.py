@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.tables import json_option, show
 
 if TYPE_CHECKING:
     from usermirrorer.eval_harness.leaderboard import Board
@@ -44,8 +45,14 @@ def _named(models: Sequence[str]) -> dict[str, Path]:
 @click.option("--direct", is_flag=True, help="The direct family instead of decisions.")
 @click.option("--paper", is_flag=True, help="The family with the paper's exposures.")
 @click.option("--push-space", metavar="REPO", help="Also upload the folder to a static Space.")
+@json_option
 def leaderboard(
-    models: tuple[str, ...], output: Path, direct: bool, paper: bool, push_space: str
+    models: tuple[str, ...],
+    output: Path,
+    direct: bool,
+    paper: bool,
+    push_space: str,
+    as_json: bool,
 ) -> None:
     """Rank models by lm_eval's output folders (--output_path, --log_samples).
 
@@ -68,15 +75,17 @@ def leaderboard(
     for name, text in files.items():
         with atomic(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    _print(board)
-    click.echo(f"wrote {output / 'index.html'} and {len(files) - 1} more")
+    if as_json:
+        click.echo(files["leaderboard.json"], nl=False)
+    else:
+        _print(board)
+    click.echo(f"wrote {output / 'index.html'} and {len(files) - 1} more", err=as_json)
     if push_space:
         address = hub_files.push(files, push_space, kind="space", message="Leaderboard")
-        click.echo(f"pushed {address}")
+        click.echo(f"pushed {address}", err=as_json)
 
 
 def _print(board: Board) -> None:
-    from usermirrorer.builders.common.tables import show
     from usermirrorer.eval_harness.leaderboard_forms import tables
 
     headline = tables(board)[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.tables import json_option, show, show_json
 
 if TYPE_CHECKING:
     import socket
@@ -171,12 +172,13 @@ def pull_command(repo_id: str, version: str, folder: Path) -> None:
 @release.command("diff")
 @click.argument("old")
 @click.argument("new")
-def diff_command(old: str, new: str) -> None:
+@json_option
+def diff_command(old: str, new: str, as_json: bool) -> None:
     """Count the rows added, removed and changed from OLD to NEW (folders, or NAME@1.0.0)."""
     from usermirrorer.hub import releases
 
     columns = ("config", "split", "added", "removed", "changed", "same")
-    _table(columns, releases.diff(old, new))
+    _table(columns, releases.diff(old, new), as_json)
 
 
 @release.command("verify")
@@ -193,12 +195,13 @@ def verify_command(target: str, version: str | None) -> None:
 @release.command("list")
 @click.argument("repo_id")
 @click.option("--model", is_flag=True, help="REPO_ID is a model.")
-def list_command(repo_id: str, model: bool) -> None:
+@json_option
+def list_command(repo_id: str, model: bool, as_json: bool) -> None:
     """List the versions of a repository, newest first."""
     from usermirrorer.hub import releases
 
     rows = releases.versions(repo_id, "model" if model else "dataset")
-    _table(("version", "tag", "commit"), rows)
+    _table(("version", "tag", "commit"), rows, as_json)
 
 
 @release.command("collect")
@@ -294,12 +297,11 @@ def in_address(host: str) -> str:
 
 
 _ROOT = click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @hub.command("check")
 @_ROOT
-@_JSON
+@json_option
 @click.option("--every-byte", is_flag=True, help="Hash all content too; reads everything.")
 def check_command(root: Path, as_json: bool, every_byte: bool) -> None:
     """Say where accounts, folders and content disagree; changes nothing. Exits with 1 if they do.
@@ -318,7 +320,7 @@ def check_command(root: Path, as_json: bool, every_byte: bool) -> None:
 
 @hub.command("repair")
 @_ROOT
-@_JSON
+@json_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def repair_command(root: Path, as_json: bool, dry_run: bool) -> None:
     """Rebuild the records from the folders; what is in doubt goes to quarantine/, nothing is lost.
@@ -333,7 +335,7 @@ def repair_command(root: Path, as_json: bool, dry_run: bool) -> None:
 @hub.command("backup")
 @click.argument("target", type=_FOLDER, metavar="DEST")
 @_ROOT
-@_JSON
+@json_option
 def backup_command(target: Path, root: Path, as_json: bool) -> None:
     """Copy the Hub to DEST and prove the copy, while the server runs.
 
@@ -389,11 +391,12 @@ def token_create(root: Path, user: str, role: str, label: str) -> None:
 
 @token.command("list")
 @_ROOT
-def token_list(root: Path) -> None:
+@json_option
+def token_list(root: Path, as_json: bool) -> None:
     """List tokens by id; they themselves are not stored."""
     from usermirrorer.hub.server.store import list_tokens
 
-    _table(("id", "user", "label", "role"), list_tokens(root))
+    _table(("id", "user", "label", "role"), list_tokens(root), as_json)
 
 
 @token.command("revoke")
@@ -406,7 +409,8 @@ def token_revoke(root: Path, token_id: str) -> None:
     revoke_token(root, token_id)
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    from usermirrorer.builders.common.tables import show
-
-    show(columns, [[row[column] for column in columns] for row in rows])
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        show_json([{column: row[column] for column in columns} for row in rows])
+    else:
+        show(columns, [[row[column] for column in columns] for row in rows])

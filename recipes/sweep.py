@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.storage import atomic, file_hash, fingerprint, write_json
+from usermirrorer.builders.common.storage import (
+    atomic,
+    file_hash,
+    fingerprint,
+    read_json,
+    write_json,
+)
+from usermirrorer.builders.common.tables import json_option, show, show_json
 from usermirrorer.builders.decisions import chat
 from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Mode, fit, of_model
 from usermirrorer.recipes.job import RECIPES
@@ -243,7 +250,8 @@ def _numbers(
     default=Path("runs/sweep"),
     help="Folder of the runs and results.",
 )
-def command(recipe: str, recipe_arguments: tuple[str, ...], **options: Any) -> None:
+@json_option
+def command(recipe: str, recipe_arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Search learning rate and epochs of RECIPE on held-out train users; the grid is Table 7's.
 
     Everything after RECIPE that is not an option here goes to the recipe:
@@ -253,7 +261,10 @@ def command(recipe: str, recipe_arguments: tuple[str, ...], **options: Any) -> N
             --config recipes/llama-3.2-3b-instruct/sft/config.yaml
     """
     points = sweep(recipe, recipe_arguments, **options)
-    _show(points, options["output"])
+    if as_json:
+        show_json(read_json(options["output"] / "sweep.json"))
+    else:
+        _show(points, options["output"])
 
 
 def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[Point]:
@@ -290,8 +301,11 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
 
 
 def _run(words: Sequence[str]) -> int:
-    """Run a recipe in a process of its own; return its exit status."""
-    return subprocess.run(words, check=False).returncode
+    """Run a recipe in a process of its own; return its exit status.
+
+    What it prints goes to standard error: standard output is for the result.
+    """
+    return subprocess.run(words, stdout=2, check=False).returncode
 
 
 def _write_split(output: Path, options: Mapping[str, Any]) -> tuple[Path, Dataset]:
@@ -328,12 +342,10 @@ def _chat_settings(recipe_arguments: Sequence[str]) -> list[str]:
 
 
 def _show(points: Sequence[Point], output: Path) -> None:
-    from usermirrorer.builders.common import tables
-
     chosen, rows = best(points), []
     for point in points:
         cells = [f"{point.learning_rate:g}", str(point.epochs)]
         cells += [f"{100 * point.accuracy:.1f}", f"{100 * point.stderr:.1f}"]
         rows.append([*cells, "best" if point == chosen else ""])
-    tables.show(("Learning rate", "Epochs", "Accuracy (%)", "Standard error", ""), rows)
+    show(("Learning rate", "Epochs", "Accuracy (%)", "Standard error", ""), rows)
     click.echo(f"{chosen.scenes} scenes of held-out users; {output / 'sweep.json'}, sweep.png")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 from usermirrorer.recipes.cli import COMMANDS, app
@@ -62,3 +66,56 @@ def test_debug_shows_the_traceback():
 def test_a_misspelt_command_is_named():
     ran = run("quickstrat")
     assert ran.returncode == 2 and "quickstrat" in ran.stderr
+
+
+#: What prints no rows and no counts: a path, an address, one sentence, or a file's own text.
+ONE_LINE = {
+    *("eval-results", "eval-tasks", "eval-yaml", "fetch", "report", "serve"),
+    *("release build", "release push", "release pull", "release verify", "release collect"),
+    *("hub serve", "hub token create", "hub token revoke"),
+}
+
+
+def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command of the command line with its words."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inside = command.get_command(context, name)
+            assert inside is not None
+            yield from commands(inside, *names, name)
+    else:
+        yield " ".join(names), command
+
+
+def test_every_command_that_prints_rows_or_counts_prints_them_as_json_too():
+    told = {
+        name: any("--json" in option.opts for option in command.params)
+        for name, command in commands(app)
+    }
+    assert {name for name, has in told.items() if not has} == ONE_LINE
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands(app)])
+def test_every_command_says_what_it_does(name):
+    ran = dict(commands(app))[name]
+    assert ran.get_short_help_str(200)
+
+
+@pytest.mark.parametrize(
+    "words", [["sources"], ["distil", "--strategies"], ["hub", "token", "list", "--root", "HUB"]]
+)
+def test_a_piped_table_has_one_row_a_line_however_narrow(words, tmp_path):
+    label = "long " * 30
+    run("hub", "token", "create", "someone", "--root", str(tmp_path), "--label", label)
+    words = [str(tmp_path) if word == "HUB" else word for word in words]
+    piped = subprocess.run(
+        [*RUN, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "40"},
+    )
+    as_json = run(words[0], "--json", *words[1:]) if words[0] != "hub" else run(*words, "--json")
+    rows = json.loads(as_json.stdout)
+    assert rows and len(piped.stdout.splitlines()) == 1 + len(rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.tables import json_option, show, show_json
 from usermirrorer.builders.raw.source import Source
 from usermirrorer.builders.raw.sources import all_sources, get_source, raw_of
 
@@ -25,13 +25,13 @@ def facts(source: Source) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def sources(name: str | None, as_json: bool) -> None:
     """List the sources of feedback, or show everything about the source NAME."""
     chosen = [get_source(name)] if name else list(all_sources().values())
     if as_json:
         listed = [facts(source) for source in chosen]
-        click.echo(json.dumps(listed[0] if name else listed, indent=2, ensure_ascii=False))
+        show_json(listed[0] if name else listed)
     elif name:
         _details(chosen[0])
     else:
@@ -39,8 +39,6 @@ def sources(name: str | None, as_json: bool) -> None:
 
 
 def _table(chosen: list[Source]) -> None:
-    from usermirrorer.builders.common import tables
-
     rows = []
     for source in chosen:
         files = [f"{name} {_size(source, name)}".strip() for name in _files(source)]
@@ -48,7 +46,7 @@ def _table(chosen: list[Source]) -> None:
         public = "yes" if source.redistributable else "ids only"
         where = f"{source.homepage}\n{how}"
         rows.append((source.name, source.licence, public, "\n".join(files), where))
-    tables.show(("Source", "Licence", "Public", "Files", "From"), rows, lines=True)
+    show(("Source", "Licence", "Public", "Files", "From"), rows, lines=True)
     click.echo("Sizes are as stated by others: not verified by a download.", err=True)
     click.echo("Citation and every file of one:  usermirrorer sources NAME", err=True)
 
@@ -156,7 +154,8 @@ def _fetch_one(source: Source, file: str, folder: Path) -> None:
 @click.argument("raw", type=click.Path(path_type=Path), required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of counting it.")
-def tables(source: str, raw: Path | None, out: Path, strict: bool) -> None:
+@json_option
+def tables(source: str, raw: Path | None, out: Path, strict: bool, as_json: bool) -> None:
     """Write the canonical tables (Parquet) of SOURCE from its RAW files.
 
     SOURCE may be the YAML file of your own logs (`usermirrorer new`), whose files need no RAW.
@@ -169,6 +168,9 @@ def tables(source: str, raw: Path | None, out: Path, strict: bool) -> None:
     chosen = get_source(source)
     written = tables.write(chosen, raw_of(chosen, raw), out, strict=strict)
     manifest = tables.manifest(out)
+    if as_json:
+        show_json(manifest)
+        return
     for line in tables.left_out(manifest):
         click.echo(f"left out: {line}", err=True)
     for name, rows in manifest["rows"].items():

@@ -70,11 +70,21 @@ def header(raw: Raw, separator: str, encodings: Sequence[str] = ("utf-8", "latin
         UserError: if the file is empty or damaged.
     """
     head = next(blocks(raw, encodings=encodings)).text.partition("\n")[0]
-    return [name.strip().strip('"') for name in head.split(separator)]
+    return _named(head, raw, separator)
+
+
+def _named(head: str, raw: Raw, separator: str) -> list[str]:
+    """Split a header; a name in quotes may hold the separator."""
+    parts = head.split(separator)
+    if '"' in head and len(separator) == 1:
+        if head.count('"') % 2:
+            raise UserError("a quote in the header is never closed", where=f"{raw}:1")
+        parts = next(csv.reader([head], delimiter=separator))
+    return [name.strip().strip('"') for name in parts]
 
 
 def _header(head: str, raw: Raw, columns: Sequence[str], separator: str) -> list[str]:
-    names = [name.strip().strip('"') for name in head.split(separator)]
+    names = _named(head, raw, separator)
     if missing := [column for column in columns if column not in names]:
         hint = f" (is it not split by {separator!r}?)" if len(names) == 1 else ""
         raise UserError(f"column(s) {', '.join(missing)} are missing{hint}", where=f"{raw}:1")

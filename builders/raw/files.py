@@ -170,6 +170,7 @@ _AGAIN = "Download it again."
 _UNREAD = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _READ: ContextVar[set[Path] | None] = ContextVar("read", default=None)
+_MOST: ContextVar[int] = ContextVar("most", default=0)
 
 
 @contextlib.contextmanager
@@ -181,6 +182,21 @@ def recorded() -> Iterator[set[Path]]:
         yield paths
     finally:
         _READ.reset(token)
+
+
+@contextlib.contextmanager
+def beginnings(most: int) -> Iterator[None]:
+    """Read only the whole lines of about the first `most` bytes of every text file."""
+    token = _MOST.set(most)
+    try:
+        yield
+    finally:
+        _MOST.reset(token)
+
+
+def most_read() -> int:
+    """Return how many bytes of a file `beginnings` allows, 0 for all."""
+    return _MOST.get()
 
 
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
@@ -238,10 +254,11 @@ def blocks(
         UserError: if the file is empty, damaged, not text in any of the encodings, or has an
             endless line.
     """
-    line, rest = 1, b""
+    line, rest, most, read = 1, b"", _MOST.get(), 0
     with opened(raw) as stream:
-        while chunk := stream.read(BLOCK):
+        while chunk := stream.read(min(BLOCK, most) if most else BLOCK):
             data = rest + chunk
+            _refuse_line_ends(data, raw, line)
             end = _line_end(data, quoted)
             if end == 0 and len(data) > LONGEST_LINE:
                 what = "a line or quoted field" if quoted else "a line"
@@ -252,12 +269,22 @@ def blocks(
             if end:
                 yield Block(line, _decoded(data[:end], raw, line, encodings))
                 line += data.count(b"\n", 0, end)
+            read += len(chunk)
+            if most and read >= most and line > 1:
+                return
     if rest:
         if quoted and rest.count(b'"') % 2:
             raise UserError("a quote is never closed", where=f"{raw}:{line}", fix=_AGAIN)
         yield Block(line, _decoded(rest, raw, line, encodings))
     elif line == 1:
         raise UserError("is empty", where=raw, fix=_AGAIN)
+
+
+def _refuse_line_ends(data: bytes, raw: Raw, line: int) -> None:
+    if line == 1 and b"\n" not in data and data.count(b"\r") > 1:
+        raise UserError(
+            "its lines end in \\r alone", where=raw, fix="Save it with line ends as on Unix, \\n."
+        )
 
 
 def _line_end(data: bytes, quoted: bool) -> int:

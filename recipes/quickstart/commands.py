@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.tables import json_option, show_json
 from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.recipes.job import Job
 from usermirrorer.recipes.quickstart.plan import Plan, Row
@@ -72,7 +73,8 @@ def _with_options(function: Any) -> Any:
     epilog="Example:  usermirrorer quickstart --out runs/mine --test-scenes 1000 --seed 1",
 )
 @_with_options
-def command(out: Path, **options: Any) -> None:
+@json_option
+def command(out: Path, as_json: bool, **options: Any) -> None:
     """Raw feedback to a released dataset, trained simulators and their scores, on two CPU cores.
 
     Everything is real, only small: MovieLens-100K, a 135M model, a local Hub. A killed run goes on
@@ -82,4 +84,6 @@ def command(out: Path, **options: Any) -> None:
 
     if options["dtype"] == "auto":
         options["dtype"] = fast_dtype()
-    run(out, Plan(**options))
+    facts = run(out, Plan(**options))
+    if as_json:
+        show_json(facts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import storage, tables
 from usermirrorer.recipes.job import Job
 from usermirrorer.recipes.quickstart.plan import REPO, Plan, Row
 
@@ -116,65 +117,57 @@ def _and(names: list[str]) -> str:
 
 def show(job: Job, plan: Plan, facts: Row) -> None:
     """Print what was made, what was learnt, and where everything is."""
-    _show_made(job, facts)
-    _show_learnt(job, plan, facts["learnt"])
+    _show_made(facts)
+    _show_learnt(job, facts["learnt"])
     _show_decisions(job, plan, facts["scores"])
     _show_places(job, plan, facts)
 
 
-def _show_made(job: Job, facts: Row) -> None:
-    from rich.table import Table
-
+def _show_made(facts: Row) -> None:
     check, counts = facts["simulator"]["check"], facts["scenes"]
-    made = Table(title="What was made", title_justify="left", show_header=False)
-    made.add_row("raw interactions", f"{counts['interactions']:,}")
+    rows = [("raw interactions", f"{counts['interactions']:,}")]
     for split in ("train", "test"):
-        rows = counts[split]
-        made.add_row(f"{split} scenes", f"{rows['scenes']:,} of {rows['users']:,} users")
-    made.add_row("audit of the exposures", f"{facts['audit']['verdict']}")
-    made.add_row("scenes that the simulator learnt from", f"{facts['simulator']['scenes']:,}")
+        made = counts[split]
+        rows.append((f"{split} scenes", f"{made['scenes']:,} of {made['users']:,} users"))
+    rows.append(("audit of the exposures", str(facts["audit"]["verdict"])))
+    rows.append(("scenes that the simulator learnt from", f"{facts['simulator']['scenes']:,}"))
     for role in ("weak", "strong"):
-        rows = facts["decided"][role]
-        made.add_row(
-            f"decisions, {role} model",
-            f"{rows['decisions']:,}, {rows['malformed']:,} malformed; "
-            f"{rows['tokens_in']:,} tokens in, {rows['tokens_out']:,} out",
+        told = facts["decided"][role]
+        text = (
+            f"{told['decisions']:,}, {told['malformed']:,} malformed; "
+            f"{told['tokens_in']:,} tokens in, {told['tokens_out']:,} out"
         )
-    made.add_row("preference pairs kept", f"{facts['pairs']['fate']['pairs']:,}")
+        rows.append((f"decisions, {role} model", text))
+    rows.append(("preference pairs kept", f"{facts['pairs']['fate']['pairs']:,}"))
     difference = check["difference"]
-    made.add_row(
-        "strong over weak on train users' scenes",
+    text = (
         f"{100 * check['strong']['value']:.1f} % against {100 * check['weak']['value']:.1f} %, "
         f"difference {100 * difference['difference']:+.1f} "
         f"[{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}] points, "
-        f"{difference['n']} scenes",
+        f"{difference['n']} scenes"
     )
-    job.console.print(made)
+    rows.append(("strong over weak on train users' scenes", text))
+    tables.show(("What was made", ""), rows, err=True)
 
 
-def _show_learnt(job: Job, plan: Plan, learnt: Row) -> None:
-    from rich.table import Table
-
-    table = Table(
-        title=f"What was learnt: right choices on {learnt['scenes']} test scenes of other users",
-        title_justify="left",
-    )
-    table.add_column("")
-    for name in ("right %", "95 % interval", "simulator minus this, points"):
-        table.add_column(name, justify="right")
+def _show_learnt(job: Job, learnt: Row) -> None:
+    rows, styles = [], []
     for row in learnt["rows"]:
         against = learnt["against"].get(row["name"])
         difference = ""
         if against:
             low, high = 100 * against["low"], 100 * against["high"]
             difference = f"{100 * against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
-        style = "bold" if row["kind"] == "result" else "dim" if row["kind"] == "baseline" else ""
         interval = f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
         interval = "" if row["name"] == "chance" else interval
-        table.add_row(row["name"], f"{100 * row['value']:.1f}", interval, difference, style=style)
-    job.console.print(table)
-    job.console.print(verdict(learnt))
-    job.console.print(f"[dim]The same as a picture: {job.out / 'figures' / 'learnt.png'}[/]")
+        rows.append((row["name"], f"{100 * row['value']:.1f}", interval, difference))
+        styles.append({"result": "bold", "baseline": "dim"}.get(row["kind"], ""))
+    title = f"What was learnt: right choices on {learnt['scenes']} test scenes of other users"
+    head = ("", "right %", "95 % interval", "simulator minus this, points")
+    tables.show(head, rows, title=title, styles=styles, err=True)
+    job.console.print(verdict(learnt), soft_wrap=True)
+    picture = job.out / "figures" / "learnt.png"
+    job.console.print(f"[dim]The same as a picture: {picture}[/]", soft_wrap=True)
 
 
 def _show_decisions(job: Job, plan: Plan, scores: list[Row]) -> None:
@@ -189,12 +182,13 @@ def _show_decisions(job: Job, plan: Plan, scores: list[Row]) -> None:
             told.append(f"{name} {100 * row['value']:.0f} % ({interval})")
     job.console.print(
         f"\nWith decision processes, {plan.decision_test_scenes} test scenes: {', '.join(told)}. "
-        "So few scenes show that the line runs, not what SFT and DPO on decision processes add."
+        "So few scenes show that the line runs, not what SFT and DPO on decision processes add.",
+        soft_wrap=True,
     )
 
 
 def _show_places(job: Job, plan: Plan, facts: Row) -> None:
-    print_ = job.console.print
+    print_ = functools.partial(job.console.print, soft_wrap=True)
     total = sum(facts["seconds"].values())
     print_(f"\nTook {total / 60:.1f} minutes. Everything is in {job.out}:")
     print_(
@@ -208,5 +202,4 @@ def _show_places(job: Job, plan: Plan, facts: Row) -> None:
         f"print(load_dataset('{REPO}', revision='v{plan.version}'))\"",
         highlight=False,
         markup=False,
-        soft_wrap=True,
     )

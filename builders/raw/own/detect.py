@@ -30,6 +30,10 @@ _MORE = (
     "%d %b %Y",
     "%b %d, %Y",
     "%a %b %d %H:%M:%S %z %Y",
+    "%Y-%m",
+    "%Y/%m",
+    "%m/%Y",
+    "%b %Y",
 )
 
 
@@ -70,6 +74,10 @@ def look(path: Path, given: dict[str, str] | None = None) -> Looked:
             guesses.append("encoding")
     whole = start if len(start) < _LOOKED_AT else start[: start.rfind(b"\n") + 1]
     text = whole.decode(known["encoding"], errors="replace").removeprefix("\ufeff")
+    if re.match(r"\s*\[\s*(\{|\[|$)", text):
+        raise UserError(
+            "is one JSON list, which is not read", where=raw, fix="Write one object a line."
+        )
     if text.lstrip().startswith("{"):
         about = {"format": "jsonl", "encoding": known["encoding"]}
     else:
@@ -85,16 +93,41 @@ def _sample(raw: files.Raw, about: dict[str, str], text: str) -> pl.DataFrame:
         block = files.Block(1, text)
         frame = text_columns.lines(block, raw, named, Report())
         return frame.drop("line").head(_ROWS)
-    reader = csv.reader(io.StringIO(text.replace("\r\n", "\n")), delimiter=about["delimiter"])
-    rows = [row for _, row in zip(range(_ROWS + 1), reader, strict=False)][1:]
+    plain = text.replace("\r\n", "\n").replace("\r", " ")  # as `delimited` reads it
+    reader = csv.reader(io.StringIO(plain), delimiter=about["delimiter"])
+    try:
+        rows = [row for _, row in zip(range(_ROWS + 1), reader, strict=False)][1:]
+    except csv.Error as error:
+        raise UserError(f"cannot be read: {error}", where=f"{raw}:{reader.line_num}") from error
     fitting = [row for row in rows if len(row) == len(named)]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise UserError(f"column(s) {', '.join(twice)} are named twice", where=f"{raw}:1")
+    if not any(rows):
+        raise UserError("has a header and no rows", where=raw)
     if not fitting:
         raise UserError(
-            f"has no row of {len(named)} fields split by {about['delimiter']!r}",
-            where=raw,
-            fix="Name the delimiter.",
+            f"no row has the {len(named)} field(s) of the first line, split by "
+            f"{about['delimiter']!r}",
+            where=f"{raw}:1",
+            fix="The first line must name the columns; or name the --delimiter.",
         )
-    return pl.DataFrame(fitting, schema=dict.fromkeys(named, pl.String), orient="row")
+    frame = pl.DataFrame(fitting, schema=dict.fromkeys(named, pl.String), orient="row")
+    if sum(_is_value(name, frame[name]) for name in named) * 2 >= len(named):
+        raise UserError(
+            "its first line seems to hold values, not the names of columns",
+            where=f"{raw}:1",
+            fix="Add a line with the names.",
+        )
+    return frame
+
+
+def _is_value(name: str, column: pl.Series) -> bool:
+    """Say whether what stands for a name is one more value of its column."""
+    text, number = filled(column), r"^-?\d+(\.\d+)?$"
+    if not len(text) or not name:
+        return False
+    numbers = bool(re.match(number, name)) and text.str.contains(number).all()
+    return numbers or bool((text == name).any())
 
 
 def _encoding(start: bytes) -> str:
@@ -163,7 +196,7 @@ def time_format(column: pl.Series) -> tuple[str, bool]:
         return "", False
     number = text.cast(pl.Float64, strict=False)
     if number.null_count() <= len(text) // 50:
-        middle = abs(float(number.drop_nulls().median() or 0))  # type: ignore[arg-type]
+        middle = float(number.drop_nulls().median() or 0)  # type: ignore[arg-type]
         for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
             if 3e8 * factor <= middle <= 5e9 * factor:
                 return f"epoch-{unit}", True

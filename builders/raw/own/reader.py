@@ -42,7 +42,8 @@ def read(document: Document, folder: Path, report: Report) -> Tables:
     if "impressions" in document.value:
         impressions = _impressions(document, folder, report, items)
         interactions = _with_clicks(interactions, impressions)
-    interactions = columns.known(interactions, items, "item_id", report, where)
+    with _at(document, "interactions", "item"):
+        interactions = columns.known(interactions, items, "item_id", report, where)
     interactions = columns.once(interactions, report, where).sort(
         "timestamp", "user_id", "item_id", maintain_order=True
     )

@@ -16,6 +16,7 @@ from usermirrorer.builders.raw.report import Report
 #: Between the values of a list that became text: no text that people write has it.
 UNIT = "\x1f"
 _ROWS = 250_000
+_DEEPEST = 4  # objects inside objects
 
 
 def locate(path: Path) -> files.Raw:
@@ -75,8 +76,8 @@ def names(raw: files.Raw, about: Mapping[str, Any]) -> list[str]:
         return list(_scan(raw).collect_schema())
     if kind == "jsonl":
         text = next(files.blocks(raw, encodings=(about.get("encoding", "utf-8"),))).text
-        rows = (_object(line) for line in text.split("\n")[:1000])
-        return list(dict.fromkeys(key for row in rows if row for key in row))
+        rows = (_flat(row) for line in text.split("\n")[:1000] if (row := _object(line)))
+        return list(dict.fromkeys(key for row in rows for key in row))
     separator = about.get("delimiter", ",").replace("\\t", "\t")
     return delimited.header(raw, separator, (about.get("encoding", "utf-8"),))
 
@@ -89,8 +90,10 @@ def _scan(raw: files.Raw) -> pl.LazyFrame:
 
 
 def _parquet(raw: files.Raw, needed: Sequence[str]) -> Iterator[pl.DataFrame]:
+    most = files.most_read() and _ROWS
     try:
-        frame = _scan(raw).select(needed).collect()
+        scan = _scan(raw).select(needed)
+        frame = (scan.head(most) if most else scan).collect()
     except pl.exceptions.PolarsError as error:
         raise UserError(f"is no whole Parquet file: {error}", where=raw) from error
     for first in range(0, len(frame), _ROWS):
@@ -131,11 +134,27 @@ def _json(
             if "\n\n" in block.text:
                 raise ValueError
             frame = pl.read_ndjson(block.text.encode(), infer_schema_length=None)
-            gone = [pl.lit("").alias(name) for name in needed if name not in frame.columns]
-            there = frame.select(name for name in needed if name in frame.columns)
+            reached = {name: _reached(frame, name) for name in needed}
+            gone = [pl.lit("").alias(name) for name, column in reached.items() if column is None]
+            there = frame.select(c.alias(n) for n, c in reached.items() if c is not None)
             yield as_text(there).with_columns(gone).with_row_index("line", offset=block.first_line)
         except (pl.exceptions.PolarsError, ValueError):
             yield lines(block, raw, needed, report)
+
+
+def _reached(frame: pl.DataFrame, name: str) -> pl.Expr | None:
+    """Return a column, or a field inside of one: `customer.id`; None if it is not there."""
+    if name in frame.columns:
+        if isinstance(frame.schema[name], pl.Struct):
+            raise ValueError  # rows in which it is no object may have a value: line by line
+        return pl.col(name)
+    first, *inside = name.split(".")
+    if first not in frame.columns:
+        return None
+    column = pl.col(first)
+    for part in inside:
+        column = column.struct.field(part)
+    return column
 
 
 def lines(
@@ -150,7 +169,8 @@ def lines(
         if values is None:
             report.skip("is not JSON with named fields", where=raw, line=line)
             continue
-        rows.append((line, *(_plain(values.get(name)) for name in needed)))
+        flat = _flat(values)
+        rows.append((line, *(_plain(flat.get(name)) for name in needed)))
     schema = {"line": pl.UInt32, **dict.fromkeys(needed, pl.String)}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -161,6 +181,17 @@ def _object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def _flat(values: dict[str, Any], before: str = "", depth: int = 0) -> dict[str, Any]:
+    """Return an object's values by name; of objects inside by `name.inner`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value and depth < _DEEPEST:
+            flat |= _flat(value, f"{before}{name}.", depth + 1)
+        else:
+            flat[f"{before}{name}"] = value
+    return flat
 
 
 def _plain(value: Any) -> str:

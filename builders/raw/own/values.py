@@ -67,7 +67,10 @@ def moment(text: pl.Expr, how: str, zone: str) -> pl.Expr:
         return _epoch(text, how)
     if how == "iso":
         plain = text.str.replace(r"^(\d{4}-\d\d-\d\d)[ T]+", "${1}T")
-        plain = plain.str.replace(r"(:\d\d(?:\.\d+)?)\s*[Zz]$", "${1}+00:00")
+        plain = plain.str.replace(r"(:\d\d),(\d+)", "${1}.${2}")
+        plain = plain.str.replace(r"(:\d\d(?:\.\d+)?)\s*(?:[Zz]|UTC|GMT)$", "${1}+00:00")
+        plain = plain.str.replace(r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)$", "${1}${2}:00")
+        plain = plain.str.replace(r"(:\d\d(?:\.\d+)?)\s+([+-]\d\d)", "${1}${2}")
         return pl.coalesce(_parsed(plain, pattern, zone) for pattern in _ISO)
     return _parsed(text, how, zone)
 
