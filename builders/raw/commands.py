@@ -126,7 +126,7 @@ def fetch(name: str, out: Path | None, only: tuple[str, ...]) -> None:
             f"{name} has no file {unknown[0]!r}", fix=f"Choose from {', '.join(source.downloads)}."
         )
     click.echo(f"{source.title}: {source.licence}", err=True)
-    for file in only or source.downloads:
+    for file in only or [name for name in source.downloads if name not in source.alternatives]:
         _fetch_one(source, file, folder)
     click.echo(str(folder))
 

@@ -51,25 +51,52 @@ class Raw:
 def locate(folder: Path, *patterns: str) -> list[Raw]:
     """Return all raw files, in `folder` or zip archives in it, that match the first such pattern.
 
-    Patterns are file names with `*` for any text, without `.gz`; folders inside do not matter. If
-    `folder` is a file, it is looked at alone. Members of archives with the name and the content of
-    a file that is there already, unpacked or in another archive, are left out.
+    Patterns are file names with `*` for any text, without `.gz`, in any case; folders inside do not
+    matter. If `folder` is a file, it is looked at alone. Members of archives with the name and the
+    content of a file that is there already, unpacked or in another archive, are left out.
 
     Raises:
-        UserError: if the folder is missing or no file matches any pattern.
+        UserError: if the folder is missing, no file matches any pattern, or a file lies beside its
+            own `.gz`.
     """
-    paths = there(folder)
-    archives = [path for path in paths if path.suffix.lower() == ".zip"]
-    raws = [Raw(path) for path in paths if path not in archives]
-    raws += [raw for archive in archives for raw in _members(archive)]
+    raws = _raws(folder)
     for pattern in patterns:
-        if matching := [raw for raw in raws if fnmatch.fnmatchcase(raw.name, pattern)]:
-            return _once(matching)
+        if matching := _once([raw for raw in raws if matches(raw, pattern)]):
+            _assert_apart(matching, folder)
+            return matching
     raise UserError(
         f"none of {', '.join(patterns)} is there (also as .gz, or inside a .zip)",
         where=folder,
-        fix=_packed([*paths, *(Path(raw.member) for raw in raws if raw.member)]),
+        fix=_packed([*there(folder), *(Path(raw.member) for raw in raws if raw.member)]),
     )
+
+
+def matches(raw: Raw, pattern: str) -> bool:
+    """Say whether a file has a name of such a pattern, in capitals or not."""
+    return fnmatch.fnmatchcase(raw.name.lower(), pattern.lower())
+
+
+def _raws(folder: Path) -> list[Raw]:
+    paths = there(folder)
+    archives = [path for path in paths if path.suffix.lower() == ".zip"]
+    raws = [Raw(path) for path in paths if path not in archives]
+    return raws + [raw for archive in archives for raw in _members(archive)]
+
+
+def _assert_apart(raws: Sequence[Raw], folder: Path) -> None:
+    """Check that no two files of one folder have one name, but for `.gz` and capitals."""
+    seen: dict[tuple[Path, str, str], Raw] = {}
+    for raw in raws:
+        inside = str(Path(raw.member).parent) if raw.member else ""
+        place = (raw.path if raw.member else raw.path.parent, inside, raw.name.lower())
+        if place in seen:
+            raise _several(raw.name, [seen[place], raw], folder)
+        seen[place] = raw
+
+
+def _several(name: str, raws: Sequence[Raw], folder: Path) -> UserError:
+    names = ", ".join(str(raw) for raw in raws[:3])
+    return UserError(f"{name} is there more than once: {names}", where=folder, fix="Keep one.")
 
 
 def there(folder: Path) -> list[Path]:
@@ -134,26 +161,28 @@ def _measured(raw: Raw, changed: int) -> tuple[int, int]:
 
 
 def one(folder: Path, *patterns: str) -> Raw:
-    """Return the only raw file that matches; see `locate`.
+    """Return the only raw file that matches any of the patterns; see `locate`.
 
     Raises:
         UserError: if none or several match.
     """
-    candidates = locate(folder, *patterns)
+    present = [pattern for pattern in patterns if has(folder, pattern)]
+    each = [locate(folder, pattern) for pattern in present] or [locate(folder, *patterns)]
+    candidates = list(dict.fromkeys(raw for raws in each for raw in raws))
     if len(candidates) > 1:
-        names = ", ".join(str(raw) for raw in candidates[:3])
-        raise UserError(
-            f"{patterns[0]} is there more than once: {names}", where=folder, fix="Keep one."
+        raise _several(
+            patterns[0] if len(present) < 2 else " or ".join(present), candidates, folder
         )
     return candidates[0]
 
 
 def has(folder: Path, *patterns: str) -> bool:
-    """Say whether `locate` would find a file."""
-    try:
-        return bool(locate(folder, *patterns))
-    except UserError:
-        return False
+    """Say whether a file of such a name is there.
+
+    Raises:
+        UserError: if the folder is missing or an archive in it is damaged.
+    """
+    return any(matches(raw, pattern) for raw in _raws(folder) for pattern in patterns)
 
 
 def _members(archive: Path) -> list[Raw]:
@@ -258,7 +287,7 @@ def blocks(
     with opened(raw) as stream:
         while chunk := stream.read(min(BLOCK, most) if most else BLOCK):
             data = rest + chunk
-            _refuse_line_ends(data, raw, line)
+            _refuse(data, raw, line)
             end = _line_end(data, quoted)
             if end == 0 and len(data) > LONGEST_LINE:
                 what = "a line or quoted field" if quoted else "a line"
@@ -280,8 +309,15 @@ def blocks(
         raise UserError("is empty", where=raw, fix=_AGAIN)
 
 
-def _refuse_line_ends(data: bytes, raw: Raw, line: int) -> None:
-    if line == 1 and b"\n" not in data and data.count(b"\r") > 1:
+def _refuse(data: bytes, raw: Raw, line: int) -> None:
+    """Check the beginning of a file for what no encoding and no line end explains."""
+    if line > 1:
+        return
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError("is UTF-16 text", where=raw, fix="Save it as UTF-8.")
+    if b"\0" in data[:1000]:
+        raise UserError("is no text: it has NUL bytes", where=raw, fix=_AGAIN)
+    if b"\n" not in data and data.count(b"\r") > 1:
         raise UserError(
             "its lines end in \\r alone", where=raw, fix="Save it with line ends as on Unix, \\n."
         )

@@ -52,6 +52,7 @@ class Source:
         files: Expected file name -> what it holds; alternatives have `|` between them.
         read: Reads a folder (or file) of raw data.
         downloads: File name -> official address, where automatic download is allowed.
+        alternatives: Downloads that stand for others: fetched where they are named alone.
         sizes: File name -> rough size as its publisher states it, e.g. `6 MB`.
         hashes: File name -> `md5:<hex>` or `sha256:<hex>`, where the publisher states one or
             several independent projects record the same of the same address. Of the other files
@@ -97,6 +98,7 @@ class Source:
     files: Mapping[str, str]
     read: Callable[[Path, Report], Tables]
     downloads: Mapping[str, str] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     limits: str = ""

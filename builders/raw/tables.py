@@ -8,7 +8,6 @@ Types and meaning of the columns: `schema.TABLES`, and `Source.columns` for thos
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,11 +168,11 @@ def hashes(source: Source, folder: Path) -> dict[str, str]:
     if source.located:
         paths = dict.fromkeys(source.located(folder).values())
         return {_name(path, base): storage.file_hash(path) for path in paths}
-    names = [name.removesuffix(".gz") for names in source.files for name in names.split("|")]
+    patterns = [name.removesuffix(".gz") for names in source.files for name in names.split("|")]
 
     def expected(path: Path) -> bool:
-        name = files.Raw(path).name
-        return path.suffix.lower() == ".zip" or any(fnmatch.fnmatchcase(name, n) for n in names)
+        raw = files.Raw(path)
+        return path.suffix.lower() == ".zip" or any(files.matches(raw, p) for p in patterns)
 
     return {
         path.relative_to(base).as_posix(): storage.file_hash(path)

@@ -51,7 +51,7 @@ _META_2023 = {
 
 
 def read(folder: Path, report: Report, *, name_2018: str, name_2023: str) -> Tables:
-    """Read one category: `<name>.jsonl` with `meta_<name>.jsonl` (2023), else `.json` (2018).
+    """Read one category: `<name>.jsonl` with `meta_<name>.jsonl` (2023), or `.json` (2018).
 
     In the 2023 layout an item is a parent product, as its publisher recommends. Ratings are not
     taken from the metadata, which count reviews of later years: see `_item_as_of`.
@@ -59,14 +59,11 @@ def read(folder: Path, report: Report, *, name_2018: str, name_2023: str) -> Tab
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
     """
-    if files.has(folder, f"{name_2023}.jsonl"):
-        reviews, meta, is_2023 = f"{name_2023}.jsonl", f"meta_{name_2023}.jsonl", True
-        patterns = [reviews]
-    else:
-        meta, is_2023 = f"meta_{name_2018}.json", False
-        patterns = [f"{name_2018}.json", f"{name_2018}_5.json", f"{name_2023}.jsonl"]
+    reviews = (f"{name_2023}.jsonl", f"{name_2018}.json", f"{name_2018}_5.json")
+    file = files.one(folder, *reviews)
+    is_2023 = files.matches(file, reviews[0])
+    meta = f"meta_{name_2023}.jsonl" if is_2023 else f"meta_{name_2018}.json"
     items = _items(files.one(folder, meta), report, is_2023)
-    file = files.one(folder, *patterns)
     interactions = _interactions(file, report, is_2023)
     interactions = columns.known(interactions, items, "item_id", report, file)
     interactions = columns.once(interactions, report, file)

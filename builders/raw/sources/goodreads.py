@@ -115,7 +115,7 @@ def _by_genre(folder: Path, kind: str) -> dict[str, files.Raw]:
         return {}
     by_genre: dict[str, files.Raw] = {}
     for file in files.locate(folder, f"{prefix}*.json"):
-        genre = file.name.removeprefix(prefix).removesuffix(".json")
+        genre = file.name.lower().removeprefix(prefix).removesuffix(".json")
         genre = "" if genre == "_dedup" else genre.removesuffix("_dedup")
         if genre in _NO_GENRES:
             continue

@@ -38,7 +38,8 @@ def read(folder: Path, report: Report) -> Tables:
     Raises:
         UserError: if a file is missing, damaged, or has no usable row.
     """
-    file = files.one(folder, "big_matrix.csv", "small_matrix.csv")
+    whole = files.has(folder, "big_matrix.csv")  # the small one holds some of its users and videos
+    file = files.one(folder, "big_matrix.csv" if whole else "small_matrix.csv")
     daily = _daily(files.one(folder, "item_daily_features.csv"), report)
     items = _videos(files.one(folder, "kuairec_caption_category.csv"), report, daily)
     users = _people(files.one(folder, "user_features.csv"), report)

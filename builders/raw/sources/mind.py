@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -34,7 +35,10 @@ def read(folder: Path, report: Report) -> Tables:
     if not labelled:
         raise UserError("only a test split is there, without clicks", where=folder)
     items = _news(folder, report)
-    logs = pl.concat([_behaviors(file, report) for file in labelled])
+    logs = pl.concat(
+        _behaviors(file, split, report)
+        for file, split in zip(labelled, _splits(labelled), strict=True)
+    )
     logs = _of_known_news(logs, items, report, folder)
     clicks = _clicks(logs)
     interactions = columns.known(
@@ -59,6 +63,14 @@ def _split(file: files.Raw) -> str:
     """Name of the split a file belongs to: its folder, or its archive."""
     inside = Path(file.member).parent.name if file.member else file.path.parent.name
     return inside or file.path.stem
+
+
+def _splits(labelled: Sequence[files.Raw]) -> list[str]:
+    """Name the split of each file; folders of one name in several places are told apart."""
+    names = [_split(file) for file in labelled]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name}-{number}" for number, name in enumerate(names, 1)]
 
 
 def _unlabelled(file: files.Raw) -> bool:
@@ -94,10 +106,9 @@ def _news(folder: Path, report: Report) -> pl.DataFrame:
     )
 
 
-def _behaviors(file: files.Raw, report: Report) -> pl.DataFrame:
+def _behaviors(file: files.Raw, split: str, report: Report) -> pl.DataFrame:
     logged = pl.col("impressions").str.split(" ").list
     names = ["impression_id", "user_id", "time", "history", "impressions"]
-    split = _split(file)
     frame = delimited.read_delimited(
         file,
         report,

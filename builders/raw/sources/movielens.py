@@ -76,17 +76,20 @@ def read(folder: Path, report: Report) -> Tables:
     """Read MovieLens, whichever of the three layouts is there.
 
     Raises:
-        UserError: if no layout fits, or a file is missing, damaged, or has no usable row.
+        UserError: if no layout fits or several do, or a file is missing, damaged, or has no usable
+            row.
     """
-    for marker, reader in (("ratings.dat", _read_1m), ("u.data", _read_100k), ("*.inter", _atomic)):
-        if files.has(folder, marker):
-            users, items, ratings = reader(folder, report)
-            return _canonical(users, items, ratings, report, files.one(folder, marker))
-    raise UserError(
-        "no MovieLens layout is there",
-        where=folder,
-        fix="Expected ratings.dat (1M), u.data (100K) or *.inter (RecBole), or a .zip of them.",
-    )
+    readers = {"ratings.dat": _read_1m, "u.data": _read_100k, "*.inter": _atomic}
+    markers = [marker for marker in readers if files.has(folder, marker)]
+    if len(markers) > 1:
+        raise UserError(
+            f"several MovieLens layouts are there: {', '.join(markers)}",
+            where=folder,
+            fix="Give the folder or archive of one.",
+        )
+    file = files.one(folder, *(markers or readers))
+    users, items, ratings = readers[markers[0]](folder, report)
+    return _canonical(users, items, ratings, report, file)
 
 
 _Three = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
@@ -336,6 +339,7 @@ SOURCES = (
         },
         columns=_COLUMNS,
         read=read,
+        alternatives=("ml-100k.zip",),
         sizes={"ml-1m.zip": "6 MB", "ml-100k.zip": "5 MB"},
         hashes={
             "ml-1m.zip": "md5:c4d9eecfca2ab87c1945afe126590906",
