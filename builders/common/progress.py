@@ -67,16 +67,18 @@ def _drawn(text: str, total: int, console: Console) -> Iterator[Advance]:
 @contextlib.contextmanager
 def _line(text: str, total: int, console: Console) -> Iterator[Advance]:
     start, done, before, last = time.monotonic(), 0, 0, ""
-    said = start
+    said, first = start, (start, 0)  # the first unit may hold the loading of a model
 
     def advance(amount: int = 1, resumed: bool = False, told: str = "") -> None:
-        nonlocal done, before, last, said
+        nonlocal done, before, last, said, first
         done += amount
         before += amount if resumed else 0
         last = told or last
         now = time.monotonic()
-        if now - said >= EVERY and before < done < total:
-            left = (total - done) * (now - start) / (done - before)
+        if done == amount or resumed:
+            first = (now, done)
+        if now - said >= EVERY and first[1] < done < total:
+            left = (total - done) * (now - first[0]) / (done - first[1])
             said = now
             console.print(
                 f"  {text}: {done:,} of {total:,}, {span(left)} left",

@@ -233,7 +233,10 @@ def number_type(column: pl.Series) -> dict[str, Any]:
         return {"type": "text"}
     if set(text.str.to_lowercase().unique()) <= {"true", "false", "yes", "no"}:
         return {"type": "yes-no"}
-    if text.str.contains(r"^-?\d{1,15}$").all() and not text.str.contains(r"^0\d").any():
+    whole = text.str.contains(r"^-?\d{1,15}$")
+    rest = text.filter(~whole)
+    some = len(rest) <= len(text) // 50 and rest.cast(pl.Float64, strict=False).is_null().all()
+    if some and not text.str.contains(r"^0\d").any():  # a few may be no numbers at all
         return {"type": "integer"}
     if text.cast(pl.Float64, strict=False).null_count() <= len(text) // 50:
         return {"type": "number"} if not text.str.contains(r"^0\d").any() else {"type": "text"}

@@ -178,3 +178,19 @@ def test_a_written_time_of_any_precision_is_its_moment(moment, grain, zone):
     expected = dt.datetime.strptime(text, pattern).replace(tzinfo=dt.UTC)
     expected -= dt.timedelta(hours=5, minutes=30) if zone == "+05:30" else dt.timedelta()
     assert abs(got - expected) < dt.timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (["1995"] * 99 + ["V"], {"type": "integer"}),
+        (["1995"] * 9 + ["V"], {"type": "text"}),
+        (["4"] * 99 + ["3.5"], {"type": "number"}),
+        (["007"] * 9 + ["012"], {"type": "text"}),
+        (["1,5", "2,0"], {"type": "number", "decimal": ","}),
+        (["yes", "no", ""], {"type": "yes-no"}),
+        (["", "-"], {"type": "text"}),
+    ],
+)
+def test_a_columns_type_is_what_nearly_all_its_values_are(column, kind):
+    assert detect.number_type(pl.Series(column)) == kind
