@@ -12,7 +12,7 @@ from typing import Any
 
 from trl import ModelConfig, TrlParser
 
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import assets, storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.chat import read_settings
 from usermirrorer.recipes import energy
@@ -146,6 +146,10 @@ def parse(
     arguments = Arguments(*parsed)
     if not arguments.model.model_name_or_path:
         raise UserError("no model given", where="--model_name_or_path")
+    if arguments.model.model_name_or_path in assets.ASSETS:  # a known part, as everywhere else
+        arguments.model.model_name_or_path = str(
+            assets.fetch_asset(arguments.model.model_name_or_path)
+        )
     if arguments.training.trust_remote_code:
         raise UserError("code from model repositories is never run", where="--trust_remote_code")
     if arguments.release.carbon_country:

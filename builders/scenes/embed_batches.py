@@ -17,8 +17,8 @@ import numpy as np
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 
-#: Tokens of a batch, padding included: enough to keep a CPU's matrix units busy.
-MOST_TOKENS = 8192
+#: Most tokens of a batch, padding included: larger ones are slower on CPUs (tests/benchmarks/bench_embed.py).
+MOST_TOKENS = 4096
 #: Texts of a batch differ by fewer tokens than this: so much is padding at most.
 STEP = 4
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-
 from tests.raw_data import PUBLISHED, Size, write
+
 from usermirrorer.builders import validate
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.sources import get_source
