@@ -70,7 +70,7 @@ def test_a_misspelt_command_is_named():
 
 #: What prints no rows and no counts: a path, an address, one sentence, or a file's own text.
 ONE_LINE = {
-    *("eval-results", "eval-tasks", "eval-yaml", "fetch", "report", "serve"),
+    *("eval-results", "eval-tasks", "eval-yaml", "export", "fetch", "report", "serve"),
     *("release build", "release push", "release pull", "release verify", "release collect"),
     *("hub serve", "hub token create", "hub token revoke"),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.tables import json_option, show_json
 
 _FILE = click.Path(path_type=Path)
 
@@ -28,6 +29,7 @@ _FILE = click.Path(path_type=Path)
     "--tables", type=_FILE, help="Canonical tables of the scenes. Default: tables/ beside them."
 )
 @click.option("--source", help="Name, or the YAML file of your own logs. Default: the scenes'.")
+@json_option
 def ablate(
     scene_file: Path,
     out: Path,
@@ -35,6 +37,7 @@ def ablate(
     limit: int,
     tables: Path | None,
     source: str | None,
+    as_json: bool,
 ) -> None:
     """Show the scenes of SCENE_FILE with one feature alone, and with each removed.
 
@@ -57,5 +60,9 @@ def ablate(
     chosen = get_source(source or str(storage.read_json(record)["source"]))
     stored = tables or scene_file.with_name("tables")
     made = variants.write(scene_file, out, chosen, stored, wanted=features, limit=limit)
-    for name, count in made:
-        click.echo(f"{out / f'{name}.parquet'}: {count:,} scenes")
+    counts = {str(out / f"{name}.parquet"): count for name, count in made}
+    if as_json:
+        show_json(counts)
+        return
+    for file, count in counts.items():
+        click.echo(f"{file}: {count:,} scenes")

@@ -40,7 +40,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--dry-run", is_flag=True, help="Print the graph, sizes and estimates; run nothing.")
 @click.option("--push-space", default="", help="Upload the pages to this static Space.")
 @click.option("--collection", default="", help="DATASET@1.0.0 whose collection lists the Space.")
-def reproduce(item: str, out: Path, engine: str, jobs: int, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --list: print JSON.")
+def reproduce(item: str, out: Path, engine: str, jobs: int, as_json: bool, **options: Any) -> None:
     """Make a table or figure of the paper again: ITEM, or `all`; --list names them.
 
     Steps that are there from the same command and inputs are used again, whichever item made
@@ -60,8 +61,10 @@ def reproduce(item: str, out: Path, engine: str, jobs: int, **options: Any) -> N
     if options["listing"] or options["dry_run"]:
         run.look(needed)
         rates = estimates.rates(out, options["rates"])
-        show = estimates.show_list if options["listing"] else estimates.show_graph
-        show(run, items, rates)
+        if options["listing"]:
+            estimates.show_list(run, items, rates, as_json=as_json)
+        else:
+            estimates.show_graph(run, items, rates)
         return
     _execute(run, needed, engine, jobs or int(plan.settings.get("jobs", 1)), items)
     written = pages.write(run, out / "pages")

@@ -16,7 +16,7 @@ import yaml
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import read_json
-from usermirrorer.builders.common.tables import show
+from usermirrorer.builders.common.tables import show, show_json
 from usermirrorer.recipes.reproduce.plan import Step
 from usermirrorer.recipes.reproduce.runner import Run
 
@@ -68,8 +68,20 @@ def _effort(run: Run, steps: Iterable[Step], known: Rates) -> tuple[str, str]:
     return f"{tokens / 1e6:,.2f}", text if tokens else "0"
 
 
-def show_list(run: Run, items: Sequence[str], known: Rates) -> None:
+_HEADS = ("item", "section", "models", "missing", "steps done", "M tokens left", "hours left")
+
+
+def show_list(run: Run, items: Sequence[str], known: Rates, *, as_json: bool = False) -> None:
     """Print what each item needs, and what of it is here."""
+    rows = _listed(run, items, known)
+    if as_json:
+        show_json([dict(zip(_HEADS, row, strict=True)) for row in rows])
+        return
+    show(_HEADS, rows, title=f"Scale {run.plan.scale}: {run.plan.settings.get('about', '')}")
+    _show_parts(run, items)
+
+
+def _listed(run: Run, items: Sequence[str], known: Rates) -> list[list[str]]:
     rows = []
     for name in items:
         item = run.plan.items[name]
@@ -89,9 +101,7 @@ def show_list(run: Run, items: Sequence[str], known: Rates) -> None:
                 spent,
             ]
         )
-    heads = ("item", "section", "models", "missing", "steps done", "M tokens left", "hours left")
-    show(heads, rows, title=f"Scale {run.plan.scale}: {run.plan.settings.get('about', '')}")
-    _show_parts(run, items)
+    return rows
 
 
 def _parts(run: Run, steps: Iterable[Step]) -> dict[str, str]:
