@@ -73,6 +73,8 @@ def build_command(folder: Path, **options: Any) -> None:
         _check_public(scenes)
     placebo = placebo_beside(scenes) | _splits(options, "placebo_")
     manifest = read_json(options["manifest"])
+    if own := _own_sources(scenes):
+        manifest["own_sources"] = own
     if scenes:
         manifest["audit"] = _audit(scenes, placebo, options["allow_tells"])
     paper = _splits(options, "paper_")
@@ -92,6 +94,15 @@ def build_command(folder: Path, **options: Any) -> None:
         changelog_from=options["since"],
     )
     click.echo(folder)
+
+
+def _own_sources(scenes: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Return what the YAML of own logs says of itself, by its name: the card shows it."""
+    from usermirrorer.builders.common.storage import read_json
+
+    files = {path.parent / "scenes.json" for path in scenes.values()}
+    made = [read_json(file) for file in sorted(files) if file.is_file()]
+    return {told["source"]: told["about"] for told in made if "about" in told}
 
 
 def _check_public(scenes: Mapping[str, Path]) -> None:

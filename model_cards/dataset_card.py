@@ -79,7 +79,9 @@ def render(manifest: Mapping[str, Any], scored: Sequence[str] = ()) -> str:
         models=manifest.get("models", []),
         model_check=manifest.get("model_check"),
         inputs=manifest.get("inputs", {}),
-        sources=[_source(name) for name in manifest.get("sources", [])],
+        sources=[
+            _source(name, manifest.get("own_sources", {})) for name in manifest.get("sources", [])
+        ],
         code=manifest.get("code", ""),
         seeds=manifest.get("seeds", {}),
         assets=manifest.get("assets", []),
@@ -146,10 +148,17 @@ def _estimate(estimate: Mapping[str, float]) -> str:
     return f"{text} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
-def _source(name: str) -> dict[str, str]:
-    """Return name, title, homepage and licence of a source; only the name if it is not known."""
+def _source(name: str, own: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return name, title, homepage and licence of a source; only the name if it is not known.
+
+    Args:
+        name: Of the source.
+        own: Name -> what the YAML of own logs says.
+    """
     from usermirrorer.builders.raw.sources import all_sources
 
+    if told := own.get(name):
+        return {"name": name, **{key: str(told[key]) for key in ("title", "homepage", "licence")}}
     known = all_sources().get(name)
     if known is None:
         return {"name": name, "title": name, "homepage": "", "licence": ""}

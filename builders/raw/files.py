@@ -170,9 +170,7 @@ def one(folder: Path, *patterns: str) -> Raw:
     each = [locate(folder, pattern) for pattern in present] or [locate(folder, *patterns)]
     candidates = list(dict.fromkeys(raw for raws in each for raw in raws))
     if len(candidates) > 1:
-        raise _several(
-            patterns[0] if len(present) < 2 else " or ".join(present), candidates, folder
-        )
+        raise _several(" or ".join(present), candidates, folder)
     return candidates[0]
 
 

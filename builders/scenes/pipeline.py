@@ -86,9 +86,11 @@ def raw_to_scenes(
 
 def _origin(source: Source, manifest: Mapping[str, Any], kept: Tables) -> dict[str, Any]:
     """Return what `scenes.json` says of the tables that the scenes were made from."""
+    told = {name: getattr(source, name) for name in ("title", "homepage", "licence")}
+    own = {"redistributable": source.redistributable, "about": told} if source.definition else {}
     return {
         "source": source.name,
-        **({"redistributable": source.redistributable} if source.definition else {}),
+        **own,
         "inputs": manifest["inputs"],
         "skipped": tables.left_out(manifest),
         "interactions": kept.interactions.height,

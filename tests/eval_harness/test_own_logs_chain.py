@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 
+import pyarrow as pa
 from click.testing import CliRunner
 from lm_eval.tasks import TaskManager
 
-from tests.hub.conftest import local_hub  # noqa: F401 - a fixture
+from tests.hub.conftest import local_hub, pair  # noqa: F401 - a fixture
 from usermirrorer.builders import commands as stages
 from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.schema import PREFERENCE
 from usermirrorer.builders.new import new
 from usermirrorer.builders.raw.sources import all_sources
 from usermirrorer.builders.scenes.dataset import UserMirrorerBuilder
@@ -127,6 +129,36 @@ def test_the_datasets_builder_takes_a_yaml_file(tmp_path, tiny_encoder):
     scenes = builder.as_dataset(split="test")
     assert len(scenes) == 12
     assert scenes.features["source"].int2str(scenes[0]["source"]) == "my-shop"
+
+
+def test_the_card_shows_title_and_licence_of_the_own_domain_and_that_it_is_not_public(
+    tmp_path, tiny_encoder
+):
+    write_shop(tmp_path)
+    yaml = tmp_path / "my-shop.yaml"
+    paths = ("--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv")
+    run(new, "my-shop", *paths, "--out", yaml, "--licence", "Ask Jane | she owns it")
+    text = yaml.read_text().replace('title: "my-shop"', 'title: "Our shop, 2020"')
+    yaml.write_text(text)
+    made = tmp_path / "scenes"
+    run(
+        *(stages.scenes, yaml, "--out", made, "--embedder", tiny_encoder, "--preset", "tiny"),
+        *("--train", 20, "--test", 12, "--history", 1, 4),
+    )
+    inputs = tmp_path / "inputs"
+    table = pa.Table.from_pylist([pair(0, "movielens")], schema=PREFERENCE)
+    storage.write_table(inputs / "pairs.parquet", table)
+    (inputs / "manifest.json").write_text("{}")
+    run(
+        *(build_command, tmp_path / "release", "--repo", "me/shop", "--version", "1.0.0"),
+        *("--preference", inputs / "pairs.parquet", "--manifest", inputs / "manifest.json"),
+        *("--test", made / "test.parquet", "--allow-tells"),
+    )
+    card = (tmp_path / "release" / "README.md").read_text()
+    (row,) = [line for line in card.splitlines() if "Our shop, 2020" in line]
+    assert "Ask Jane" in row
+    manifest = storage.read_json(tmp_path / "release" / "manifest.json")
+    assert manifest["redistributable"] is False
 
 
 def test_texts_that_the_yaml_keeps_private_are_not_released_as_public(tmp_path):
