@@ -21,6 +21,10 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not 
 KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 
+#: Machines that run tests are busy ones.
+web = httpx.Client(timeout=120)
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
@@ -135,19 +139,19 @@ def test_git_never_pushes(hub, tmp_path):
     for path in ("git-receive-pack", "info/refs?service=git-receive-pack"):
         method = "GET" if "?" in path else "POST"
         address = f"{api.endpoint}/datasets/ann/d/{path}"
-        assert httpx.request(method, address, headers=headers).status_code in (403, 404, 405)
+        assert web.request(method, address, headers=headers).status_code in (403, 404, 405)
 
 
 def test_a_password_reads_only(hub):
     """A browser sends a password by itself, also for a form of another site."""
     _, api = hub
     auth = ("user", api.token)
-    me = httpx.get(f"{api.endpoint}/api/whoami-v2", auth=auth).json()
+    me = web.get(f"{api.endpoint}/api/whoami-v2", auth=auth).json()
     assert me["name"] == "ann" and me["auth"]["accessToken"]["role"] == "read"
-    made = httpx.post(f"{api.endpoint}/api/repos/create", json={"name": "evil"}, auth=auth)
+    made = web.post(f"{api.endpoint}/api/repos/create", json={"name": "evil"}, auth=auth)
     assert made.status_code == 403
     for odd in ("Basic", "Basic %%%", "Basic aGk=", "Basic //8="):
-        answer = httpx.get(f"{api.endpoint}/api/whoami-v2", headers={"Authorization": odd})
+        answer = web.get(f"{api.endpoint}/api/whoami-v2", headers={"Authorization": odd})
         assert answer.status_code == 401
 
 
@@ -168,9 +172,9 @@ def test_what_no_branch_or_tag_holds_is_not_fetched(hub, tmp_path):
 def test_bodies_are_bounded(hub):
     _, api = hub
     url = f"{api.endpoint}/datasets/ann/d/git-upload-pack"
-    assert httpx.post(url, content=bytes(clones.WANTS + 1)).status_code == 413
+    assert web.post(url, content=bytes(clones.WANTS + 1)).status_code == 413
     for body, status in ((gzip.compress(bytes(clones.WANTS + 1)), 413), (b"no gzip", 400)):
-        answer = httpx.post(url, content=body, headers={"Content-Encoding": "gzip"})
+        answer = web.post(url, content=body, headers={"Content-Encoding": "gzip"})
         assert answer.status_code == status
 
 
@@ -183,7 +187,7 @@ def test_clones_in_numbers_get_through_and_leave_no_process(hub, tmp_path):
         for number in range(3 * clones.CLONES)
     ]
     assert [one.wait(120) for one in running_ones] == [0] * len(running_ones)
-    with httpx.stream("GET", f"{url}/info/refs?service=git-upload-pack"):
+    with web.stream("GET", f"{url}/info/refs?service=git-upload-pack"):
         pass  # who goes away before the end
     deadline = time.monotonic() + 20
     while left := _upload_packs(root):

@@ -42,6 +42,10 @@ class Hub:
         return HfApi(endpoint=self.endpoint, token=token)
 
 
+#: Machines that run tests are busy ones.
+web = httpx.Client(timeout=120)
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
@@ -83,7 +87,7 @@ def status(call, *arguments, **options) -> int:
 def read(api: HfApi, repo: str, path: str = "d/w.bin", revision: str = "main") -> bytes:
     url = hf_hub_url(repo, path, repo_type="dataset", revision=revision, endpoint=api.endpoint)
     headers = {"Authorization": f"Bearer {api.token}"} if api.token else {}
-    answer = httpx.get(url, headers=headers, follow_redirects=True)
+    answer = web.get(url, headers=headers, follow_redirects=True)
     answer.raise_for_status()
     return answer.content
 
@@ -106,7 +110,7 @@ def test_old_names_lead_to_a_moved_repository(hub, make, tmp_path):
     hub.ann.create_tag(new, tag="v1", **options)
     assert [tag.name for tag in hub.ann.list_repo_refs(last, **options).tags] == ["v1"]
     url = f"{hub.endpoint}/datasets/{old}/tree/v1?x=%3B"
-    assert httpx.get(url).headers["location"] == f"/datasets/{last}/tree/v1?x=%3B"
+    assert web.get(url).headers["location"] == f"/datasets/{last}/tree/v1?x=%3B"
     assert status(hub.eve.delete_tag, old, tag="v1", **options) in (403, 404)
     # A name that is taken again is what it says; with its new owner's going it leads nowhere.
     hub.ann.create_repo(old, **options)
@@ -127,7 +131,7 @@ def test_an_old_name_of_a_private_repository_says_nothing(hub, make):
         for api in (hub.nobody, hub.eve):
             headers = {"Authorization": f"Bearer {api.token}"} if api.token else {}
             answers = [
-                httpx.get(hub.endpoint + path.format(n), headers=headers) for n in (old, never)
+                web.get(hub.endpoint + path.format(n), headers=headers) for n in (old, never)
             ]
             one, other = ((a.status_code, a.text, a.headers.get("location")) for a in answers)
             assert one == other and one[0] in (401, 404) and one[2] is None
@@ -251,13 +255,13 @@ def test_copy_files_between_repositories(hub, make):
         headers = {"Authorization": f"Bearer {api.token}"} if api.token else {}
         body = {"target": {"type": "dataset", "name": "bob/into"}, "files": [{"sha256": sha}]}
         url = f"{hub.endpoint}/api/datasets/{source}/lfs-files/duplicate"
-        assert httpx.post(url, json=body, headers=headers).status_code in (401, 403, 404)
+        assert web.post(url, json=body, headers=headers).status_code in (401, 403, 404)
     line = {"path": "stolen.bin", "algo": "sha256", "oid": sha}
     body = '{"key":"header","value":{"summary":"x"}}\n'
     body += '{"key":"lfsFile","value":' + str(line).replace("'", '"') + "}"
     url = f"{hub.endpoint}/api/datasets/bob/into/commit/main"
     headers = {"Authorization": f"Bearer {hub.bob.token}"}
-    assert httpx.post(url, content=body, headers=headers).status_code == 422
+    assert web.post(url, content=body, headers=headers).status_code == 422
 
 
 def test_access_to_gated_repositories(hub, make):
@@ -265,9 +269,9 @@ def test_access_to_gated_repositories(hub, make):
     assert status(hub.ann.list_pending_access_requests, repo, **options) == 400  # not gated
     hub.ann.update_repo_settings(repo, gated="manual", **options)
     ask = f"{hub.endpoint}/datasets/{repo}/ask-access"
-    assert httpx.post(ask).status_code == 401
+    assert web.post(ask).status_code == 401
     for api in (hub.bob_reads, hub.bob, hub.eve):
-        asked = httpx.post(ask, headers={"Authorization": f"Bearer {api.token}"})
+        asked = web.post(ask, headers={"Authorization": f"Bearer {api.token}"})
         assert asked.json() == {"status": "pending"}
     pending = list(hub.ann.list_pending_access_requests(repo, **options))
     assert [(r.username, r.status) for r in pending] == [("bob", "pending"), ("eve", "pending")]
@@ -281,7 +285,7 @@ def test_access_to_gated_repositories(hub, make):
         repo, request_id=pending[1].request_id, rejection_reason="no", **options
     )
     assert [r.username for r in hub.ann.list_rejected_access_requests(repo, **options)] == ["eve"]
-    again = httpx.post(ask, headers={"Authorization": f"Bearer {hub.eve.token}"})
+    again = web.post(ask, headers={"Authorization": f"Bearer {hub.eve.token}"})
     assert again.json() == {"status": "rejected"}
     hub.ann.cancel_access_request(repo, "bob", **options)
     assert status(hub.bob.auth_check, repo, **options) == 403
@@ -323,7 +327,7 @@ def test_who_was_rejected_does_not_read_what_opens_by_itself(hub, make):
     repo, options = make(), {"repo_type": "dataset"}
     hub.ann.update_repo_settings(repo, gated="auto", **options)
     ask = f"{hub.endpoint}/datasets/{repo}/ask-access"
-    asked = httpx.post(ask, headers={"Authorization": f"Bearer {hub.eve.token}"})
+    asked = web.post(ask, headers={"Authorization": f"Bearer {hub.eve.token}"})
     assert asked.json() == {"status": "accepted"}
     assert status(hub.eve.auth_check, repo, **options) == 200
     hub.ann.reject_access_request(repo, "eve", rejection_reason=None, **options)
@@ -418,7 +422,7 @@ def test_get_dataset_leaderboard(hub, make):
 def test_what_is_not_there_is_told_in_words(hub, method, path, words):
     name = "told"
     hub.ann.create_repo(f"ann/{name}", repo_type="dataset", exist_ok=True)
-    answer = httpx.request(method, hub.endpoint + path.format(name))
+    answer = web.request(method, hub.endpoint + path.format(name))
     assert answer.status_code == 501
     if words:
         assert answer.json()["error"] == f"This Hub has no {words}"

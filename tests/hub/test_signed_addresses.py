@@ -22,6 +22,10 @@ SIZE = len(DATA)
 REPO = "ann/d"
 
 
+#: Machines that run tests are busy ones.
+web = httpx.Client(timeout=120)
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
@@ -57,7 +61,7 @@ def address(endpoint, token, operation="download", oid=OID, size=SIZE):
     """Return where the Hub sends who wants to fetch or send a large file."""
     body = {"operation": operation, "objects": [{"oid": oid, "size": size}]}
     url = f"{endpoint}/datasets/{REPO}.git/info/lfs/objects/batch"
-    answer = httpx.post(url, json=body, headers=headers(token)).raise_for_status().json()
+    answer = web.post(url, json=body, headers=headers(token)).raise_for_status().json()
     return answer["objects"][0]["actions"][operation]["href"]
 
 
@@ -67,20 +71,20 @@ def test_a_download_address_ends_with_the_token(hub, ann):
     token, key = token_of(root, "ann", "read")
     given, owners = address(endpoint, token), address(endpoint, ann.token)
     assert token not in given
-    assert httpx.get(given).content == DATA
+    assert web.get(given).content == DATA
     revoke_token(root, key)
-    assert httpx.get(given).status_code == 403
-    assert httpx.get(owners).content == DATA
+    assert web.get(given).status_code == 403
+    assert web.get(owners).content == DATA
 
 
 def test_a_download_address_ends_when_the_repository_closes(hub, ann):
     root, endpoint = hub
     given = [address(endpoint, token) for token in ("", create_token(root, "bob"))]
-    assert [httpx.get(one).content == DATA for one in given] == [True, True]
+    assert [web.get(one).content == DATA for one in given] == [True, True]
     ann.update_repo_settings(REPO, repo_type="dataset", private=True)
-    assert [httpx.get(one).status_code for one in given] == [401, 404]
+    assert [web.get(one).status_code for one in given] == [401, 404]
     ann.update_repo_settings(REPO, repo_type="dataset", private=False, gated="manual")
-    assert [httpx.get(one).status_code for one in given] == [401, 403]
+    assert [web.get(one).status_code for one in given] == [401, 403]
 
 
 def test_a_download_address_ends_with_the_grant(hub, ann):
@@ -89,12 +93,12 @@ def test_a_download_address_ends_with_the_grant(hub, ann):
     token = create_token(root, "bob")
     ann.grant_access(REPO, "bob", repo_type="dataset")
     given = address(endpoint, token)
-    assert httpx.get(given).content == DATA
+    assert web.get(given).content == DATA
     ann.reject_access_request(REPO, "bob", repo_type="dataset", rejection_reason="over")
-    assert httpx.get(given).status_code == 403
+    assert web.get(given).status_code == 403
     ann.accept_access_request(REPO, "bob", repo_type="dataset")
-    assert httpx.get(given).content == DATA  # for hours, again and again, whole or in parts
-    assert httpx.get(given, headers={"Range": "bytes=1000-"}).content == DATA[1000:]
+    assert web.get(given).content == DATA  # for hours, again and again, whole or in parts
+    assert web.get(given, headers={"Range": "bytes=1000-"}).content == DATA[1000:]
 
 
 def test_nobody_can_put_another_name_into_an_address(hub, ann):
@@ -105,8 +109,8 @@ def test_nobody_can_put_another_name_into_an_address(hub, ann):
     given = address(endpoint, token)
     for forged in (given.replace(f"k={key}", f"k={other}"), given.replace(f"k={key}", "k=")):
         assert forged != given
-        assert httpx.get(forged).status_code == 403
-    assert httpx.put(given, content=DATA).status_code == 403  # it is for fetching
+        assert web.get(forged).status_code == 403
+    assert web.put(given, content=DATA).status_code == 403  # it is for fetching
 
 
 def test_an_upload_address_ends_with_the_right_to_write(hub, ann):
@@ -116,24 +120,24 @@ def test_an_upload_address_ends_with_the_right_to_write(hub, ann):
     token, key = token_of(root, "ann")
     given = address(endpoint, token, "upload", oid, len(data))
     revoke_token(root, key)
-    assert httpx.put(given, content=data).status_code == 403
+    assert web.put(given, content=data).status_code == 403
     again = address(endpoint, ann.token, "upload", oid, len(data))
-    assert httpx.put(again, content=data).status_code == 200
+    assert web.put(again, content=data).status_code == 200
 
 
 def test_a_xet_token_ends_with_the_token_it_was_given_for(hub, ann):
     root, endpoint = hub
     token, key = token_of(root, "ann")
     url = f"{endpoint}/api/datasets/{REPO}/xet-write-token/main"
-    given = httpx.get(url, headers=headers(token)).json()
+    given = web.get(url, headers=headers(token)).json()
     send = f"{given['casUrl']}/v1/shards"
-    asked = httpx.post(send, content=b"", headers=headers(given["accessToken"]))
+    asked = web.post(send, content=b"", headers=headers(given["accessToken"]))
     assert asked.status_code == 400  # let in, but that is no shard
     revoke_token(root, key)
-    asked = httpx.post(send, content=b"", headers=headers(given["accessToken"]))
+    asked = web.post(send, content=b"", headers=headers(given["accessToken"]))
     assert asked.status_code == 403
     for wrong in ("", "9", f"{given['exp']}..x", given["accessToken"].replace(key, "0" * 12)):
-        assert httpx.post(send, content=b"", headers=headers(wrong)).status_code == 401
+        assert web.post(send, content=b"", headers=headers(wrong)).status_code == 401
 
 
 def test_a_transfer_that_has_begun_is_not_cut_off(hub, ann):
@@ -142,14 +146,14 @@ def test_a_transfer_that_has_begun_is_not_cut_off(hub, ann):
     data = bytes(30 << 20)
     oid = hashlib.sha256(data).hexdigest()
     up = address(endpoint, ann.token, "upload", oid, len(data))
-    assert httpx.put(up, content=data).status_code == 200
+    assert web.put(up, content=data).status_code == 200
     token, key = token_of(root, "ann", "read")
     given = address(endpoint, token, oid=oid, size=len(data))
-    with httpx.stream("GET", given) as answer:
+    with web.stream("GET", given) as answer:
         blocks = answer.iter_bytes(1 << 20)
         received = len(next(blocks))
         revoke_token(root, key)
         time.sleep(0.5)
         received += sum(len(block) for block in blocks)
     assert received == len(data)
-    assert httpx.get(given).status_code == 403
+    assert web.get(given).status_code == 403
