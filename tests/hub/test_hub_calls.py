@@ -264,7 +264,7 @@ def test_copy_files_between_repositories(hub, make):
     assert web.post(url, content=body, headers=headers).status_code == 422
 
 
-def test_access_to_gated_repositories(hub, make):
+def test_access_to_gated_repositories(hub, make, tmp_path):
     repo, options = make(), {"repo_type": "dataset"}
     assert status(hub.ann.list_pending_access_requests, repo, **options) == 400  # not gated
     hub.ann.update_repo_settings(repo, gated="manual", **options)
@@ -276,7 +276,7 @@ def test_access_to_gated_repositories(hub, make):
     pending = list(hub.ann.list_pending_access_requests(repo, **options))
     assert [(r.username, r.status) for r in pending] == [("bob", "pending"), ("eve", "pending")]
     with pytest.raises(GatedRepoError):
-        hub.bob.hf_hub_download(repo, "a.txt", **options)
+        hub.bob.hf_hub_download(repo, "a.txt", cache_dir=tmp_path, **options)
     hub.ann.accept_access_request(repo, "bob", **options)
     assert read(hub.bob_reads, repo) == large(repo)
     assert status(hub.bob.auth_check, repo, **options) == 200
@@ -407,7 +407,7 @@ def test_get_dataset_leaderboard(hub, make):
     ("method", "path", "words"),
     [
         ("GET", "/api/jobs/ann", "jobs"),
-        ("GET", "/api/daily_papers", "daily papers"),
+        ("GET", "/api/daily_papers", "papers"),
         ("POST", "/api/settings/webhooks", "webhooks"),
         ("GET", "/api/datasets/ann/{}/discussions", "discussions"),
         ("PUT", "/api/datasets/ann/{}/refs", "refs"),
