@@ -293,7 +293,13 @@ def test_kill_at_random_points_of_everything_loses_nothing_that_was_answered(tmp
             ]
             for worker in workers:
                 worker.start()
-            time.sleep(chance.uniform(0, 0.4))
+            # So many answers and a moment later, however slow the machine is.
+            answers, deadline = chance.randrange(12), time.monotonic() + 20
+            while sum(worker.count for worker in workers) < answers + len(workers):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.05))
         for worker in workers:
             worker.join()
             assert worker.failure is None, worker.failure

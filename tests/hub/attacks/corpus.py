@@ -105,20 +105,34 @@ class Call:
             return [("open", {})]
         return list((COLLECTIONS if self.of == "collection" else REPOSITORIES).items())
 
+    @property
+    def kind(self) -> str:
+        """What kind of repository its example is about."""
+        return "dataset" if "{kinds}" in self.call or "api/" in self.call else "model"
+
+    def values(self, world: World, name: str) -> dict[str, str]:
+        """Return what stands for the names in braces, for the organisation's thing of this name."""
+        values = {"kinds": "datasets", "kind": self.kind, "namespace": ORGANISATION, "name": name}
+        values |= {"revision": "main", "right": "read", "repo_id": "1", "day": "1"}
+        values |= {"prefix": "default", "xorb": "f" * 64, "oid": sha256_of(self.kind, name)}
+        values |= {"path": "README.md", "branch": "made", "reference": "made"}
+        values |= world.collections.get(name, {"slug": f"no-{9:024x}", "item": f"{9:024x}"})
+        return values | self.parameters
+
+    def content(self, world: World, name: str) -> str | None:
+        """Return the body of the example."""
+        if self.body is None and not self.lines:
+            return None
+        values = self.values(world, name)
+        text = "\n".join(map(json.dumps, self.lines or (self.body,)))
+        text = re.sub(r'"\{size\}"', str(len(large_file(self.kind, name))), text)
+        return re.sub(r"\{(namespace|name|kind|oid)\}", lambda match: values[match[1]], text)
+
     def send(self, client: httpx.Client, world: World, name: str) -> httpx.Response:
         """Send the example, for the organisation's thing of this name."""
-        kind = "dataset" if "{kinds}" in self.call or "api/" in self.call else "model"
-        values = {"kinds": "datasets", "kind": kind, "namespace": ORGANISATION, "name": name}
-        values |= {"revision": "main", "right": "read", "repo_id": "1", "day": "1"}
-        values |= {"prefix": "default", "xorb": "f" * 64, "oid": sha256_of(kind, name)}
-        values |= world.collections.get(name, {"slug": f"no-{9:024x}", "item": f"{9:024x}"})
-        values |= self.parameters
         method, path = self.call.split(" ")
+        values, content = self.values(world, name), self.content(world, name)
         address = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], path)
-        text = "\n".join(map(json.dumps, self.lines)) if self.lines else json.dumps(self.body)
-        text = re.sub(r'"\{size\}"', str(len(large_file(kind, name))), text)
-        text = re.sub(r"\{(namespace|name|kind|oid)\}", lambda match: values[match[1]], text)
-        content = text if self.lines or self.body is not None else None
         headers = {"Content-Type": "application/json"} if content else {}
         return client.request(method, address, content=content, headers=headers)
 
@@ -130,8 +144,7 @@ class Call:
         if self.of == "collection":
             make_collection(client, world, name, {})
         else:
-            kind = "dataset" if "{kinds}" in self.call or "api/" in self.call else "model"
-            make(client, kind, name, {})
+            make(client, self.kind, name, {})
         return name
 
 
