@@ -15,6 +15,7 @@ import pygit2
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import (
@@ -104,6 +105,7 @@ def _answer_errors(app: FastAPI) -> None:
         (history.Missing, 404, "EntryNotFound"),
         (history.BadName, 400, ""),
         (objects.WrongContent, 422, ""),
+        (ClientDisconnect, 400, ""),  # nobody hears it: no failure of the server
     ):
         app.add_exception_handler(error, _handler(status, code))
     app.add_exception_handler(objects.OutsideRange, _outside)

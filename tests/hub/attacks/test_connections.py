@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.hub.attacks.corpus import entries, text_of
+from usermirrorer.hub.local import running
 
 
 def connect(endpoint: str) -> socket.socket:
@@ -56,6 +57,18 @@ def test_half_open_connections_lock_nobody_out(hub, owner, stranger):
     finally:
         for connection in standing:
             connection.close()
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_failure_of_the_server(tmp_path):
+    root = tmp_path / "hub"
+    with running(root) as hub:
+        for address in ("/api/validate-yaml", "/api/models/a/b/commit/main", "/login"):
+            with connect(hub.endpoint) as connection:
+                head = f"POST {address} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+                connection.sendall(head.encode() + b"{")
+                time.sleep(0.1)
+        assert httpx.get(f"{hub.endpoint}/healthz").status_code == 200
+    assert "Traceback" not in (root / "server.log").read_text()
 
 
 def test_a_head_that_never_ends_is_cut_off(hub):
