@@ -42,7 +42,10 @@ def around(world: World) -> dict[str, bytes]:
 
 def assert_nothing_got_out(world: World, answer: httpx.Response) -> None:
     secret = (world.root / "secret").read_bytes()
-    assert answer.status_code < 500, (answer.request.url, answer.text[:500])
+    assert answer.status_code < 500 or answer.status_code == 501, (
+        answer.request.url,
+        answer.text[:500],
+    )
     for hidden in (secret, b"root:x:0", b"SQLite format", b"[core]", str(world.root).encode()):
         assert hidden not in answer.content, answer.request.url
     assert "x-evil" not in answer.headers
@@ -109,4 +112,4 @@ def test_it_is_the_odd_segment_that_is_refused(world):
         for call in CALLS:
             if call.right in ("see", "read"):
                 name = "shown" if call.of == "collection" else "open"
-                assert call.send(client, world, name).status_code == 200
+                assert call.send(client, world, name).status_code in call.status
