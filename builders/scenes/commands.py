@@ -57,7 +57,14 @@ def ablate(
             where=scene_file,
             fix="Give a file that `usermirrorer scenes` made, in its folder.",
         )
-    chosen = get_source(source or str(storage.read_json(record)["source"]))
+    name = source or str(storage.read_json(record)["source"])
+    try:
+        chosen = get_source(name)
+    except UserError as error:
+        if source:
+            raise
+        fix = "If they are of your own logs, give their YAML file with --source."
+        raise UserError(error.what, where=record, fix=fix) from error
     stored = tables or scene_file.with_name("tables")
     made = variants.write(scene_file, out, chosen, stored, wanted=features, limit=limit)
     counts = {str(out / f"{name}.parquet"): count for name, count in made}
