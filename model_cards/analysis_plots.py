@@ -96,9 +96,14 @@ def _groups(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
     return grouped
 
 
+def _columns(shown: Sequence[Panel]) -> int:
+    """Return how many panels stand beside each other."""
+    return 2 if len(shown) == 4 else min(len(shown), MOST_COLUMNS)
+
+
 def _axes(shown: Sequence[Panel], width: float, height: float) -> tuple[Any, list[Axes]]:
-    """Return axes for the panels, in rows of `MOST_COLUMNS`, sizes in inches a panel."""
-    columns = min(len(shown), MOST_COLUMNS)
+    """Return axes for the panels, row by row, sizes in inches a panel."""
+    columns = _columns(shown)
     rows = -(-len(shown) // columns)
     figure, every = axes_grid(rows, columns, width * columns + 1, height * rows + 0.6)
     for spare in every[len(shown) :]:
@@ -177,7 +182,7 @@ def points_by_number(
         more(axes, number)
         axes.set_xlabel(panel.label)
         axes.set_title(panel.title, fontsize=10)
-    for axes in every[::MOST_COLUMNS]:
+    for axes in every[:: _columns(shown)]:
         axes.set_ylabel(ylabel)
     _legend(figure, every)
     write_png(figure, path)
