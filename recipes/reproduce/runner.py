@@ -238,7 +238,7 @@ class Run:
         return str(folder / path) if path else str(folder)
 
 
-def _behind(steps: Mapping[str, Step]) -> dict[str, int]:
+def _behind(steps: dict[str, Step]) -> dict[str, int]:
     """Return how many steps wait for each, one behind the other: the longest lines start first."""
     longest = dict.fromkeys(steps, 0)
     for name in reversed(steps):
