@@ -118,8 +118,13 @@ def test_inspect_runs_a_release_from_the_hub_and_agrees_with_lm_eval(local_hub, 
     assert accuracy == pytest.approx(5 / 9)
     assert theirs["results"][TASK]["acc,none"] == pytest.approx(accuracy)
     shown = [[plain_text(m) for m in sample["messages"][:2]] for sample in ours["samples"]]
-    asked = [json.loads(sample["arguments"][0][0][0]) for sample in theirs["samples"][TASK]]
+    asked = [json.loads(first_text(sample["arguments"])) for sample in theirs["samples"][TASK]]
     assert shown == [[(m["role"], m["content"]) for m in one] for one in asked]
+
+
+def first_text(value) -> str:
+    """Return the text that stands first, however deep lm_eval wraps the messages of a chat."""
+    return value if isinstance(value, str) else first_text(value[0])
 
 
 def plain_text(message: dict) -> tuple[str, str]:
