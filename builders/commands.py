@@ -212,12 +212,12 @@ def decide(
 
     A killed run goes on with the first part that is missing.
     """
-    from usermirrorer.builders.common import storage
+    from usermirrorer.builders.common import scene_rows, storage
     from usermirrorer.builders.decisions import stage
     from usermirrorer.builders.decisions.cost import DecisionMeter
     from usermirrorer.builders.decisions.engines.base import Sampling
 
-    rows = storage.read_table(scene_file).to_pylist()
+    rows = scene_rows.read_scenes(scene_file).to_pylist()
     rows = rows[:limit] if limit else rows
     names = ("temperature", "top_p", "max_tokens", "guided", "think_end_token")
     sampling = Sampling(samples, *(options.pop(name) for name in names))
@@ -346,6 +346,11 @@ def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -
     "(the weak one), as decide did.",
 )
 @click.option("--max-tokens", default=512, help="Longest decision process, as in decide.")
+@click.option(
+    "--chat-template-kwargs",
+    default="",
+    help="Of --model and --tokenizer: what chat templates are given, as JSON, as in decide.",
+)
 @click.option("--views", type=_FILE, help="Folder for sft, preference and grpo.parquet as well.")
 @click.option("--prompts", type=_FILE, help="Folder of other prompt templates.")
 @click.option("--seed", default=0, help="For the random strategies.")
@@ -361,6 +366,7 @@ def distil(
     dtype: str,
     tokenizer: str | None,
     max_tokens: int,
+    chat_template_kwargs: str,
     views: Path | None,
     prompts: Path | None,
     seed: int,
@@ -371,7 +377,7 @@ def distil(
     Strategy ifd keeps its scores beside OUT; a killed run goes on with the first missing part.
     """
     from usermirrorer.builders.common import assets, storage
-    from usermirrorer.builders.decisions.chat import count_tokens
+    from usermirrorer.builders.decisions.chat import count_tokens, read_settings
     from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
     from usermirrorer.builders.distil import candidates, strategies
     from usermirrorer.builders.distil.pairs import VIEWS, assert_enough, make_pairs, view
@@ -381,11 +387,12 @@ def distil(
     judged = candidates.candidates(scene_file, weak, strong)
     assert_enough(judged, pairs)
     if strategy == "ifd" and model:
-        judged = _with_perplexities(judged, model, dtype, folder, out)
+        judged = _with_perplexities(judged, model, dtype, folder, out, chat_template_kwargs)
     fitting: dict[str, Any] = {}
     if tokenizer:
         text = load_tokenizer(assets.resolve_model(tokenizer))
-        fitting["count"] = functools.partial(count_tokens, text)
+        settings = read_settings(chat_template_kwargs)
+        fitting["count"] = functools.partial(count_tokens, text, **settings)
         fitting["room"] = CONTEXT_TOKENS - max_tokens
     table, fate = make_pairs(judged, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
     storage.write_table(out, table)
@@ -399,7 +406,7 @@ def distil(
 
 
 def _with_perplexities(
-    judged: Candidates, model: str, dtype: str, prompts: Path, out: Path
+    judged: Candidates, model: str, dtype: str, prompts: Path, out: Path, chat_template_kwargs: str
 ) -> Candidates:
     """Score the chosen decisions for strategy ifd, with a progress bar."""
     from dataclasses import replace
@@ -414,6 +421,7 @@ def _with_perplexities(
             out.with_name(f"{out.stem}.ifd.parquet"),
             dtype=dtype,
             prompts=prompts,
+            chat_template_kwargs=chat_template_kwargs,
             progress=advance,
         )
     return replace(judged, ifd=scores)

@@ -22,6 +22,7 @@ from usermirrorer.builders.audit.estimates import Estimate, accuracy
 from usermirrorer.builders.audit.lists import make_lists
 from usermirrorer.builders.audit.load import placebo_beside
 from usermirrorer.builders.common import published
+from usermirrorer.builders.common.arrow import conform
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import (
     CONTEXT_TOKENS,
@@ -115,8 +116,10 @@ def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
         assert_schema(table.schema, expected)
     except ValueError as error:
         return Finding(f"{name}: columns as documented", False, str(error))
-    empty = table.num_rows == 0
-    return Finding(f"{name}: columns as documented", not empty, f"{table.num_rows:,} rows")
+    gaps = [f.name for f in expected if not f.nullable and table[f.name].null_count]
+    detail = f"{table.num_rows:,} rows" + (f", missing values of {', '.join(gaps)}" if gaps else "")
+    good = table.num_rows > 0 and not gaps
+    return Finding(f"{name}: columns as documented", good, detail)
 
 
 def _held(frame: pl.DataFrame, bad: pl.Expr) -> tuple[bool, str]:
@@ -449,7 +452,7 @@ def load(target: str, commit: str = "") -> tuple[Tables, pa.Table | None]:
     if path.is_file():
         files = {path.stem: path}
         files |= {PLACEBO + split: file for split, file in placebo_beside(files).items()}
-        return {split: read_table(file) for split, file in files.items()}, None
+        return {split: read_table(file, expected=SCENE) for split, file in files.items()}, None
     if path.is_dir():
         return _load_folder(path)
     there = published.configurations(target, commit)
@@ -465,9 +468,8 @@ def load(target: str, commit: str = "") -> tuple[Tables, pa.Table | None]:
 
 
 def _arrow(rows: Any, schema: pa.Schema) -> pa.Table:
-    table = rows.with_format("arrow")[:]
-    known = [field for field in schema if field.name in table.column_names]
-    return pa.table({f.name: table[f.name].cast(f.type) for f in known})
+    table = conform(rows.with_format("arrow")[:], schema)
+    return table.select([name for name in schema.names if name in table.column_names])
 
 
 def _load_folder(path: Path) -> tuple[Tables, pa.Table | None]:
@@ -477,8 +479,12 @@ def _load_folder(path: Path) -> tuple[Tables, pa.Table | None]:
             files = [*sorted(path.glob(f"{prefix}{split}.parquet"))]
             files += sorted(path.glob(f"data/{table}/**/{split}-*.parquet"))
             if files:
-                scenes[prefix + split] = pa.concat_tables([read_table(file) for file in files])
+                scenes[prefix + split] = _read(files, SCENE)
     pairs = sorted(path.glob("data/preference/**/*.parquet"))
     if not apart(scenes)[0]:
         raise UserError("holds no scenes", where=path, fix="Give a release folder or scene files.")
-    return scenes, pa.concat_tables([read_table(file) for file in pairs]) if pairs else None
+    return scenes, _read(pairs, PREFERENCE) if pairs else None
+
+
+def _read(files: list[Path], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables([read_table(file, expected=schema) for file in files])

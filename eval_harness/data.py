@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.audit.load import placebo_beside
-from usermirrorer.builders.common import published
+from usermirrorer.builders.common import published, scene_rows
+from usermirrorer.builders.common.arrow import conform
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import SCENE
 from usermirrorer.builders.common.storage import fingerprint, read_json, read_table
 from usermirrorer.eval_harness.metric_table import gap_counts
 from usermirrorer.eval_harness.task_names import domain_of
@@ -64,7 +66,6 @@ def load_scenes(
     revision = revision or os.environ.get("USERMIRROR_REVISION", "")
     commit = "" if Path(dataset).exists() else published.commit_of(dataset, revision)
     scenes = _of_source(_read(source, dataset, commit, table), source, dataset)
-    _check_answers(scenes, dataset)
     modes = Counter(map(exposure_mode, scenes))
     if table == "paper" and not set(modes) <= {"paper", "logged"}:
         raise NoScenesError(
@@ -117,7 +118,6 @@ def load_placebo(
         rows = _of_source(rows, source, where)
     except NoScenesError:  # logged lists have none, and their source may share a file with others
         return {}
-    _check_answers(rows, where)
     wanted = dict(zip(scenes["scene_id"], map(exposure_mode, scenes), strict=True))
     return {
         row["scene_id"]: row for row in rows if wanted.get(row["scene_id"]) == exposure_mode(row)
@@ -167,7 +167,7 @@ def history_gap(scene: Scene) -> float | None:
 def _of_source(scenes: Dataset | None, source: str, dataset: str) -> Dataset:
     if scenes is None:
         raise UserError(f"has no test scenes of {source}", where=dataset, fix=_OTHER)
-    _check_columns(scenes, dataset)
+    _check(scenes, dataset)
     wanted = [
         source in (name, domain)
         for name, domain in zip(scenes["source"], scenes["domain"], strict=True)
@@ -187,7 +187,7 @@ def _read(source: str, dataset: str, commit: str, table: str) -> Dataset | None:
     from datasets import Dataset
 
     if Path(dataset).is_file():
-        return Dataset(read_table(Path(dataset)))
+        return Dataset(read_table(Path(dataset), expected=SCENE))
     there = manifest(dataset, commit).get("splits") or published.configurations(dataset, commit)
     domain = domain_of(source) or (source if source in _domains() else "")
     config = f"{table}_{domain}" if domain else table
@@ -226,24 +226,12 @@ def _audit(release: Mapping[str, Any], source: str) -> dict[str, Any]:
     return told | ({"allowed_tells": True} if audit.get("allowed_tells") else {})
 
 
-def _check_columns(scenes: Dataset, dataset: str) -> None:
-    missing = set(NEEDED) - set(scenes.column_names)
-    if missing:
-        raise UserError(
-            f"the scenes lack {', '.join(sorted(missing))}",
-            where=dataset,
-            fix="Rebuild them with this version.",
-        )
-
-
-def _check_answers(scenes: Dataset, dataset: str) -> None:
-    for scene_id, options, answer in zip(
-        scenes["scene_id"], scenes["exposure"], scenes["answer"], strict=True
-    ):
-        if not 0 <= answer < len(options):
-            raise UserError(
-                f"scene {scene_id}: answer {answer} of {len(options)} options", where=dataset
-            )
+def _check(scenes: Dataset, dataset: str) -> None:
+    """Refuse scenes that are none; see `scene_rows.check`."""
+    if not len(scenes):
+        raise NoScenesError("holds no scenes", where=dataset, fix=_OTHER)
+    rows = scenes.with_format("arrow")[:]
+    scene_rows.check(conform(rows, SCENE, dataset), dataset, NEEDED)
 
 
 @functools.cache

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from usermirrorer.builders.common import network
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.eval_harness import inspect_tasks
 from usermirrorer.eval_harness.metric_table import BASELINES
@@ -146,14 +148,14 @@ def push(files: Mapping[str, str], repository: str, *, kind: str, message: str) 
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = HfApi()
+    api = HfApi(headers=network.path_headers())
     operations = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
     try:
         if kind == "space":
             api.create_repo(repository, repo_type="space", space_sdk="static", exist_ok=True)
         done = api.create_commit(repository, operations, commit_message=message, repo_type=kind)
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(
+        raise unwritable(error) or UserError(
             f"cannot be written: {error}",
             where=repository,
             fix="Check that it exists, HF_ENDPOINT, and that HF_TOKEN may write to it.",

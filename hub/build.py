@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from usermirrorer.builders.common import schema, storage
+from usermirrorer.builders.common import scene_rows, schema, storage
 from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import tag_of
@@ -107,6 +107,9 @@ def _read_tables(
         tables |= {(name, split): _read(path, name) for split, path in sorted(parts.items())}
     _check_users(tables)
     _check_placebos(tables)
+    for (name, split), rows in tables.items():
+        if name in _SCENES:
+            scene_rows.check(rows, f"{name}, {split}")
     return tables
 
 
@@ -147,12 +150,8 @@ def _write_tasks(out: Path, tested: Mapping[str, Mapping[str, str]], repo_id: st
 
 
 def _read(path: Path, table: str) -> pa.Table:
-    rows = storage.read_table(Path(path))
     expected = _EXPECTED[table]
-    for number, field in enumerate(rows.schema):
-        wanted = expected.field(field.name).type if field.name in expected.names else field.type
-        if pa.types.is_timestamp(wanted) and wanted != field.type:  # Parquet has no whole seconds
-            rows = rows.set_column(number, field.name, rows[field.name].cast(wanted))
+    rows = storage.read_table(Path(path), expected=expected)
     try:
         schema.assert_schema(rows.schema, expected)
     except ValueError as error:

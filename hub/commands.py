@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from usermirrorer.builders.common.disks import writing
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.network import is_loopback
 from usermirrorer.builders.common.tables import json_option, show, show_json
 
 if TYPE_CHECKING:
@@ -240,7 +242,12 @@ def hub() -> None:
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the Hub, made if missing.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7861, show_default=True, help="Port to listen on.")
-@click.option("--name", "names", multiple=True, help="Name by which it is called, e.g. of a proxy.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Name by which it is called, or whole address below which a proxy shows it.",
+)
 def serve_command(root: Path, host: str, port: int, names: tuple[str, ...]) -> None:
     """Serve until interrupted; clients find it with HF_ENDPOINT=http://HOST:PORT."""
     try:
@@ -251,7 +258,8 @@ def serve_command(root: Path, host: str, port: int, names: tuple[str, ...]) -> N
     from usermirrorer.hub.server.store import create_token, list_tokens
 
     listener = listen(host, port)
-    server = uvicorn.Server(configuration(root, host, port, names))
+    with writing(root):
+        server = uvicorn.Server(configuration(root, host, port, names))
     click.echo(f"HF_ENDPOINT=http://{in_address(host)}:{listener.getsockname()[1]}")
     if not is_loopback(host):
         click.echo(
@@ -260,7 +268,9 @@ def serve_command(root: Path, host: str, port: int, names: tuple[str, ...]) -> N
             err=True,
         )
     if not list_tokens(root):
-        click.echo(f"HF_TOKEN={create_token(root, 'usermirrorer', label='first')}")
+        with writing(root):
+            first = create_token(root, "usermirrorer", label="first")
+        click.echo(f"HF_TOKEN={first}")
         click.echo("The token is shown this once; it may write as the user 'usermirrorer'.")
     server.run([listener])
 
@@ -290,16 +300,6 @@ def listen(host: str, port: int) -> socket.socket:
             fix="Choose another --port or --host.",
         ) from None
     return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an address can be reached from this machine alone."""
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def in_address(host: str) -> str:
@@ -340,7 +340,9 @@ def repair_command(root: Path, as_json: bool, dry_run: bool) -> None:
     """
     from usermirrorer.hub.server import maintenance
 
-    _show(maintenance.repair(root, dry_run=dry_run), as_json)
+    with writing(root):
+        findings = maintenance.repair(root, dry_run=dry_run)
+    _show(findings, as_json)
 
 
 @hub.command("backup")
@@ -357,7 +359,8 @@ def backup_command(target: Path, root: Path, as_json: bool) -> None:
 
     from usermirrorer.hub.server.backup import backup
 
-    done = backup(root, target)
+    with writing(target):
+        done = backup(root, target)
     if as_json:
         click.echo(json.dumps(done, indent=2))
         return
@@ -397,7 +400,9 @@ def token_create(root: Path, user: str, role: str, label: str) -> None:
     """Make a token for USER and show it once."""
     from usermirrorer.hub.server.store import create_token
 
-    click.echo(create_token(root, user, role, label))
+    with writing(root):
+        made = create_token(root, user, role, label)
+    click.echo(made)
 
 
 @token.command("list")
@@ -417,7 +422,8 @@ def token_revoke(root: Path, token_id: str) -> None:
     """Revoke the token with this id."""
     from usermirrorer.hub.server.store import revoke_token
 
-    revoke_token(root, token_id)
+    with writing(root):
+        revoke_token(root, token_id)
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from usermirrorer.builders.common import network
 from usermirrorer.builders.common.errors import UserError
 
 
@@ -25,7 +26,8 @@ class LocalHub:
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables with which any client talks to this Hub, cache below `home`."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.token, "HF_HOME": str(home)}
+        hub = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.token, "HF_HOME": str(home)}
+        return hub | network.past_proxies({**os.environ, **hub})
 
 
 @contextmanager
@@ -85,8 +87,9 @@ def _endpoint(process: subprocess.Popen[bytes], port_file: Path, log: Path, wait
 
 
 def _healthy(endpoint: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{endpoint}/healthz", timeout=5) as answer:
+        with direct.open(f"{endpoint}/healthz", timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -7,7 +7,6 @@ fails before the tag leaves no version behind and can simply be run again.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import shutil
 import tempfile
@@ -28,7 +27,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging
 
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import network, storage
+from usermirrorer.builders.common.disks import unwritable, writing
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.versions import parse_version, tag_of
 from usermirrorer.hub import client_internals, differences
@@ -68,7 +68,7 @@ def push(folder: Path, repo_id: str, *, private: bool = False, gated: bool = Fal
             passed on in public; or if the Hub refuses.
     """
     manifest = check(folder)
-    api = HfApi()
+    api = HfApi(headers=network.path_headers())
     if not manifest["redistributable"] and not private and not is_loopback(api.endpoint):
         _refuse_public(manifest, repo_id)
     with _one_line_errors(repo_id):
@@ -96,7 +96,14 @@ def push_model(folder: Path, repo_id: str, *, version: str, private: bool = Fals
     folder = Path(folder)
     check_model(folder)
     with _one_line_errors(repo_id):
-        return _publish(HfApi(), folder, repo_id, "model", tag_of(version), private=private)
+        return _publish(
+            HfApi(headers=network.path_headers()),
+            folder,
+            repo_id,
+            "model",
+            tag_of(version),
+            private=private,
+        )
 
 
 def pull(repo_id: str, version: str, folder: Path) -> Path:
@@ -174,8 +181,8 @@ def fetched(repo_id: str, version: str) -> Iterator[Path]:
 
 def _download(repo_id: str, version: str, folder: Path, cache: Path | None = None) -> None:
     """Download; the client copies what is in `cache` (default: the user's own) from there."""
-    with _one_line_errors(repo_id), client_internals.even_reads():
-        HfApi().snapshot_download(
+    with _one_line_errors(repo_id), writing(folder), client_internals.even_reads():
+        HfApi(headers=network.path_headers()).snapshot_download(
             repo_id,
             repo_type="dataset",
             revision=tag_of(version),
@@ -188,7 +195,7 @@ def _download(repo_id: str, version: str, folder: Path, cache: Path | None = Non
 def versions(repo_id: str, kind: Kind = "dataset") -> list[dict[str, str]]:
     """Return `version`, `tag` and `commit` of every version, newest first."""
     with _one_line_errors(repo_id):
-        refs = HfApi().list_repo_refs(repo_id, repo_type=kind)
+        refs = HfApi(headers=network.path_headers()).list_repo_refs(repo_id, repo_type=kind)
     tagged = []
     for tag in refs.tags:
         with contextlib.suppress(UserError):  # other tags are not versions
@@ -242,7 +249,7 @@ def collect(
     Raises:
         UserError: if a repository or a version is not there, or the Hub refuses.
     """
-    api = HfApi()
+    api = HfApi(headers=network.path_headers())
     items: list[tuple[str, _ItemKind, str]] = [_item(repo_id, version, "dataset")]
     for model in models:
         name, _, wanted = model.partition("@")
@@ -276,11 +283,7 @@ def _item(name: str, version: str, kind: Kind) -> tuple[str, _ItemKind, str]:
 
 def is_loopback(endpoint: str) -> bool:
     """Say whether an address is this machine's own."""
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return network.is_loopback(urlsplit(endpoint).hostname or "")
 
 
 def _refuse_public(manifest: dict[str, Any], repo_id: str) -> None:
@@ -483,19 +486,16 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
     except RuntimeError as error:  # what the client makes of any failure while it sends a file
         if not isinstance(error.__cause__, OSError | httpx2.TransportError):
             raise
-        if unwritable := storage.unwritable(error.__cause__):
-            raise unwritable from error
         raise _unreachable(error.__cause__, repo_id) from error
     except OSError as error:
-        if unwritable := storage.unwritable(error):
-            raise unwritable from error
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
         raise _unreachable(error, repo_id) from error
 
 
 def _unreachable(error: BaseException, repo_id: str) -> UserError:
-    return UserError(
+    """Return what to tell; the client says so of full disks as well."""
+    return unwritable(error) or UserError(
         f"the Hub cannot be reached: {_first_line(error)}",
         where=repo_id,
         fix="Check HF_ENDPOINT and run it again: what arrived whole is not sent again.",

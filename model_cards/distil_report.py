@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from usermirrorer.builders.common.schema import PREFERENCE
-from usermirrorer.builders.common.storage import atomic, write_json
+from usermirrorer.builders.common.schema import DECISION, PREFERENCE
+from usermirrorer.builders.common.storage import atomic, read_table, write_json
 from usermirrorer.builders.distil import candidates
 from usermirrorer.builders.distil.candidates import REASONS, Candidates
 from usermirrorer.model_cards import plots
@@ -70,10 +70,9 @@ def write(out: Path, scenes: Path, weak: Path, strong: Path, pairs: Path | None 
 def _decided(candidates: Candidates, role: str) -> pl.DataFrame:
     """Return source, model, fault and tokens of a role's decisions on the scenes of both."""
     columns = ["scene_id", "model", "malformed", "tokens_in", "tokens_out"]
-    rows = pl.scan_parquet(candidates.files[role]).select(columns)
-    scenes = pl.from_arrow(candidates.scenes.select(["scene_id", "source"]))
-    assert isinstance(scenes, pl.DataFrame)
-    return rows.join(scenes.lazy(), on="scene_id").collect()
+    rows = pl.DataFrame(read_table(candidates.files[role], columns, DECISION))
+    scenes = pl.DataFrame(candidates.scenes.select(["scene_id", "source"]))
+    return rows.join(scenes, on="scene_id")
 
 
 def _pairs(path: Path) -> pl.DataFrame:
@@ -84,11 +83,9 @@ def _pairs(path: Path) -> pl.DataFrame:
         contents = pl.element().struct.field("content").str.len_chars()
         return pl.col(column).list.eval(contents).list.sum()
 
-    return (
-        pl.scan_parquet(path)
-        .select("source", "options", *map(characters, ("prompt", "chosen", "rejected")))
-        .collect()
-    )
+    texts = ("prompt", "chosen", "rejected")
+    rows = pl.DataFrame(read_table(path, ["source", "options", *texts], PREFERENCE))
+    return rows.select("source", "options", *map(characters, texts))
 
 
 def _groups(candidates: Candidates) -> dict[str, np.ndarray]:

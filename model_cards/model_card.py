@@ -133,6 +133,7 @@ def render(
     scores = _with_baselines(scores, repo_id)
     context = _context(run, scores, dataset or {}, repo_id, version)
     context["calibrated"] = _calibrated(Path(run_dir))
+    context |= _switches(Path(run_dir))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -253,6 +254,22 @@ def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
         models = ", ".join(sorted({str(row["model"]) for row in rows}))
         raise UserError(f"the scores are of {models}, none of this model", where=repo_id)
     return own
+
+
+def _switches(run_dir: Path) -> dict[str, _Markdown]:
+    """Return what the card's code says to models that can think: trained and scored, they do not.
+
+    Their templates let them think unless they are told otherwise; the others know no such switch.
+    """
+    template = run_dir / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8") if template.is_file() else ""
+    if "enable_thinking" not in text:
+        return {"no_thinking": _Markdown(""), "serve_more": _Markdown("")}
+    off = "--default-chat-template-kwargs '{\"enable_thinking\": false}'"
+    return {
+        "no_thinking": _Markdown(', tokenizer_encode_kwargs={"enable_thinking": False}'),
+        "serve_more": _Markdown(f" {off}"),
+    }
 
 
 def _context(

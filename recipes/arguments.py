@@ -12,7 +12,8 @@ from typing import Any
 
 from trl import ModelConfig, TrlParser
 
-from usermirrorer.builders.common import assets, storage
+from usermirrorer.builders.common import assets, network
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.decisions.chat import read_settings
 from usermirrorer.recipes import energy
@@ -189,10 +190,11 @@ def max_tokens(arguments: Arguments) -> int | None:
 def script(main: Callable[[], object]) -> None:
     """Run a recipe's `main`: errors that users can mend are one line on stderr, exit code 1."""
     try:
+        network.prepare()
         main()
     except Exception as error:
         # What is written comes from many libraries, each with an error of its own for a full disk.
-        told = error if isinstance(error, UserError) else storage.unwritable(error)
+        told = error if isinstance(error, UserError) else unwritable(error)
         if told is None:
             raise
         if os.environ.get("RANK", "0") == "0":

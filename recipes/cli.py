@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import click
 
+from usermirrorer.builders.common import network
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 
 #: name -> (module:function, one line of help). Imports happen on use: `--help` stays instant.
@@ -148,15 +150,48 @@ def main() -> None:
     """Run the command line: errors that users can mend are one line on stderr, exit code 1."""
     debug = "--debug" in sys.argv[1:]
     try:
-        app(prog_name="usermirrorer")
-    except UserError as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        network.prepare()
+        try:
+            app(prog_name="usermirrorer")
+        finally:
+            _flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         sys.exit(1)
+    except Exception as error:
+        told = _told(error)
+        if debug or told is None:
+            raise
+        click.echo(f"error: {told}", err=True)
+        sys.exit(1)
+
+
+def _told(error: Exception) -> UserError | None:
+    """Return what to tell of an error instead of its traceback; None of those that are ours."""
+    if isinstance(error, UserError):
+        return error
+    if told := unwritable(error):
+        return told
+    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
+        return UserError(f"cannot be opened: {error.strerror}", where=error.filename)
+    return None
+
+
+def _flush() -> None:
+    """Write what is left of standard output, while it can still be said that it cannot be."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _close_output()
+        error.filename = "standard output"
+        raise
+
+
+def _close_output() -> None:
+    """Let the interpreter not try, at its end, to write what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
-from usermirrorer.builders.common import published
+from usermirrorer.builders.common import published, scene_rows
+from usermirrorer.builders.common.arrow import conform
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS
+from usermirrorer.builders.common.schema import LABELS, PREFERENCE, SCENE
+from usermirrorer.builders.common.storage import read_table
 from usermirrorer.builders.decisions import chat as chats
 from usermirrorer.builders.decisions.prompts import (
     DEFAULT_PROMPTS,
@@ -325,12 +327,26 @@ def read_source(arguments: DataArguments) -> tuple[Dataset, str]:
         The rows, and the commit that they are of: "" of what is local.
 
     Raises:
-        UserError: if it is not there, or has no such configuration, split or revision.
+        UserError: if it is not there, has no such configuration, split or revision, or holds what
+            are no scenes (see `scene_rows.check`).
     """
     config = arguments.dataset_config or ("scenes" if arguments.stage == "direct" else "preference")
-    return _read(
+    rows, commit = _read(
         arguments.dataset_name, config, arguments.dataset_split, arguments.dataset_revision
     )
+    if source_kind(rows.column_names) == "scenes":
+        given = conform(rows.with_format("arrow")[:], SCENE, arguments.dataset_name)
+        scene_rows.check(given, arguments.dataset_name, SCENE_COLUMNS)
+    return rows, commit
+
+
+def _local(path: Path) -> Dataset:
+    """Return a Parquet file, whoever wrote it: `datasets` does not know every type of Arrow."""
+    from datasets import Dataset
+
+    table = read_table(path)
+    pairs = {"chosen", "rejected"} <= set(table.column_names)
+    return Dataset(conform(table, PREFERENCE if pairs else SCENE, path))
 
 
 def _read(name: str, config: str | None, split: str, revision: str | None) -> tuple[Dataset, str]:
@@ -338,9 +354,10 @@ def _read(name: str, config: str | None, split: str, revision: str | None) -> tu
 
     path = Path(name)
     if path.is_file():
-        kind = "parquet" if path.suffix == ".parquet" else "json"
+        if path.suffix == ".parquet":
+            return _local(path), ""
         try:
-            return load_dataset(kind, data_files=name, split="train"), ""
+            return load_dataset("json", data_files=name, split="train"), ""
         except Exception as error:
             # `datasets` reports broken files by many types of its own.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

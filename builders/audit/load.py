@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from usermirrorer.builders.audit.lists import COLUMNS
-from usermirrorer.builders.common.storage import read_table
+from usermirrorer.builders.common.scene_rows import read_scenes
 
 Tables = dict[str, pa.Table]
 
@@ -33,7 +33,8 @@ def read_files(scenes: Mapping[str, Path], placebo: Mapping[str, Path]) -> tuple
     Raises:
         UserError: if a file is missing, no Parquet, or of an older schema.
     """
-    read = [
-        {split: read_table(path, COLUMNS) for split, path in f.items()} for f in (scenes, placebo)
-    ]
-    return read[0], read[1]
+    return _read(scenes), _read(placebo)
+
+
+def _read(files: Mapping[str, Path]) -> Tables:
+    return {split: read_scenes(path, COLUMNS, COLUMNS) for split, path in files.items()}

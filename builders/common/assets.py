@@ -19,7 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from usermirrorer.builders.common import transformers_internals
+from usermirrorer.builders.common import network, transformers_internals
+from usermirrorer.builders.common.disks import hub_cache, unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, file_hash
 
@@ -128,8 +129,10 @@ def _fetch(name: str, asset: Asset) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            "cannot be written", where=folder.parent, fix="Name another by USERMIRRORER_CACHE."
+        raise unwritable(error, folder.parent) or UserError(
+            f"cannot be written: {error.strerror}",
+            where=folder.parent,
+            fix="Name another by USERMIRRORER_CACHE.",
         ) from error
     # One process fetches; others that want the same part wait for it.
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -159,6 +162,7 @@ def resolve_model(name: str, revision: str | None = None) -> str:
         return str(fetch_asset(name))
     if Path(name).is_dir() or (name.endswith(_GGUF) and Path(name).is_file()):
         return name
+    network.prepare()
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -169,7 +173,7 @@ def resolve_model(name: str, revision: str | None = None) -> str:
         unsafe = ["*.bin", "*.pt", "*.pth", "*.h5", "*.ot"]
         return snapshot_download(name, revision=revision, ignore_patterns=unsafe)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise UserError(
+        raise unwritable(error, hub_cache()) or UserError(
             f"is no folder, no known part and not on the Hub ({type(error).__name__})",
             where=f"{name}@{revision}" if revision else name,
             fix=f"{KNOWN} Check the name, HF_ENDPOINT and the network.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from usermirrorer.builders.common.assets import KNOWN, resolve_model
+from usermirrorer.builders.common.disks import hub_cache, unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import read_json
 
@@ -25,7 +26,7 @@ def explained(model: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise UserError(
+        raise unwritable(error, hub_cache()) or UserError(
             f"model cannot be loaded: {first.rstrip('.')}",
             where=model,
             fix=f"Give a local folder, a Hub id, or the name of a part. {KNOWN}",

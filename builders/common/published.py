@@ -10,18 +10,18 @@ what the cache holds of that very revision.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from usermirrorer.builders.common import network
+from usermirrorer.builders.common.disks import hub_cache, unwritable
 from usermirrorer.builders.common.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _CARD = "README.md"
-_UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 _FIX = "Check the name, HF_ENDPOINT and HF_TOKEN, or give a local folder or file."
 
 
@@ -40,6 +40,7 @@ def commit_of(
     """
     from huggingface_hub import HfApi
 
+    network.prepare()
     what = f"revision {revision or 'main'!r} cannot be read"
     with _explained(repository, what if kind == "dataset" else f"model cannot be loaded: {what}"):
         resolved = HfApi().resolve_revision(repository, repo_type=kind, revision=revision or None)
@@ -160,7 +161,7 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
     try:
         yield
     except (RevisionResolutionError, IncompleteSnapshotError) as error:
-        raise UserError(
+        raise unwritable(error, hub_cache()) or UserError(
             f"{what}: the Hub cannot be reached, and the cache does not hold all of it",
             where=dataset,
             fix="Check HF_ENDPOINT, and that HF_HUB_OFFLINE is not set.",
@@ -170,12 +171,8 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
             "is no file, folder or dataset", where=dataset, fix="Check the path or the name."
         ) from error
     except (HfHubHTTPError, httpx2.HTTPError, DatasetsError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            raise UserError(
-                f"cannot be written: {error.strerror}",
-                where=error.filename or "the cache",
-                fix="Make room, or set HF_HOME to another folder.",
-            ) from error
+        if told := unwritable(error, hub_cache()):
+            raise told from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f"{what}: {reason}", where=dataset, fix=_FIX) from error

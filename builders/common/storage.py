@@ -8,11 +8,9 @@ configuration; parts of another configuration are never mixed in.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +20,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from usermirrorer.builders.common.arrow import conform
+from usermirrorer.builders.common.disks import writing
 from usermirrorer.builders.common.errors import UserError
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_ANY = pa.schema([])
 Work = Callable[[Sequence[Any]], pa.Table]
 #: How numbered slices of rows are worked on: here one by one, or on other machines in any order.
 Spread = Callable[[Work, Sequence[tuple[int, Sequence[Any]]]], Iterable[tuple[int, pa.Table]]]
@@ -52,7 +52,7 @@ def atomic(path: Path) -> Iterator[Path]:
         UserError: if the disk is full or the place cannot be written.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
@@ -61,37 +61,6 @@ def atomic(path: Path) -> Iterator[Path]:
             if path.is_dir():
                 path.rename(Path(folder) / "replaced")
             temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                "no space left on the disk", where=path, fix="Free some and run again."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(
-                "cannot be written", where=path, fix="Choose another folder."
-            ) from error
-        raise
-
-
-def unwritable(error: BaseException | None) -> UserError | None:
-    """Return what to tell of an error that means a full or read-only disk; None of others.
-
-    Libraries hide it: behind an error of their own, or in a text (`os error 28` of safetensors).
-    """
-    seen = 0
-    while error is not None and seen < 10:
-        code = error.errno if isinstance(error, OSError) else _code_in(str(error))
-        if code is not None and code in _UNWRITABLE:
-            place = getattr(error, "filename", None) or "the disk"
-            fix = "Free some space, or choose another folder."
-            return UserError(f"cannot be written: {os.strerror(code)}", where=place, fix=fix)
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return None
-
-
-def _code_in(text: str) -> int | None:
-    told = re.search(r"\(os error (\d+)\)", text)
-    return int(told[1]) if told else None
 
 
 def _sync(path: Path) -> None:
@@ -137,18 +106,37 @@ def write_table(path: Path, table: pa.Table) -> None:
         )
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, expected: pa.Schema | None = None
+) -> pa.Table:
     """Read a Parquet file.
 
+    Args:
+        path: The file.
+        columns: What to read of it, all by default.
+        expected: Types that its columns are cast to, see `arrow.conform`; without it they get the
+            plain types of their values.
+
     Raises:
-        UserError: if it is missing, not Parquet, or lacks one of `columns`.
+        UserError: if it is missing, not Parquet, lacks one of `columns`, or has values that are
+            none of `expected`.
     """
     try:
-        return pq.read_table(path, columns=list(columns) if columns else None)
+        with pq.ParquetFile(path) as file:
+            _check_there(path, file.schema_arrow.names, columns or ())
+            table = file.read(columns=list(columns) if columns else None)
     except FileNotFoundError:
         raise UserError("does not exist", where=path) from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    except PermissionError as error:
+        raise UserError("cannot be read", where=path, fix="Let this user read it.") from error
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"is not the Parquet table it should be: {error}", where=path) from error
+    return conform(table, expected or _ANY, path)
+
+
+def _check_there(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in names]:
+        raise UserError(f"lacks {', '.join(missing)}", where=path, fix="Make the file anew.")
 
 
 def in_parts(

@@ -249,7 +249,7 @@ def _with_decisions(scenes: Sequence[Row], decisions: Path) -> list[tuple[Row, p
     Raises:
         UserError: if the rows of a scene do not stand together, or if a scene has none.
     """
-    table = storage.read_table(decisions)
+    table = storage.read_table(decisions, expected=DECISION)
     ids = table["scene_id"].to_pylist()
     starts = [i for i, name in enumerate(ids) if not i or name != ids[i - 1]]
     places = {

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import scene_rows, storage
+from usermirrorer.builders.common.arrow import conform
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import DECISION, SCENE, assert_schema
 from usermirrorer.builders.decisions.uncertainty import Uncertainty, decompose, delta
@@ -151,9 +152,7 @@ def candidates(scenes: Path, weak: Path, strong: Path) -> Candidates:
 def _read_scenes(path: Path) -> pa.Table:
     check_schema(path, SCENE)
     columns = ["scene_id", "domain", "source", "answer", "exposure_origin"]
-    table = storage.read_table(path, columns)
-    if pc.count_distinct(table["scene_id"]).as_py() != table.num_rows:
-        raise UserError("has scenes twice", where=path)
+    table = scene_rows.read_scenes(path, columns, columns)
     options = pc.list_value_length(table["exposure_origin"])
     rows = pa.array(np.arange(table.num_rows))
     return (
@@ -166,7 +165,8 @@ def _read_scenes(path: Path) -> pa.Table:
 def check_schema(path: Path, expected: pa.Schema) -> None:
     """Raise UserError unless a Parquet file is there and holds the fields of `expected`."""
     try:
-        assert_schema(pq.read_schema(path), expected)
+        given = conform(pq.read_schema(path).empty_table(), expected, path)
+        assert_schema(given.schema, expected)
     except FileNotFoundError:
         raise UserError("does not exist", where=path) from None
     except ValueError as error:
@@ -181,7 +181,7 @@ def _read_decisions(path: Path, scenes: pa.Table) -> dict[str, Any]:
     """
     check_schema(path, DECISION)
     names = ["scene_id", "model", "sample", "behavior", "malformed", "probabilities", "entropy"]
-    table = storage.read_table(path, names)
+    table = storage.read_table(path, names, DECISION)
     place = pc.index_in(table["scene_id"], value_set=scenes["scene_id"].combine_chunks())
     known = pc.is_valid(place)
     rows = np.flatnonzero(known.to_numpy())
@@ -307,7 +307,11 @@ def thoughts(candidates: Candidates, decisions: np.ndarray) -> pa.ChunkedArray:
 def scene_texts(candidates: Candidates, indices: np.ndarray) -> pa.Table:
     """Return columns `scene_id`, `profile`, `history`, `exposure` of scenes by their indices."""
     rows = candidates.scenes["row"].to_numpy()[indices]
-    return _take(candidates.files["scenes"], ["scene_id", "profile", "history", "exposure"], rows)
+    path = candidates.files["scenes"]
+    texts = _take(path, list(scene_rows.SHOWN), rows)
+    if len(rows):
+        scene_rows.check(texts, path)
+    return texts
 
 
 def _take(path: Path, columns: list[str], rows: np.ndarray) -> pa.Table:
@@ -316,7 +320,8 @@ def _take(path: Path, columns: list[str], rows: np.ndarray) -> pa.Table:
     wanted, start, parts = rows[order], 0, []
     # A buffer lets a column stream in; without one its whole row group is held.
     with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        kind = SCENE if set(columns) <= set(SCENE.names) else DECISION
+        schema = conform(file.schema_arrow.empty_table().select(columns), kind, path).schema
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if not np.diff(np.searchsorted(wanted, [start, start + count])).item():
@@ -325,6 +330,8 @@ def _take(path: Path, columns: list[str], rows: np.ndarray) -> pa.Table:
             for batch in file.iter_batches(BLOCK_ROWS, [group], columns):
                 low, high = np.searchsorted(wanted, [start, start + batch.num_rows])
                 if high > low:
-                    parts.append(batch.take(pa.array(wanted[low:high] - start)))
+                    some = pa.Table.from_batches([batch])
+                    some = some.take(pa.array(wanted[low:high] - start))
+                    parts.append(conform(some.select(columns), schema, path, start))
                 start += batch.num_rows
-    return pa.Table.from_batches(parts, schema).take(pa.array(np.argsort(order)))
+    return pa.concat_tables([schema.empty_table(), *parts]).take(pa.array(np.argsort(order)))

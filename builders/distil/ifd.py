@@ -44,6 +44,7 @@ def scores(
     *,
     dtype: str = "auto",
     prompts: Path = DEFAULT_PROMPTS,
+    chat_template_kwargs: str = "",
     progress: Callable[[int, bool], None] = lambda scenes, resumed: None,
 ) -> np.ndarray:
     """Score the chosen decision of every scene that allows a pair; a killed run goes on.
@@ -56,6 +57,7 @@ def scores(
         output: Parquet file of schema `SCORES` to make; parts lie beside it until it is whole.
         dtype: See `load_causal_lm`.
         prompts: Folder of prompt templates.
+        chat_template_kwargs: JSON object of what the chat template is given, as in `decide`.
         progress: Called with the scenes of each finished part, and whether it was resumed.
 
     Returns:
@@ -69,13 +71,13 @@ def scores(
         "model": model,
         "dtype": dtype,
         "prompts": prompts_hash(prompts),
-        "chat": chat.template_settings(),
+        "chat": chat.template_settings(chat.read_settings(chat_template_kwargs)),
         **{name: storage.file_hash(path) for name, path in usable.files.items()},
     }
     storage.in_parts(
         output,
         range(len(usable.usable)),
-        _Worker(usable, model, dtype, prompts),
+        _Worker(usable, model, dtype, prompts, chat_template_kwargs),
         config=config,
         part_rows=_PART_SCENES,
         on_progress=progress,
@@ -89,16 +91,17 @@ class _Worker:
     """Scores usable scenes by their numbers; loads model and texts when first needed."""
 
     def __init__(
-        self, usable: candidates.Candidates, model: str, dtype: str, prompts: Path
+        self, usable: candidates.Candidates, model: str, dtype: str, prompts: Path, chat: str
     ) -> None:
         self.usable, self.model, self.dtype, self.prompts = usable, model, dtype, prompts
+        self.chat = chat
         self.chosen = usable.chosen[usable.usable]
 
     @functools.cached_property
     def engine(self) -> Any:
         from usermirrorer.builders.decisions.engines.registry import load_engine
 
-        return load_engine(self.model, self.dtype, self.model)
+        return load_engine(self.model, self.dtype, self.model, chat_template_kwargs=self.chat)
 
     @functools.cached_property
     def scenes(self) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import time
@@ -14,6 +13,7 @@ from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import read_json, write_json
 
@@ -85,8 +85,8 @@ def _tried(url: str, part: Path, progress: Progress, last: bool) -> bool:
             raise _refused(error, url) from error
         reason = f"HTTP {error.code}"
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError("no space left on the disk", where=part) from error
+        if told := unwritable(error, part):
+            raise told from error
         reason = str(getattr(error, "reason", error)) or type(error).__name__
     if last:
         raise UserError(

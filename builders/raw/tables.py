@@ -107,7 +107,7 @@ def read(folder: Path) -> Tables:
     frames: dict[str, pl.DataFrame] = {}
     for name in made["rows"]:
         path = Path(folder) / f"{name}.parquet"
-        table = storage.read_table(path)
+        table = storage.read_table(path, expected=expected.get(name))
         try:
             schema.assert_schema(table.schema, expected[name])
         except (ValueError, KeyError) as error:

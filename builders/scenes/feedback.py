@@ -16,6 +16,9 @@ from scipy import sparse
 _REFRESHED = (1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4)
 _TIME_BITS, _TIME_ZERO = 34, 1 << 32  # seconds from 1833 to 2378
 NEVER = np.iinfo(np.int64).max
+#: Collaborative scores and likeness look at so many of a user's newest events: what a user costs
+#: there grows with their square. What a user has taken, and is shown, is known of all of them.
+MOST_EVENTS = 5_000
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ def refresh_times(log: Log, train_user: np.ndarray) -> np.ndarray:
     """
     times = np.sort(log.time[train_user[log.user]])
     return np.unique(times[[int(len(times) * share) for share in _REFRESHED]])
+
+
+def newest(log: Log, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the first of each user's `MOST_EVENTS` rows before an end, [len(users)]."""
+    return np.maximum(log.offsets[users], ends - MOST_EVENTS)
 
 
 def histories(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from usermirrorer.builders.scenes.feedback import Log
+from usermirrorer.builders.scenes.feedback import Log, newest
 
 #: Weight and rank of the low-pass filter beside the linear one; the paper names neither. The rank
 #: is that of its published code, the weight that of GF-CF's authors.
@@ -59,7 +59,7 @@ class _LowPass(NamedTuple):
 
 
 def fit(log: Log, train_user: np.ndarray, before: int) -> Filter:
-    """Return the filter of the train users' interactions before a time.
+    """Return the filter of the train users' interactions before a time, the newest of each.
 
     Args:
         log: All interactions.
@@ -67,6 +67,9 @@ def fit(log: Log, train_user: np.ndarray, before: int) -> Filter:
         before: Seconds.
     """
     keep = train_user[log.user] & (log.time < before)
+    everyone = np.arange(log.users)
+    first = newest(log, everyone, log.ends(everyone, np.full(log.users, before)))
+    keep &= np.arange(len(log.user)) >= first[log.user]
     rows, columns = log.user[keep], log.item[keep]
     if not len(rows):
         return {}

@@ -68,7 +68,8 @@ def _scenes(
     """Make one scene for each target, by the seeds of `ids`."""
     config = world.config
     seeds = random_numbers.seeds(config.seed, ids)
-    past = feedback.histories(world.log, batch.user, batch.end)
+    first = feedback.newest(world.log, batch.user, batch.end)
+    past = feedback.histories(world.log, batch.user, batch.end, first)
     if split == "test":
         others = np.full(len(batch), config.test_others)
     else:

@@ -17,6 +17,7 @@
     grants.py    who may read gated repositories
     not_here.py  what clients ask for and is not there
     access.py    who may read and write, and the errors that the clients understand
+    mounted.py   the path of a proxy below which this server is shown
     addresses.py decodes addresses, of which an encoded slash is part
     routing.py   from an address to a repository and its commit; times, pages of rows
     hosts.py     which names this server answers to

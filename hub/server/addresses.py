@@ -112,5 +112,6 @@ class Segments:
             refused = JSONResponse({"error": "Not an address of this server"}, 400)
             await refused(scope, receive, send)
             return
+        raw = "/" + raw.lstrip("/")  # clients that join addresses with one slash too many
         path = unquote(raw.replace("%2F", "%1F").replace("%2f", "%1f"))
         await self.app({**scope, "path": path}, receive, send)

@@ -28,6 +28,7 @@ from usermirrorer.hub.server.routing import (
     kind_of,
     link_to_next,
     open_repo,
+    root_of,
     web_url,
 )
 from usermirrorer.hub.server.store import Repo, Store, User
@@ -494,7 +495,7 @@ def resolve(
     """Send a file of a revision, or a range of it."""
     record = access.readable(request, kind_of(kinds), namespace, name, files=True)
     if record.name != name or record.namespace != namespace:
-        prefix = "" if kinds == "models" else f"/{kinds}"
+        prefix = root_of(request) + ("" if kinds == "models" else f"/{kinds}")
         target = f"{prefix}/{record.full_name}/resolve/{quote(revision, safe='')}/{quote(path)}"
         return RedirectResponse(target, 307)
     repo = open_repo(request, record)

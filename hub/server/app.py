@@ -29,6 +29,7 @@ from usermirrorer.hub.server import (
     grants,
     history,
     hosts,
+    mounted,
     not_here,
     objects,
     pages,
@@ -50,11 +51,12 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     Args:
         root: The folder.
         host: The address on which it will listen.
-        names: More names by which it may be called.
+        names: More names by which it may be called; one may be the whole address of a proxy.
 
     Raises:
-        UserError: if another process serves it.
+        UserError: if another process serves it, or a name is none.
     """
+    called, address = mounted.split_names(names)
     store = Store(root)
 
     @asynccontextmanager
@@ -90,9 +92,10 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     app.include_router(clones.router)
     app.include_router(not_here.router)  # behind all of the API, before pages of any two names
     app.include_router(pages.router)
+    app.add_middleware(mounted.Mounted, address=address)
     app.add_middleware(turns.Turns, refuse=error_response)
     app.add_middleware(addresses.Segments)
-    app.add_middleware(hosts.Hosts, listens=host, names=tuple(names))
+    app.add_middleware(hosts.Hosts, listens=host, names=called)
     return app
 
 

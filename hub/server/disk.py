@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import tempfile
 from pathlib import Path
 
-#: Errors that say: there is no room (a quota and a limit on the size of files are room, too).
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+from usermirrorer.builders.common.disks import NO_ROOM, NOT_ALLOWED
 
 
 def keep_private() -> None:
@@ -53,15 +50,15 @@ def refusal(error: BaseException) -> str:
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     text = "" if isinstance(error, sqlite3.Error) or number else str(error)
     if (
-        number in _NO_ROOM
+        number in NO_ROOM
         or code == sqlite3.SQLITE_FULL
-        or any(os.strerror(n) in text for n in _NO_ROOM)
+        or any(os.strerror(n) in text for n in NO_ROOM)
     ):
         return "The disk of this Hub is full: nothing was stored. Free some space and try again."
     if (
-        number in _NOT_WRITABLE
+        number in NOT_ALLOWED
         or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-        or any(os.strerror(n) in text for n in _NOT_WRITABLE)
+        or any(os.strerror(n) in text for n in NOT_ALLOWED)
     ):
         return "The folder of this Hub cannot be written: nothing was stored; reading goes on."
     return ""

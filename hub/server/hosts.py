@@ -13,15 +13,9 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from usermirrorer.builders.common.network import is_loopback
+
 _Call = Callable[..., Awaitable[Any]]
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches a server that listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Hosts:

@@ -25,7 +25,7 @@ from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.api_content import resolve
 from usermirrorer.hub.server.cards import card_data
-from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo
+from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo, root_of
 from usermirrorer.hub.server.store import KINDS, Repo
 
 if TYPE_CHECKING:
@@ -105,15 +105,16 @@ async def sign_in(request: Request) -> Response:
 @router.post("/logout", include_in_schema=False)
 def sign_out(request: Request) -> Response:
     """Forget the browser's session."""
-    answer = RedirectResponse("/", 303)
+    answer = RedirectResponse(f"{root_of(request)}/", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
     return answer
 
 
 def _next(request: Request) -> str:
     """Return where to go after signing in: a page of this server, whatever the address says."""
-    path = quote(request.query_params.get("next", "/"), safe="/%")
-    return path if path.startswith("/") and not path.startswith("//") else "/"
+    home = f"{root_of(request)}/"
+    path = quote(request.query_params.get("next", home), safe="/%")
+    return path if path.startswith("/") and not path.startswith("//") else home
 
 
 def error_page(request: Request, error: HubError) -> HTMLResponse:
@@ -173,7 +174,7 @@ def repository(
         commit=str(commit.id),
         date=iso(commit.commit_time),
         message=commit.message.partition("\n")[0][:200],
-        card=_card(repo, commit, base),
+        card=_card(repo, commit, root_of(request) + base),
         files=[{"path": e.path, "size": e.size, "address": base + quote(e.path)} for e in files],
         many_files=len(files) == _FILES,
         tags=[*reversed(references["tags"]), *references["heads"]][:_VERSIONS],
@@ -199,7 +200,8 @@ def _page(request: Request, template: str, *, status: int = 200, **values: Any) 
         user = None
     values |= {
         "user": user.name if user else "",
-        "here": asked_path(request.scope),
+        "here": root_of(request) + asked_path(request.scope),
+        "root": root_of(request),
         "status": status,
     }
     headers = _POLICY | ({"Cache-Control": "private, no-store"} if user else {})

@@ -70,6 +70,11 @@ def link_to_next(request: Request, **changed: str) -> str:
     return f'<{base}{asked_path(request.scope)}?{query}>; rel="next"'
 
 
+def root_of(request: Request) -> str:
+    """Return the path of a proxy below which this server is shown, "" without one."""
+    return str(request.scope.get("root_path", ""))
+
+
 def web_url(request: Request, kind: str, full_name: str) -> str:
     """Return the address of a repository's web page."""
     prefix = "" if kind == "model" else f"{kind}s/"

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import disk, folders
 from usermirrorer.hub.server.records import KINDS, RESERVED, Repo, valid_name
@@ -517,7 +518,9 @@ def _make_folders(root: Path) -> None:
         raise UserError("is not a folder", where=root / "repos") from None
     except OSError as error:
         if not (root / "repos").is_dir():
-            raise UserError(f"cannot be made: {error.strerror}", where=root) from None
+            raise unwritable(error, root) or UserError(
+                f"cannot be made: {error.strerror}", where=root
+            ) from None
 
 
 def lock(root: Path) -> BinaryIO:

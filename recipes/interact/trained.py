@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from usermirrorer.builders.common import assets, storage
+from usermirrorer.builders.common.disks import hub_cache, unwritable
 from usermirrorer.builders.common.errors import UserError
 
 NONE = "none"
@@ -132,7 +133,7 @@ def _published(name: str, revision: str | None, source: str) -> frozenset[str]:
             name, revision=revision, repo_type="dataset", allow_patterns=wanted
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise UserError(
+        raise unwritable(error, hub_cache()) or UserError(
             f"the release that it was trained on is not to be had ({type(error).__name__})",
             where=name,
             fix="Check HF_ENDPOINT, or name its folder by --trained-on.",

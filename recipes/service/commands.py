@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.network import is_loopback
 from usermirrorer.recipes.simulator.commands import load, model_options
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def serve(
         click.echo(export(export_space, endpoint=endpoint, title=title))
         return
     run = _runner()
-    from usermirrorer.hub.commands import in_address, is_loopback, listen
+    from usermirrorer.hub.commands import in_address, listen
     from usermirrorer.recipes.service.app import create_app
 
     listener = listen(host, port)

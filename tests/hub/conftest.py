@@ -15,6 +15,8 @@ from usermirrorer.hub import releases
 from usermirrorer.hub.local import running
 
 DOMAINS = ("movielens", "steam")
+#: Variables that a separate user of the same installation has too.
+_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH")
 
 
 def scene(number: int, domain: str, split: str) -> dict:
@@ -105,7 +107,7 @@ def run(local_hub, tmp_path):
         settings = local_hub.environment(tmp_path / "home") | more
         if not token:
             del settings["HF_TOKEN"]
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR", "LANG")}
+        kept = {k: v for k, v in os.environ.items() if k in _KEPT}
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             env=kept | settings,

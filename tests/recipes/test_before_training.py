@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub.utils import validate_repo_id
 
 from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import SCENE
 from usermirrorer.recipes import sft, training
@@ -84,8 +85,8 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(capsys):
 
 def test_a_read_only_disk_is_told_as_such():
     error = OSError(errno.EROFS, "Read-only file system", "/x")
-    assert "/x: cannot be written: Read-only" in str(storage.unwritable(error))
-    assert storage.unwritable(ValueError("no")) is None
+    assert "/x: cannot be written: Read-only" in str(unwritable(error))
+    assert unwritable(ValueError("no")) is None
 
 
 def test_packing_that_lets_documents_see_each_other_is_refused(tmp_path):

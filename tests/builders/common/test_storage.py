@@ -14,7 +14,7 @@ from usermirrorer.builders.common.errors import UserError
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
     """`/dev/full` gives the kernel's own error of a disk without space."""
     with (
-        pytest.raises(UserError, match="no space left"),
+        pytest.raises(UserError, match="cannot be written: No space left"),
         storage.atomic(tmp_path / "out.txt") as temporary,
     ):
         temporary.write_text("half")

@@ -266,7 +266,7 @@ def test_a_full_disk_stops_the_run_and_finished_parts_stay(built, tiny_chat_mode
         check=True,
     )
     error, parts, counts = told.stdout.splitlines()
-    assert "no space left on the disk. Free some and run again" in error
+    assert "cannot be written: No space left on device. Free some space and run again" in error
     assert 0 < int(parts) < 10
     assert counts == f"{4 * int(parts)} 80"
 

@@ -165,3 +165,39 @@ def test_processes_share_the_filter_of_many_items(tables, vectors, monkeypatch):
     assert build.make_scenes(source, tables, vectors, config, workers=2) == alone
     scores = np.concatenate(alone[0]["train"]["exposure_collaborative"].to_numpy())
     assert len(np.unique(scores)) > 100
+
+
+def test_of_a_user_the_newest_events_alone_count_in_the_filter(monkeypatch):
+    """What one user costs is bounded, however many events they have: 50,000 took minutes."""
+    rng = np.random.default_rng(5)
+    user = np.repeat(np.arange(20), [400] + [15] * 19)
+    item = np.concatenate([rng.permutation(500)[: np.sum(user == u)] for u in range(20)])
+    time = rng.permutation(len(user))
+    newest = np.ones(len(user), bool)
+    newest[np.flatnonzero(user == 0)[np.argsort(time[user == 0])[:-30]]] = False
+    whole, part = (
+        feedback.make_log(user[kept], item[kept], time[kept], users=20, items=500)
+        for kept in (np.ones(len(user), bool), newest)
+    )
+    everyone = np.ones(20, bool)
+    monkeypatch.setattr(feedback, "MOST_EVENTS", 30)
+    fitted, expected = (gfcf.fit(log, everyone, len(user))["dense"] for log in (whole, part))
+    np.testing.assert_array_equal(fitted, expected)
+    monkeypatch.setattr(feedback, "MOST_EVENTS", 10_000)
+    assert not np.array_equal(gfcf.fit(whole, everyone, len(user))["dense"], expected)
+    # Before an earlier time, the newest are those before it.
+    monkeypatch.setattr(feedback, "MOST_EVENTS", 30)
+    early = gfcf.fit(whole, everyone, len(user) // 4)["dense"]
+    assert early.any() and not np.array_equal(early, fitted)
+
+
+def test_what_a_user_took_long_ago_is_no_option_all_the_same(tables, vectors, monkeypatch):
+    monkeypatch.setattr(feedback, "MOST_EVENTS", 2)
+    config = world.SceneConfig(train=300, test=60, seed=3, history=(1, 4))
+    made = build.make_scenes(get_source("movielens"), tables, vectors, config)[0]
+    taken = {}
+    for user, item, time in tables.interactions.select("user_id", "item_id", "timestamp").rows():
+        taken.setdefault(user, []).append((item, time))
+    for row in made["train"].to_pylist():
+        before = {item for item, time in taken[row["user_id"]] if time < row["timestamp"]}
+        assert not before & {*row["exposure_item_ids"]} - {row["item_id"]}
