@@ -69,7 +69,8 @@ class Asking:
             raise UserError(f"{self.mode!r} is no mode", fix="Choose decision or direct.")
         for name, (kind, least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+            number = isinstance(value, kind) and not isinstance(value, bool)
+            if not number or not least <= value <= most:
                 what = "a whole number" if kind is Integral else "a number"
                 raise UserError(
                     f"{name} is {value!r}", fix=f"Give {what} from {least:g} to {most:g}."
