@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from tests.raw_data import PUBLISHED, Size, write
 
 from usermirrorer.builders import validate
+from usermirrorer.builders.raw.made_up import PUBLISHED, Size, write
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.builders.scenes import build

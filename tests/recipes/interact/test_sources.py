@@ -8,21 +8,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests import raw_data
+from usermirrorer.builders.raw import made_up
 from usermirrorer.builders.raw import tables as raw_tables
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.recipes.interact import exposures, splits
 from usermirrorer.recipes.simulator.questions import from_scene
 
-SIZE = raw_data.Size(users=40, items=90, interactions=1400)
+SIZE = made_up.Size(users=40, items=90, interactions=1400)
 
 
-@pytest.mark.parametrize("name", sorted(raw_data.PUBLISHED))
+@pytest.mark.parametrize("name", sorted(made_up.PUBLISHED))
 def test_what_is_listed_can_be_asked_about_in_the_source_s_own_words(
     name: str, tmp_path: Path
 ) -> None:
     source = get_source(name)
-    raw_tables.write(source, raw_data.write(name, tmp_path / "raw", SIZE), tmp_path / "tables")
+    raw_tables.write(source, made_up.write(name, tmp_path / "raw", SIZE), tmp_path / "tables")
     tables = raw_tables.read(tmp_path / "tables")
     split = splits.split(tables, [], users=20, seed=0)
     rng = np.random.default_rng(0)
