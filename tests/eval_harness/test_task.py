@@ -337,7 +337,7 @@ def test_missing_source_names_the_dataset(dataset):
 
 def test_empty_split(tmp_path):
     data = write_scenes(tmp_path / "empty.parquet", [])
-    with pytest.raises(UserError, match="no scene of movielens"):
+    with pytest.raises(UserError, match="holds no scenes"):
         evaluate(Scripted(None, None), ["usermirror_movielens"], data, strict=True)
 
 
