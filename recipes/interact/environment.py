@@ -132,7 +132,7 @@ def _on_ray(
         try:
             ray.get(ready[0])
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise error.cause from None  # our own line, not the far traceback around it
         done(waiting.pop(ready[0]))
 
 
