@@ -39,8 +39,19 @@ def commit_of(
         UserError: if there is no such revision, or it was never seen and the Hub cannot be asked.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     network.prepare()
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        told = f"is no file, folder or {kind}"
+        raise UserError(
+            told if kind == "dataset" else f"model cannot be loaded: {told}",
+            where=repository,
+            fix="Check the path or the name.",
+        ) from error
     what = f"revision {revision or 'main'!r} cannot be read"
     with _explained(repository, what if kind == "dataset" else f"model cannot be loaded: {what}"):
         resolved = HfApi().resolve_revision(repository, repo_type=kind, revision=revision or None)
@@ -153,7 +164,6 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import (
         HfHubHTTPError,
-        HFValidationError,
         IncompleteSnapshotError,
         RevisionResolutionError,
     )
@@ -165,10 +175,6 @@ def _explained(dataset: str, what: str) -> Iterator[None]:
             f"{what}: the Hub cannot be reached, and the cache does not hold all of it",
             where=dataset,
             fix="Check HF_ENDPOINT, and that HF_HUB_OFFLINE is not set.",
-        ) from error
-    except HFValidationError as error:
-        raise UserError(
-            "is no file, folder or dataset", where=dataset, fix="Check the path or the name."
         ) from error
     except (HfHubHTTPError, httpx2.HTTPError, DatasetsError, OSError, ValueError) as error:
         if told := unwritable(error, hub_cache()):

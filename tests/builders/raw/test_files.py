@@ -147,7 +147,7 @@ def test_behind_the_last_needed_column_fields_may_be_missing(tmp_path):
         ("a,b\n1,2\n", r"file\.csv:1: column\(s\) c are missing"),
         ("a,b,c\n1\t2\t3\n", r"none of its rows.*not 3 fields split by ',' \(line 2\)"),
         ("a,b,c\n1,2,3\n1,2,\xe9\n".encode("latin-1"), r"file\.csv:3: is not utf-8 text"),
-        ("a,b,c\n".encode("utf-16"), r"file\.csv:1: is not utf-8 text"),
+        ("a,b,c\n".encode("utf-16"), r"file\.csv: is UTF-16 text"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_one_error(tmp_path, content, message):
