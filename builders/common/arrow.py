@@ -31,7 +31,7 @@ def conform(table: pa.Table, expected: pa.Schema, where: object = "", start: int
     Raises:
         UserError: naming the column, and the row whose value would change.
     """
-    columns = []
+    columns, fields = [], []
     for field in table.schema:
         index = expected.get_field_index(field.name)
         kind = plain(field.type) if index < 0 else expected.field(index).type
@@ -39,7 +39,8 @@ def conform(table: pa.Table, expected: pa.Schema, where: object = "", start: int
         if not column.type.equals(kind):
             column = _cast(column, kind, field.name, where, start)
         columns.append(column)
-    return pa.table(columns, names=table.column_names)
+        fields.append(field if column.type.equals(field.type) else field.with_type(kind))
+    return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
