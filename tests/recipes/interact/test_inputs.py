@@ -79,7 +79,7 @@ def test_the_command_that_makes_the_environment_is_one_of_quickstart() -> None:
 def test_a_raw_folder_without_the_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     said = _command("--simulators", "base=smollm2-135m-instruct", out=tmp_path)
-    assert "MovieLens" in str(said)
+    assert "none of ratings.dat" in str(said)
 
 
 @pytest.mark.parametrize("word", ["base", "=model", "base=", "a b=model", "../x=model"])
