@@ -80,23 +80,31 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    app.include_router(not_here.first)
-    app.include_router(collections.router)  # before the routes that take any second segment
-    app.include_router(api_repos.router)
-    app.include_router(api_content.router)
-    app.include_router(xet.router)
-    app.include_router(results.router)
-    app.include_router(grants.router)
-    app.include_router(copies.router)
-    app.include_router(rewriting.router)
-    app.include_router(clones.router)
-    app.include_router(not_here.router)  # behind all of the API, before pages of any two names
-    app.include_router(pages.router)
+    _route(app)
     app.add_middleware(mounted.Mounted, address=address)
     app.add_middleware(turns.Turns, refuse=error_response)
     app.add_middleware(addresses.Segments)
     app.add_middleware(hosts.Hosts, listens=host, names=called)
     return app
+
+
+def _route(app: FastAPI) -> None:
+    """Add the routes; of those that fit an address the first answers."""
+    for router in (
+        not_here.first,
+        collections.router,  # before the routes that take any second segment
+        api_repos.router,
+        api_content.router,
+        xet.router,
+        results.router,
+        grants.router,
+        copies.router,
+        rewriting.router,
+        clones.router,
+        not_here.router,  # behind all of the API, before pages of any two names
+        pages.router,
+    ):
+        app.include_router(router)
 
 
 def _answer_errors(app: FastAPI) -> None:
