@@ -94,7 +94,8 @@ def _index(values: pl.Series, known: pl.Series) -> np.ndarray:
     """Return the place of each value among the known ones, -1 of others."""
     places = pl.DataFrame({"value": known}).with_row_index("place")
     placed = pl.DataFrame({"value": values}).join(places, "value", "left", maintain_order="left")
-    return placed["place"].cast(pl.Int64).fill_null(-1).to_numpy()
+    # A copy, since scipy sets flags of the arrays it indexes by, which memory of polars refuses.
+    return placed["place"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
 
 
 def _matrix(
