@@ -72,10 +72,3 @@ def test_neighbours_find_taste_where_there_is_some_and_none_in_placebos(placebo)
     test = make_lists(exposures.scenes(1500, users=60, placebo=placebo))
     right = test.hits(neighbours.scores(make_lists(train), test)).mean()
     assert right < 0.24 if placebo else right > 0.27
-
-
-@pytest.mark.parametrize("number", [40, 200])
-def test_few_scenes_and_many_can_be_learned_from_themselves(number):
-    """Without train scenes; whether memory is shared with polars depends on their number."""
-    table = exposures.splits()["train"].slice(0, number)
-    assert np.isfinite(neighbours.scores(None, make_lists(table))).all()
