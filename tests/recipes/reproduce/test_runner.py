@@ -161,9 +161,12 @@ def test_slurm_gets_the_whole_command_its_gpus_and_where_to_log(plans, tmp_path,
 
 
 def test_ray_runs_the_steps_of_a_plan(plans, monkeypatch):
-    pytest.importorskip("ray")
+    cluster = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # on busy machines
-    assert run(plans, ["right"], ENGINES["ray"]).state.done == {"both", "right"}
+    try:
+        assert run(plans, ["right"], ENGINES["ray"]).state.done == {"both", "right"}
+    finally:
+        cluster.shutdown()  # who stays connected dies with the cluster, and all tests after it
 
 
 @pytest.mark.parametrize(
