@@ -21,22 +21,10 @@ from usermirrorer.model_cards.dataset_card import cell
 from usermirrorer.recipes.reproduce import cells
 from usermirrorer.recipes.reproduce.plan import Item
 from usermirrorer.recipes.reproduce.runner import Run, manifest
+from usermirrorer.recipes.service.space import card_of_space
 
 Row = dict[str, Any]
-_CARD = """---
-title: {title}
-emoji: 🪞
-colorFrom: blue
-colorTo: indigo
-sdk: static
-app_file: index.html
-pinned: false
-license: apache-2.0
----
-
-# {title}
-
-{about} The paper's own numbers stand beside ours, marked as published. Made by
+_ABOUT = """{about} The paper's own numbers stand beside ours, marked as published. Made by
 `usermirrorer reproduce all --scale {scale}`.
 """
 TITLE = "Mirroring Users: its tables and figures, made again"
@@ -196,7 +184,8 @@ def _write_index(run: Run, folder: Path) -> None:
     }
     tables = {"items": Table("Tables and figures", "", heads, rows), "settings": settings(run)}
     _write_page(folder, "index", page, tables, {}, links)
-    card = _CARD.format(title=TITLE.replace(":", ","), about=page["lead"], scale=run.plan.scale)
+    about = _ABOUT.format(about=page["lead"], scale=run.plan.scale)
+    card = card_of_space(TITLE.replace(":", ","), about)
     with storage.atomic(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
 

@@ -11,7 +11,7 @@ from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic
 from usermirrorer.recipes.service.pages import EXAMPLE, FOLDER, PARTS, policy_of_space
 
-_CARD = """---
+_HEADER = """---
 title: {title}
 emoji: 🪞
 colorFrom: blue
@@ -24,10 +24,21 @@ license: apache-2.0
 
 # {title}
 
-What would this person choose? The page asks a service of a simulator, started by
+"""
+_ABOUT = """What would this person choose? The page asks a service of a simulator, started by
 `usermirrorer serve --model MODEL --allow-origin ADDRESS-OF-THIS-PAGE`. Give the page its address,
 and its token if it wants one. What is typed goes nowhere else, and nothing is stored.
 """
+
+
+def card_of_space(title: str, about: str) -> str:
+    """Return the card of a static Space.
+
+    Args:
+        title: Without signs that mean something in YAML.
+        about: What follows its heading.
+    """
+    return _HEADER.format(title=title) + about
 
 
 def export_space(folder: Path, *, endpoint: str = "", title: str = "User simulator") -> Path:
@@ -57,7 +68,7 @@ def export_space(folder: Path, *, endpoint: str = "", title: str = "User simulat
     with atomic(folder) as temporary:
         (temporary / "page").mkdir(parents=True)
         (temporary / "index.html").write_text(page, encoding="utf-8")
-        (temporary / "README.md").write_text(_CARD.format(title=title), encoding="utf-8")
+        (temporary / "README.md").write_text(card_of_space(title, _ABOUT), encoding="utf-8")
         for name in PARTS:
             shutil.copyfile(FOLDER / name, temporary / "page" / name)
         shutil.copyfile(EXAMPLE, temporary / "page" / "example.json")
