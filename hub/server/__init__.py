@@ -13,6 +13,7 @@
     results.py   evaluation results of models, leaderboards of datasets
     collections.py  lists of repositories that belong together: dataset and models of a release
     copies.py    copies between repositories; rewriting.py: what a history can lose
+    people.py    who users are; weights.py: what files of a model's weights hold
     clones.py    git clone, read only
     grants.py    who may read gated repositories
     not_here.py  what clients ask for and is not there

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from usermirrorer.hub.server.addresses import asked_path
@@ -221,3 +221,12 @@ async def body(request: Request, limit: int) -> bytes:
         if len(data) > limit:
             raise HubError(413, f"The body is longer than {limit} bytes")
     return bytes(data)
+
+
+async def _payload(request: Request) -> dict[str, Any]:
+    return await json_body(request)
+
+
+#: The JSON object that a request carries, for routes that then work in a thread: asking the
+#: accounts may mean to wait for somebody's write, and nobody waits on the event loop.
+Payload = Annotated[dict[str, Any], Depends(_payload)]

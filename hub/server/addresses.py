@@ -66,6 +66,12 @@ class _Elsewhere(_Kinds):
     regex = "buckets|kernels|papers"
 
 
+class _Group(_Kinds):
+    """What a reference can be."""
+
+    regex = "branch|tag"
+
+
 class _Number(Convertor[int]):
     """A number that SQLite can hold; starlette's own takes thousands of digits."""
 
@@ -83,6 +89,7 @@ register_url_convertor("number", _Number())
 register_url_convertor("below", _Below())
 register_url_convertor("kinds", _Kinds())
 register_url_convertor("owner", _Owner())
+register_url_convertor("group", _Group())
 register_url_convertor("elsewhere", _Elsewhere())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,8 +19,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, drafts, history, objects, results, turns, uploads
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server import (
+    access,
+    drafts,
+    history,
+    objects,
+    results,
+    trees,
+    turns,
+    uploads,
+)
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO, asked_path
 from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.routing import (
@@ -61,7 +71,7 @@ def tree(
     after = _after(request.query_params.get("cursor", ""))
     recursive = _true(request, "recursive")
     try:
-        walk = history.walk(repo, commit, folder.path, recursive=recursive, after=after)
+        walk = trees.walk(repo, commit, folder.path, recursive=recursive, after=after)
         entries = list(islice(walk, _PAGE + 1))
     except ValueError:
         raise HubError(400, "The cursor is none of this listing") from None
@@ -156,9 +166,9 @@ async def paths_info(
         raise HubError(400, "The body does not name paths") from None
     if len(paths) > (EXPANDED_LIMIT if expand else PATHS_LIMIT):
         raise HubError(413, f"Ask for at most {PATHS_LIMIT} paths, {EXPANDED_LIMIT} with `expand`")
-    record = access.readable(request, kind_of(kinds), namespace, name)
 
     def described() -> JSONResponse:
+        record = access.readable(request, kind_of(kinds), namespace, name)
         repo = open_repo(request, record)
         commit = commit_of(repo, revision)
         entries = [history.entry(repo, commit, path.strip("/")) for path in paths]
@@ -173,17 +183,18 @@ async def preupload(
     request: Request, kinds: str, namespace: str, name: str, revision: str
 ) -> dict[str, Any]:
     """Say how each file is to be sent and what is there already."""
-    record, _ = access.writable(request, kind_of(kinds), namespace, name)
     payload = await access.json_body(request, 4 << 20)
+    record, _ = await run_in_threadpool(access.writable, request, kind_of(kinds), namespace, name)
     files = payload.get("files")
     if not isinstance(files, list):
         raise HubError(400, "The body does not list files")
     if len(files) > PATHS_LIMIT:
         raise HubError(413, f"Announce at most {PATHS_LIMIT} files at a time")
-    return await run_in_threadpool(_preupload, open_repo(request, record), revision, files)
+    return await run_in_threadpool(_preupload, request, record, revision, files)
 
 
-def _preupload(repo: pygit2.Repository, revision: str, files: list[Any]) -> dict[str, Any]:
+def _preupload(request: Request, record: Repo, revision: str, files: list[Any]) -> dict[str, Any]:
+    repo = open_repo(request, record)
     commit = commit_of(repo, revision)
     rows = []
     try:
@@ -209,25 +220,30 @@ def _preupload(repo: pygit2.Repository, revision: str, files: list[Any]) -> dict
 async def batch(request: Request, namespace: str, name: str, kinds: str = "models") -> JSONResponse:
     """Tell where to send or fetch large files (the git-lfs batch protocol, basic transfer)."""
     payload = await access.json_body(request, 4 << 20)
-    upload = payload.get("operation") == "upload"
-    if upload:
-        record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    else:
-        record = access.readable(request, kind_of(kinds), namespace, name, files=True)
-    wanted = payload.get("objects")
-    if not isinstance(wanted, list):
-        raise HubError(400, "The body does not list objects")
-    if len(wanted) > PATHS_LIMIT:
-        raise HubError(413, f"Ask for at most {PATHS_LIMIT} objects at a time")
-    rows = await run_in_threadpool(
-        lambda: [_batch_row(request, record, item, upload) for item in wanted]
-    )
+    rows = await run_in_threadpool(_batch, request, payload, kind_of(kinds), namespace, name)
     return JSONResponse(
         {"transfer": "basic", "objects": rows}, media_type="application/vnd.git-lfs+json"
     )
 
 
-def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[str, Any]:
+def _batch(
+    request: Request, payload: dict[str, Any], kind: str, namespace: str, name: str
+) -> list[dict[str, Any]]:
+    upload = payload.get("operation") == "upload"
+    if upload:
+        record, _ = access.writable(request, kind, namespace, name)
+    else:
+        record = access.readable(request, kind, namespace, name, files=True)
+    wanted = payload.get("objects")
+    if not isinstance(wanted, list):
+        raise HubError(400, "The body does not list objects")
+    if len(wanted) > PATHS_LIMIT:
+        raise HubError(413, f"Ask for at most {PATHS_LIMIT} objects at a time")
+    key = access.bearer(request)
+    return [_batch_row(request, record, item, upload, key) for item in wanted]
+
+
+def _batch_row(request: Request, record: Repo, item: Any, upload: bool, key: str) -> dict[str, Any]:
     oid = item.get("oid") if isinstance(item, dict) else None
     size = item.get("size") if isinstance(item, dict) else None
     if not isinstance(oid, str) or not isinstance(size, int) or not objects.OID.fullmatch(oid):
@@ -239,13 +255,13 @@ def _batch_row(request: Request, record: Repo, item: Any, upload: bool) -> dict[
     there = objects.size_of(store.folder(record), oid)
     if upload and there != size:
         row["actions"] = {
-            "upload": {"href": _signed_address(request, "put", record, oid, size)},
+            "upload": {"href": _signed_address(request, "put", record, oid, key, size)},
             "verify": {"href": f"{_asked_url(request).removesuffix('/batch')}/verify"},
         }
     elif not upload and there is None:
         row["error"] = {"code": 404, "message": "object does not exist"}
     elif not upload:
-        row["actions"] = {"download": {"href": _signed_address(request, "get", record, oid)}}
+        row["actions"] = {"download": {"href": _signed_address(request, "get", record, oid, key)}}
     return row
 
 
@@ -253,9 +269,11 @@ def _asked_url(request: Request) -> str:
     return str(request.base_url).rstrip("/") + asked_path(request.scope)
 
 
-def _signed_address(request: Request, verb: str, record: Repo, oid: str, size: int = 0) -> str:
+def _signed_address(
+    request: Request, verb: str, record: Repo, oid: str, key: str, size: int = 0
+) -> str:
     """Clients send large files without their token: the address itself says who was given it."""
-    key, expires = access.bearer(request), int(time.time()) + ADDRESS_SECONDS
+    expires = int(time.time()) + ADDRESS_SECONDS
     signature = store_of(request).sign(verb, record.id, oid, size, key, expires)
     base = str(request.base_url).rstrip("/")
     return f"{base}/lfs/{record.id}/{oid}?size={size}&k={key}&e={expires}&s={signature}"
@@ -276,11 +294,12 @@ def _signed_record(request: Request, verb: str, repo_id: int, oid: str) -> Repo:
 async def receive(request: Request, repo_id: int, oid: str) -> Response:
     """Receive a large file, proving its size and SHA-256 while it comes."""
     announced = request.query_params.get("size", "")
-    record = _signed_record(request, "put", repo_id, oid)
+    record = await run_in_threadpool(_signed_record, request, "put", repo_id, oid)
     length = request.headers.get("content-length")
     if length is not None and length != announced:
         raise HubError(400, f"{length[:20]} bytes come, {announced} were announced")
-    incoming = objects.Incoming(store_of(request).folder(record), oid, int(announced))
+    folder = store_of(request).folder(record)
+    incoming = await run_in_threadpool(objects.Incoming, folder, oid, int(announced))
     try:
         if not await uploads.receive(request, incoming):
             async for part in request.stream():
@@ -293,11 +312,10 @@ async def receive(request: Request, repo_id: int, oid: str) -> Response:
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
 @router.post("/{kinds:kinds}/{namespace}/{name}.git/info/lfs/objects/verify")
-async def verify(
-    request: Request, namespace: str, name: str, kinds: str = "models"
+def verify(
+    request: Request, payload: Payload, namespace: str, name: str, kinds: str = "models"
 ) -> dict[str, str]:
     """Confirm that a large file arrived whole."""
-    payload = await access.json_body(request)
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
     there = objects.size_of(store_of(request).folder(record), str(payload.get("oid")))
     if there is None:
@@ -312,13 +330,17 @@ async def commit(
     request: Request, kinds: str, namespace: str, name: str, revision: str
 ) -> dict[str, Any]:
     """Make a commit out of NDJSON lines: a header, then one operation a line."""
-    record, user = access.writable(request, kind_of(kinds), namespace, name)
+    record, user = await run_in_threadpool(
+        access.writable, request, kind_of(kinds), namespace, name
+    )
     if _true(request, "create_pr"):
         raise HubError(501, "This Hub has no pull requests; commit to a branch instead")
     store = store_of(request)
     header: dict[str, Any] = {}
     changes: list[history.Change] = []
-    with drafts.begin(store.folder(record) / "git") as draft:
+    with contextlib.ExitStack() as held:
+        begun = drafts.begin(store.folder(record) / "git")
+        draft = await run_in_threadpool(held.enter_context, begun)
         async for lines in _batches(_lines(request)):
             header = await run_in_threadpool(_take, draft, lines, header, changes)
         if not header:

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, history, results, turns
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server import access, history, results, trees, turns
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.cards import (
     CARD_LIMIT,
@@ -27,6 +27,8 @@ from usermirrorer.hub.server.routing import commit_of, iso, kind_of, open_repo, 
 from usermirrorer.hub.server.store import KINDS, Repo, Store, valid_name
 
 router = APIRouter()
+#: Where git keeps what an address calls a branch or a tag.
+_GROUPS = {"branch": "heads", "tag": "tags"}
 
 
 @router.get("/api/whoami-v2")
@@ -58,9 +60,8 @@ async def validate_yaml(request: Request) -> JSONResponse:
 
 
 @router.post("/api/repos/create")
-async def create(request: Request) -> JSONResponse:
+def create(request: Request, payload: Payload) -> JSONResponse:
     """Make a repository with a first commit."""
-    payload = await access.json_body(request)
     kind, name = str(payload.get("type") or "model"), payload.get("name")
     user = access.signed_in(request, write=True)
     namespace = payload.get("organization") or user.name
@@ -68,8 +69,7 @@ async def create(request: Request) -> JSONResponse:
         raise HubError(400, "Not a repository type or name")
     access.owned_namespace(request, namespace)
     private = payload.get("visibility") == "private" or payload.get("private") is True
-    make = store_of(request).create
-    made = await run_in_threadpool(make, kind, user.name, str(name), private)
+    made = store_of(request).create(kind, user.name, str(name), private)
     url = web_url(request, kind, f"{user.name}/{name}")
     if made is None:
         message = "You already created this repo"
@@ -78,13 +78,12 @@ async def create(request: Request) -> JSONResponse:
 
 
 @router.delete("/api/repos/delete")
-async def delete(request: Request) -> dict[str, str]:
+async def delete(request: Request, payload: Payload) -> dict[str, str]:
     """Delete a repository with everything in it."""
-    payload = await access.json_body(request)
-    user = access.signed_in(request, write=True)
+    user = await run_in_threadpool(access.signed_in, request, write=True)
     namespace = str(payload.get("organization") or user.name)
-    kind = str(payload.get("type") or "model")
-    repo, _ = access.writable(request, kind, namespace, str(payload.get("name")))
+    kind, name = str(payload.get("type") or "model"), str(payload.get("name"))
+    repo, _ = await run_in_threadpool(access.writable, request, kind, namespace, name)
     await turns.alone(request, repo.id, _delete_locked, store_of(request), repo)
     return {"status": "ok"}
 
@@ -95,9 +94,8 @@ def _delete_locked(store: Store, repo: Repo) -> None:
 
 
 @router.post("/api/repos/move")
-async def move(request: Request) -> dict[str, str]:
+def move(request: Request, payload: Payload) -> dict[str, str]:
     """Rename a repository within the user's namespace."""
-    payload = await access.json_body(request)
     kind = str(payload.get("type") or "model")
     if kind not in KINDS:
         raise HubError(501, f"This Hub has no {kind[:40]}s")
@@ -114,9 +112,10 @@ async def move(request: Request) -> dict[str, str]:
 
 
 @router.put(REPO + "/settings")
-async def settings(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
+def settings(
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
+) -> dict[str, Any]:
     """Change visibility or gating."""
-    payload = await access.json_body(request)
     repo, _ = access.writable(request, kind_of(kinds), namespace, name)
     changes: dict[str, Any] = {}
     if payload.get("visibility") in ("public", "private"):
@@ -174,7 +173,7 @@ def describe(
     if files:
         info["siblings"] = [
             _sibling(entry, blobs)
-            for entry in history.walk(repo, commit, sizes=blobs)
+            for entry in trees.walk(repo, commit, sizes=blobs)
             if not entry.is_folder
         ]
     return info
@@ -335,50 +334,37 @@ def _add(request: Request, record: Repo, group: str, name: str, start: str, **ta
 
 @router.post(REPO + "/branch/{branch:ref}")
 async def add_branch(
-    request: Request, kinds: str, namespace: str, name: str, branch: str
+    request: Request, payload: Payload, *, kinds: str, namespace: str, name: str, branch: str
 ) -> dict[str, str]:
     """Make a branch at a revision (`startingPoint`, else main)."""
-    record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    start = str((await access.json_body(request)).get("startingPoint") or "main")
+    record, _ = await run_in_threadpool(access.writable, request, kind_of(kinds), namespace, name)
+    start = str(payload.get("startingPoint") or "main")
     await turns.alone(request, record.id, _add, request, record, "heads", branch, start)
     return {"status": "ok"}
 
 
 @router.post(REPO + "/tag/{revision:ref}")
 async def add_tag(
-    request: Request, kinds: str, namespace: str, name: str, revision: str
+    request: Request, payload: Payload, *, kinds: str, namespace: str, name: str, revision: str
 ) -> dict[str, str]:
     """Make a tag (`tag`, with an optional `message`) at a revision."""
-    record, user = access.writable(request, kind_of(kinds), namespace, name)
-    payload = await access.json_body(request)
+    record, user = await run_in_threadpool(
+        access.writable, request, kind_of(kinds), namespace, name
+    )
     tag, message = (str(payload.get(key) or "") for key in ("tag", "message"))
     add = partial(_add, message=message, author=user.name)
     await turns.alone(request, record.id, add, request, record, "tags", tag, revision)
     return {"status": "ok"}
 
 
-@router.delete(REPO + "/branch/{branch:ref}")
-async def remove_branch(
-    request: Request, kinds: str, namespace: str, name: str, branch: str
+@router.delete(REPO + "/{group:group}/{reference:ref}")
+async def remove_reference(
+    request: Request, kinds: str, namespace: str, name: str, group: str, reference: str
 ) -> dict[str, str]:
-    """Remove a branch."""
-    record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    if branch == "main":
+    """Remove a branch or a tag."""
+    record, _ = await run_in_threadpool(access.writable, request, kind_of(kinds), namespace, name)
+    if (group, reference) == ("branch", "main"):
         raise HubError(403, "The branch main cannot be removed")
-    await _remove(request, record, "heads", branch)
+    git, where = store_of(request).folder(record) / "git", _GROUPS[group]
+    await turns.alone(request, record.id, history.remove_reference, git, where, reference)
     return {"status": "ok"}
-
-
-@router.delete(REPO + "/tag/{tag:ref}")
-async def remove_tag(
-    request: Request, kinds: str, namespace: str, name: str, tag: str
-) -> dict[str, str]:
-    """Remove a tag."""
-    record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    await _remove(request, record, "tags", tag)
-    return {"status": "ok"}
-
-
-async def _remove(request: Request, record: Repo, group: str, reference: str) -> None:
-    git = store_of(request).folder(record) / "git"
-    await turns.alone(request, record.id, history.remove_reference, git, group, reference)

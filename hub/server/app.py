@@ -33,9 +33,11 @@ from usermirrorer.hub.server import (
     not_here,
     objects,
     pages,
+    people,
     results,
     rewriting,
     turns,
+    weights,
     xet,
 )
 from usermirrorer.hub.server.access import HubError, store_of
@@ -100,6 +102,8 @@ def _route(app: FastAPI) -> None:
         grants.router,
         copies.router,
         rewriting.router,
+        people.router,
+        weights.router,
         clones.router,
         not_here.router,  # behind all of the API, before pages of any two names
         pages.router,
@@ -178,12 +182,15 @@ def _outside(request: Request, error: Exception) -> Response:
 
 
 def _not_stored(request: Request, error: Exception) -> Response:
-    """Say that the disk is full or cannot be written, or that a repository was deleted meanwhile.
+    """Say which of what is nobody's fault it was: all else is a failure of the server.
 
-    All else is a failure of the server.
+    The disk is full or cannot be written, a repository was deleted meanwhile, others were writing
+    the accounts all the time.
     """
     if isinstance(error, UserError):  # accounts that are missing or broken by now
         return error_response(request, HubError(503, error.what))
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return error_response(request, turns.busy("Somebody else's write takes long"))
     if not isinstance(error, sqlite3.Error) and _is_gone(request):
         return error_response(request, HubError(404, "Repository not found", "RepoNotFound"))
     if not (why := disk.refusal(error)):

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from usermirrorer.hub.server import access
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.routing import iso, page
 from usermirrorer.hub.server.store import KINDS, Repo, connect
 
@@ -119,9 +119,8 @@ def listing(request: Request) -> JSONResponse:
 
 
 @router.post("/api/collections")
-async def create(request: Request) -> JSONResponse:
+def create(request: Request, payload: Payload) -> JSONResponse:
     """Make an empty collection; an equal title of the same user is a conflict."""
-    payload = await access.json_body(request)
     title, description = (str(payload.get(key) or "") for key in ("title", "description"))
     user = access.owned_namespace(request, str(payload.get("namespace") or ""))
     private = payload.get("private") is True
@@ -158,9 +157,8 @@ def delete(request: Request, namespace: str, slug: str) -> dict[str, str]:
 
 
 @router.patch(_SLUG)
-async def change(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+def change(request: Request, payload: Payload, namespace: str, slug: str) -> dict[str, Any]:
     """Change `title`, `description`, `private`, `theme` or `position`; the address stays good."""
-    payload = await access.json_body(request)
     access.owned_namespace(request, namespace)
     collection = readable(request, namespace, slug)
     new = {key: payload.get(key, collection[key]) for key in _CHANGED}
@@ -195,9 +193,10 @@ def _check(new: dict[str, Any]) -> None:
 
 
 @router.patch(_SLUG + "/items/{item}")
-async def change_item(request: Request, namespace: str, slug: str, item: str) -> dict[str, Any]:
+def change_item(
+    request: Request, payload: Payload, namespace: str, slug: str, item: str
+) -> dict[str, Any]:
     """Change an item's `note`, or its `position` among all."""
-    payload = await access.json_body(request)
     access.owned_namespace(request, namespace)
     collection = readable(request, namespace, slug)
     number = int(item, 16) if _NUMBER.fullmatch(item) else 0
@@ -223,9 +222,8 @@ async def change_item(request: Request, namespace: str, slug: str, item: str) ->
 
 
 @router.post(_SLUG + "/items")
-async def add(request: Request, namespace: str, slug: str) -> dict[str, Any]:
+def add(request: Request, payload: Payload, namespace: str, slug: str) -> dict[str, Any]:
     """Add a repository (`item`: `id` and `type`), with a note if wanted."""
-    payload = await access.json_body(request)
     access.owned_namespace(request, namespace)
     collection, repo = readable(request, namespace, slug), _repository(request, payload.get("item"))
     note = str(payload.get("note") or "")

@@ -13,9 +13,10 @@ from typing import Any
 import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from usermirrorer.hub.server import access, drafts, history, objects, turns
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.routing import kind_of, web_url
 from usermirrorer.hub.server.store import Repo, Store, valid_name
@@ -26,14 +27,34 @@ _FILES = 1000
 
 
 @router.post(REPO + "/duplicate")
-async def duplicate(request: Request, kinds: str, namespace: str, name: str) -> JSONResponse:
+async def duplicate(
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
+) -> JSONResponse:
     """Copy a repository with its branches, tags and their history (`repository`: the new name).
 
     Of a private or gated one the copy is private, unless `visibility` says otherwise.
     """
-    payload = await access.json_body(request)
+    planned = await run_in_threadpool(_plan, request, payload, kind_of(kinds), namespace, name)
+    source, owner, target, private = planned
+    copy = partial(_duplicate, store_of(request), source, owner, target, private)
+    made = await turns.alone(request, source.id, copy)
+    url = web_url(request, source.kind, f"{owner}/{target}")
+    if made is None:
+        message = "You already created this repo"
+        return JSONResponse({"error": message, "url": url}, 409, {"X-Error-Message": message})
+    return JSONResponse({"url": url, "filesCopyPending": False})
+
+
+def _plan(
+    request: Request, payload: dict[str, Any], kind: str, namespace: str, name: str
+) -> tuple[Repo, str, str, bool]:
+    """Return what is to be copied, the owner and the name of the copy, and whether it is private.
+
+    Raises:
+        HubError: if it may not be.
+    """
     access.signed_in(request, write=True)
-    source = access.readable(request, kind_of(kinds), namespace, name, files=True)
+    source = access.readable(request, kind, namespace, name, files=True)
     owner, _, target = str(payload.get("repository") or "").partition("/")
     if not valid_name(owner) or not valid_name(target):
         raise HubError(400, "Not a repository name")
@@ -42,17 +63,7 @@ async def duplicate(request: Request, kinds: str, namespace: str, name: str) -> 
     private = payload.get("visibility", "private" if closed else "public") != "public"
     if source.gated and not private and user.name.lower() != source.namespace.lower():
         raise HubError(403, "A copy of somebody's gated repository is private")
-    store = store_of(request)
-    if store.find(source.kind, user.name, target) is None:
-        copy = partial(_duplicate, store, source, user.name, target, private)
-        made = await turns.alone(request, source.id, copy)
-    else:
-        made = None
-    url = web_url(request, source.kind, f"{user.name}/{target}")
-    if made is None:
-        message = "You already created this repo"
-        return JSONResponse({"error": message, "url": url}, 409, {"X-Error-Message": message})
-    return JSONResponse({"url": url, "filesCopyPending": False})
+    return source, user.name, target, private
 
 
 def _duplicate(store: Store, source: Repo, owner: str, name: str, private: bool) -> Repo | None:
@@ -60,6 +71,8 @@ def _duplicate(store: Store, source: Repo, owner: str, name: str, private: bool)
         folder = store.folder(source)
         if not store.repos("id = ?", (source.id,)):
             raise HubError(404, "Repository not found", "RepoNotFound")
+        if store.find(source.kind, owner, name) is not None:
+            return None  # before anything is packed
         with tempfile.TemporaryDirectory(dir=folder / "incoming") as stage:
             repo = history.open_(folder / "git")
             references = {
@@ -107,18 +120,21 @@ def _fill(
 
 @router.post(REPO + "/lfs-files/duplicate")
 async def duplicate_files(
-    request: Request, kinds: str, namespace: str, name: str
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
 ) -> dict[str, list[dict[str, str]]]:
     """Give large files of this repository to another (`target`), for a commit to name them."""
-    payload = await access.json_body(request, 4 << 20)
     target, files = payload.get("target"), payload.get("files")
     if not isinstance(target, dict) or not isinstance(files, list) or len(files) > _FILES:
         raise HubError(400, f"The body does not name a target and at most {_FILES} files")
     if not all(isinstance(file, dict) for file in files):
         raise HubError(400, "A file is named by its SHA-256")
-    source = access.readable(request, kind_of(kinds), namespace, name, files=True)
+    source = await run_in_threadpool(
+        access.readable, request, kind_of(kinds), namespace, name, files=True
+    )
     owner, _, other = str(target.get("name")).partition("/")
-    into, _ = access.writable(request, str(target.get("type")), owner, other)
+    into, _ = await run_in_threadpool(
+        access.writable, request, str(target.get("type")), owner, other
+    )
     oids = [str(file.get("sha256")) for file in files]
     failed = await turns.alone(request, into.id, _link, store_of(request), source, into, oids)
     return {"failed": [{"sha256": oid, "error": "is not there"} for oid in failed]}

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from usermirrorer.hub.server import access
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.routing import iso, kind_of, page
 from usermirrorer.hub.server.store import Repo, connect
@@ -69,9 +69,10 @@ def _check_gated(record: Repo) -> None:
 
 
 @router.post(_REQUESTS + "/handle")
-async def handle(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
+def handle(
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
+) -> dict[str, Any]:
     """Accept or reject a request, or let it wait again (`user` or `requestId`, and `status`)."""
-    payload = await access.json_body(request)
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
     _check_gated(record)
     status, reason = str(payload.get("status")), str(payload.get("rejectionReason") or "")
@@ -90,9 +91,10 @@ async def handle(request: Request, kinds: str, namespace: str, name: str) -> dic
 
 
 @router.post(_REQUESTS + "/grant")
-async def grant(request: Request, kinds: str, namespace: str, name: str) -> dict[str, Any]:
+def grant(
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
+) -> dict[str, Any]:
     """Let a user in who has not asked."""
-    payload = await access.json_body(request)
     record, _ = access.writable(request, kind_of(kinds), namespace, name)
     _check_gated(record)
     with connect(store_of(request).root) as db:

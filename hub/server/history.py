@@ -114,20 +114,6 @@ def entry(repo: pygit2.Repository, commit_: pygit2.Commit, path: str) -> Entry |
         return None
 
 
-def walk(
-    repo: pygit2.Repository,
-    commit_: pygit2.Commit,
-    path: str = "",
-    *,
-    recursive: bool = True,
-    after: str = "",
-    sizes: bool = True,
-) -> Iterator[Entry]:
-    """Yield files and folders below `path`, in git's order; see `trees.walk`."""
-    tree = (commit_.tree[path] if path else commit_.tree).peel(pygit2.Tree)
-    return trees.walk(repo, tree, path, recursive=recursive, after=after, sizes=sizes)
-
-
 def content(repo: pygit2.Repository, file: Entry) -> bytes:
     """Return the bytes that git holds for a file; of a large file, its pointer.
 

@@ -10,7 +10,7 @@ could run code are dropped by the renderer, and the pages' content policy allows
 from __future__ import annotations
 
 import fnmatch
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,18 @@ from urllib.parse import parse_qs, quote
 import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
-from usermirrorer.hub.server import access, collections, derived, history, objects, preview, results
+from usermirrorer.hub.server import (
+    access,
+    collections,
+    derived,
+    history,
+    objects,
+    preview,
+    results,
+    trees,
+)
 from usermirrorer.hub.server.access import COOKIE, HubError
 from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.api_content import resolve
@@ -93,9 +103,11 @@ def login(request: Request) -> HTMLResponse:
 async def sign_in(request: Request) -> Response:
     """Let the browser of whoever has a token read with it, and go on where they came from."""
     form = parse_qs((await access.body(request, 4096)).decode("utf-8", "replace"))
-    kept = access.store_of(request).open_session(form.get("token", [""])[0].strip())
+    token = form.get("token", [""])[0].strip()
+    kept = await run_in_threadpool(access.store_of(request).open_session, token)
     if kept is None:
-        return _page(request, "login.html.jinja", wrong=True, status=401)
+        show = partial(_page, request, "login.html.jinja", wrong=True, status=401)
+        return await run_in_threadpool(show)
     answer = RedirectResponse(_next(request), 303)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, kept, httponly=True, samesite="lax", secure=secure)
@@ -163,7 +175,7 @@ def repository(
     repo = open_repo(request, record)
     commit = commit_of(repo, revision)
     base = f"{address(record)}/resolve/{quote(revision, safe='')}/"
-    files = [e for e in islice(history.walk(repo, commit), _WALKED) if not e.is_folder][:_FILES]
+    files = [e for e in islice(trees.walk(repo, commit), _WALKED) if not e.is_folder][:_FILES]
     references = history.references(repo)
     return _page(
         request,
@@ -267,7 +279,7 @@ def first_rows(
     """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
     folder = access.store_of(request).folder(record)
     patterns = _patterns(card_data(repo, commit).get("configs"))
-    entries = islice(history.walk(repo, commit), _WALKED) if patterns else ()
+    entries = islice(trees.walk(repo, commit), _WALKED) if patterns else ()
     walked = [entry for entry in entries if _is_parquet(entry)]
     shown = []
     for config, split, pattern in patterns:

@@ -11,7 +11,7 @@ from typing import Any
 import pygit2
 from fastapi import APIRouter, Request
 
-from usermirrorer.hub.server import access, cards, derived, history
+from usermirrorer.hub.server import access, cards, derived, history, trees
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.foreign_yaml import plain_yaml
 from usermirrorer.hub.server.routing import kind_of, open_repo
@@ -44,7 +44,7 @@ def read(repo: pygit2.Repository, commit: pygit2.Commit) -> list[dict[str, Any]]
 
 def _read(repo: pygit2.Repository, commit: pygit2.Commit) -> Iterator[dict[str, Any]]:
     left, entries = _BYTES, _ENTRIES
-    for file in history.walk(repo, commit, _FOLDER, recursive=False):
+    for file in trees.walk(repo, commit, _FOLDER, recursive=False):
         if file.is_folder or file.lfs or not file.path.endswith((".yaml", ".yml")):
             continue
         left -= max(file.size, 256)  # small files cost as well

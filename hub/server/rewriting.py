@@ -9,9 +9,10 @@ import pygit2
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pygit2.enums import FileMode, ObjectType, SortMode
+from starlette.concurrency import run_in_threadpool
 
 from usermirrorer.hub.server import access, history, objects, turns
-from usermirrorer.hub.server.access import HubError, store_of
+from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO
 from usermirrorer.hub.server.routing import iso, kind_of, page
 from usermirrorer.hub.server.store import Repo, Store
@@ -23,11 +24,12 @@ _DELETIONS = 1000
 
 @router.post(REPO + "/super-squash/{branch:ref}")
 async def squash(
-    request: Request, kinds: str, namespace: str, name: str, branch: str
+    request: Request, payload: Payload, *, kinds: str, namespace: str, name: str, branch: str
 ) -> dict[str, str]:
     """Put what a branch holds in one commit without a past; the files stay as they are."""
-    record, user = access.writable(request, kind_of(kinds), namespace, name)
-    payload = await access.json_body(request)
+    record, user = await run_in_threadpool(
+        access.writable, request, kind_of(kinds), namespace, name
+    )
     message = str(payload.get("message") or f"Super-squash branch '{branch}'")
     store = store_of(request)
     await turns.alone(request, record.id, _squash, store, record, branch, user.name, message)
@@ -66,14 +68,16 @@ def listing(request: Request, kinds: str, namespace: str, name: str) -> JSONResp
 
 
 @router.post(REPO + "/lfs-files/batch")
-async def delete(request: Request, kinds: str, namespace: str, name: str) -> dict[str, int]:
+async def delete(
+    request: Request, payload: Payload, kinds: str, namespace: str, name: str
+) -> dict[str, int]:
     """Delete large files for good (`deletions`: `sha`, `rewriteHistory`).
 
     With `rewriteHistory` all commits that name them are made anew without them. Without, only those
     are deleted that no commit names: a commit never names what is not there.
     """
-    record, _ = access.writable(request, kind_of(kinds), namespace, name)
-    wanted = (await access.json_body(request)).get("deletions")
+    record, _ = await run_in_threadpool(access.writable, request, kind_of(kinds), namespace, name)
+    wanted = payload.get("deletions")
     oids = wanted.get("sha") if isinstance(wanted, dict) else None
     if not isinstance(wanted, dict) or not isinstance(oids, list) or len(oids) > _DELETIONS:
         raise HubError(400, f"The body does not name the files to delete, at most {_DELETIONS}")

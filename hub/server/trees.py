@@ -238,24 +238,25 @@ def _wrong_part(part: str) -> str:
 
 def walk(
     repo: pygit2.Repository,
-    tree: pygit2.Tree,
+    commit: pygit2.Commit,
     path: str = "",
     *,
     recursive: bool = True,
     after: str = "",
     sizes: bool = True,
 ) -> Iterator[Entry]:
-    """Yield files and folders of a tree that lies at `path`, in git's order.
+    """Yield the files and folders of a commit that lie below `path`, in git's order.
 
     Args:
         repo: Where it is.
-        tree: The tree at `path`.
-        path: What the paths that are yielded begin with.
+        commit: The commit.
+        path: A folder of it, "" for all.
         recursive: Also what is inside the folders.
         after: Begin behind this path, which needs no look at what is before it.
         sizes: Whether sizes and large files matter; without, no file is looked at.
     """
     odb = repo.odb
+    tree = (commit.tree[path] if path else commit.tree).peel(pygit2.Tree)
     inside = after.removeprefix(f"{path}/" if path else "").split("/") if after else []
     stack = [(path, tree, _begin(tree, inside), inside)]
     while stack:

@@ -147,7 +147,8 @@ class Turns:
             async with self.gate.turn(await _client(scope)):
                 await self.app(scope, _replay(messages, receive), send)
         except HubError as error:
-            await self.refuse(Request(scope), error)(scope, receive, send)
+            answer = await to_thread.run_sync(self.refuse, Request(scope), error)
+            await answer(scope, receive, send)
 
     async def _receive(self, receive: _Call, messages: deque[dict[str, Any]]) -> None:
         """Receive a body up to the limit, beyond which whoever asked for it refuses it."""

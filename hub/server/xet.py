@@ -109,7 +109,7 @@ async def receive_xorb(
     request: Request, repo_id: int, day: int, prefix: str, xorb: str
 ) -> dict[str, bool]:
     """Keep a xorb until the shards that use it come."""
-    _, spool = _spool(request, repo_id, day)
+    _, spool = await run_in_threadpool(_spool, request, repo_id, day)
     if not objects.OID.fullmatch(xorb):
         raise HubError(400, "Not the hash of a xorb")
     if await run_in_threadpool(is_whole, spool / xorb):
@@ -196,7 +196,7 @@ def _joined(group: list[tuple[bytes, int]]) -> tuple[bytes, int]:
 @router.post("/xet/{repo_id:number}/{day:number}/v1/shards")
 async def receive_shard(request: Request, repo_id: int, day: int) -> dict[str, int]:
     """Put together the files that a shard describes."""
-    record, spool = _spool(request, repo_id, day)
+    record, spool = await run_in_threadpool(_spool, request, repo_id, day)
     shard = await access.body(request, SHARD_LIMIT)
     folder = store_of(request).folder(record)
     try:

@@ -1,5 +1,7 @@
 """Call every public method of `huggingface_hub.HfApi` on a Hub and say what comes of each.
 
+And what is done with `hf://` paths, on repositories of every type.
+
 `python -m tests.hub.client_calls` starts a Hub and writes the table of hub/README.md, which
 `test_client_calls.py` holds to it; with `ask FOLDER` it asks the Hub of the environment. A method
 that the client gains and that has no call here fails the test.
@@ -19,11 +21,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.hub.path_calls import path_calls
+
 README = Path(__file__).parents[2] / "hub" / "README.md"
 BEGIN, END = "<!-- calls: begin -->\n", "<!-- calls: end -->\n"
 WORKS, ELSEWHERE = "works", "asks another server"
 ME, DATASET, MODEL, SPACE = "usermirrorer", "usermirrorer/d", "usermirrorer/m", "usermirrorer/s"
 OTHER = "ann"
+#: Of a repository of each type that paths are about: type, and how the path begins.
+PATHS = (("model", f"{ME}/p"), ("dataset", f"datasets/{ME}/p"), ("space", f"spaces/{ME}/p"))
+_PATH = "hf://"
 #: What a call gets for a parameter, by its name, if `own_calls` has nothing else.
 VALUES: dict[str, Any] = {
     "accelerator": "cpu",
@@ -84,7 +91,11 @@ def prepare(api: Any, folder: Path) -> dict[str, Any]:
     api.create_repo(MODEL)
     api.create_repo(SPACE, repo_type="space", space_sdk="static")
     weights = save({"w": np.zeros(4, dtype="float32")})
-    for path, data in (("model.safetensors", weights), ("a.txt", b"a"), ("d/b.txt", b"b")):
+    index = json.dumps({"metadata": {}, "weight_map": {"w": "model.safetensors"}}).encode()
+    for path, data in (
+        *(("model.safetensors", weights), ("model.safetensors.index.json", index)),
+        *(("a.txt", b"a"), ("d/b.txt", b"b")),
+    ):
         api.upload_file(path_or_fileobj=data, path_in_repo=path, repo_id=MODEL)
     api.upload_file(
         path_or_fileobj=b"x", path_in_repo="a.txt", repo_id=DATASET, repo_type="dataset"
@@ -118,12 +129,15 @@ def own_calls(api: Any, made: dict[str, Any], folder: Path) -> dict[str, Callabl
         "get_hf_file_metadata": lambda: api.get_hf_file_metadata(url=url),
         "get_paths_info": lambda: api.get_paths_info(MODEL, ["a.txt"])[0],
         "get_safetensors_metadata": lambda: api.get_safetensors_metadata(MODEL),
-        "get_sharded_safetensors_metadata": lambda: api.get_sharded_safetensors_metadata(MODEL),
+        "get_sharded_safetensors_metadata": lambda: _true(
+            api.get_sharded_safetensors_metadata(MODEL).weight_map == {"w": "model.safetensors"}
+        ),
         "hf_hub_download": lambda: api.hf_hub_download(MODEL, "a.txt"),
         "list_dataset_parquet_files": lambda: api.list_dataset_parquet_files(DATASET),
         "list_repo_commits": lambda: api.list_repo_commits(MODEL),
         "list_repo_files": lambda: api.list_repo_files(MODEL),
         "list_repo_likers": lambda: api.list_repo_likers(MODEL),
+        "get_user_overview": lambda: _true(api.get_user_overview(ME).num_datasets >= 1),
         "list_repo_refs": lambda: api.list_repo_refs(MODEL),
         "list_repo_tree": lambda: api.list_repo_tree(MODEL),
         "model_info": lambda: api.model_info(MODEL),
@@ -239,7 +253,29 @@ def ask(folder: Path) -> dict[str, str]:
     outcomes = {}
     for name in [*own, *(n for n in names if n not in own)]:
         outcomes[name] = _outcome(own.get(name) or _generic(getattr(api, name)))
-    return {name: outcomes[name] for name in names}
+    return {name: outcomes[name] for name in names} | _of_paths(api, folder)
+
+
+def _of_paths(api: Any, folder: Path) -> dict[str, str]:
+    """Return what comes of calls with paths, each on repositories of every type."""
+    from huggingface_hub import HfFileSystem
+
+    outcomes: dict[str, str] = {}
+    for kind, repo in PATHS:
+        settings = {"space_sdk": "static"} if kind == "space" else {}
+        api.create_repo(f"{ME}/p", repo_type=kind, **settings)
+        for path in ("a.txt", "d/b.txt"):
+            last = path[-5:-4].encode()
+            api.upload_file(
+                path_or_fileobj=last, path_in_repo=path, repo_id=f"{ME}/p", repo_type=kind
+            )
+        fs = HfFileSystem(skip_instance_cache=True, use_listings_cache=False)
+        (folder / kind).mkdir()
+        for name, call in path_calls(fs, repo, folder / kind).items():
+            outcome = _outcome(call)
+            if outcomes.setdefault(_PATH + name, outcome) == WORKS:
+                outcomes[_PATH + name] = outcome
+    return outcomes
 
 
 def _generic(method: Callable[..., Any]) -> Callable[[], Any]:
@@ -273,15 +309,24 @@ def _outcome(call: Callable[[], Any]) -> str:
 def table(outcomes: dict[str, str]) -> str:
     """Return the table of the README."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for name, outcome in outcomes.items():
+    methods = {name: how for name, how in outcomes.items() if not name.startswith(_PATH)}
+    paths = [f"`{name.removeprefix(_PATH)}`" for name in outcomes if name.startswith(_PATH)]
+    for name, outcome in methods.items():
         groups[outcome].append(f"`{name}`")
     works = groups.pop(WORKS, [])
-    lines = [f"{len(works)} of the {len(outcomes)} public methods of `HfApi` work:", ""]
-    listed = textwrap.fill(", ".join(works) + ".", 110, break_on_hyphens=False)
-    lines += [listed, "", "| The others say | |", "|---|---|"]
+    lines = [f"{len(works)} of the {len(methods)} public methods of `HfApi` work:", ""]
+    lines += [_listed(works), ""]
+    lines += [
+        f"So do {len(paths)} of `HfFileSystem`, on `hf://` paths of all types of repositories:"
+    ]
+    lines += ["", _listed(paths), "", "| The others say | |", "|---|---|"]
     for outcome in sorted(groups, key=lambda one: (one == ELSEWHERE, one)):
         lines.append(f"| {outcome} | {', '.join(groups[outcome])} |")
     return "\n".join(lines) + "\n"
+
+
+def _listed(names: list[str]) -> str:
+    return textwrap.fill(", ".join(names) + ".", 110, break_on_hyphens=False)
 
 
 def written() -> str:

@@ -212,20 +212,20 @@ def test_a_listing_in_pages_is_the_listing_in_one(tmp_path):
         text=True,
         check=True,
     ).stdout.split()
-    whole = [entry.path for entry in history.walk(repo, commit)]
+    whole = [entry.path for entry in trees.walk(repo, commit)]
     assert whole == listed
     for size in (1, 2, 3, 7):
         pages: list[str] = []
         while True:
-            rest = history.walk(repo, commit, after=pages[-1] if pages else "")
+            rest = trees.walk(repo, commit, after=pages[-1] if pages else "")
             page = [entry.path for _, entry in zip(range(size), rest, strict=False)]
             if not page:
                 break
             pages += page
         assert pages == whole
-    below = [entry.path for entry in history.walk(repo, commit, "deep")]
+    below = [entry.path for entry in trees.walk(repo, commit, "deep")]
     assert below == [path for path in whole if path.startswith("deep/")]
-    assert [e.path for e in history.walk(repo, commit, "deep", after=below[9])] == below[10:]
+    assert [e.path for e in trees.walk(repo, commit, "deep", after=below[9])] == below[10:]
 
 
 def test_changes_in_order_make_what_git_makes_of_them(tmp_path):
@@ -238,7 +238,7 @@ def test_changes_in_order_make_what_git_makes_of_them(tmp_path):
         changes = [history.Change(action, path, blob) for action, path in words]
         history.commit(git, "main", changes, author="ann", message="m")
         repo = history.open_(git)
-        return {entry.path for entry in history.walk(repo, history.resolve(repo, "main"))}
+        return {entry.path for entry in trees.walk(repo, history.resolve(repo, "main"))}
 
     assert commit("put d/e/f", "put d/g", "delete .gitattributes") == {"d", "d/e", "d/e/f", "d/g"}
     assert commit("delete d/e/f") == {"d", "d/g"}  # git has no empty folders

@@ -30,6 +30,7 @@ GOOD: dict[str, list[str]] = {
     "path": ["README.md", "data/a.txt", "data", "big.bin", "", ".gitattributes", "no/such"],
     "branch": ["new", "feature/x", "main", "side"],
     "reference": ["v1", "side", "new", "main"],
+    "group": ["branch", "tag"],
     "right": ["read", "write"],
     "repo_id": [*map(str, range(1, 12))],
     "day": [str(int(time.time()) // 86400), "1"],
