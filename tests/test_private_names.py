@@ -166,7 +166,7 @@ def test_uvicorn_still_has_what_the_limits_of_connections_look_at():
     protocol = implementation.HttpToolsProtocol
     for name in ("connection_made", "connection_lost", "data_received", "on_message_begin"):
         has(protocol, name, used_for)
-    for name in ("on_body", "on_response_complete"):
+    for name in ("on_body", "on_response_complete", "pause_writing"):
         has(protocol, name, used_for)
     begun = lines_of(protocol.__init__) + lines_of(protocol.connection_made)
     for name in ("loop", "connections", "transport", "flow", "cycle"):
@@ -175,7 +175,8 @@ def test_uvicorn_still_has_what_the_limits_of_connections_look_at():
     for name in ("more_body", "response_started", "response_complete"):
         assert f"self.{name} = " in cycle, f"RequestResponseCycle.{name} is gone: {used_for}"
     paused = lines_of(implementation.FlowControl.__init__)
-    assert "self.read_paused = " in paused, f"FlowControl.read_paused is gone: {used_for}"
+    for name in ("read_paused", "write_paused"):
+        assert f"self.{name} = " in paused, f"FlowControl.{name} is gone: {used_for}"
 
 
 def test_lm_eval_still_calls_requests_by_their_names_and_models_by_these():

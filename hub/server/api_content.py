@@ -33,12 +33,14 @@ from usermirrorer.hub.server.access import HubError, Payload, store_of
 from usermirrorer.hub.server.addresses import REPO, asked_path
 from usermirrorer.hub.server.foreign_json import plain_json
 from usermirrorer.hub.server.routing import (
+    READING,
     commit_of,
     iso,
     kind_of,
     link_to_next,
     open_repo,
     root_of,
+    routes,
     web_url,
 )
 from usermirrorer.hub.server.store import Repo, Store, User
@@ -499,17 +501,14 @@ def _stored(draft: drafts.Draft, oid: str) -> int | None:
     return objects.size_of(draft.git.parent, oid)
 
 
-@router.api_route(
-    "/{namespace:owner}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
-)
-@router.api_route(
-    "/{namespace:owner}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
-)
-@router.api_route(
-    "/{kinds:kinds}/{namespace}/{name}/resolve/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
-)
-@router.api_route(
-    "/{kinds:kinds}/{namespace}/{name}/raw/{revision:ref}/{path:below}", methods=["GET", "HEAD"]
+@routes(
+    router,
+    READING,
+    *(
+        f"{name}/{word}/{{revision:ref}}/{{path:below}}"
+        for name in ("/{namespace:owner}/{name}", "/{kinds:kinds}/{namespace}/{name}")
+        for word in ("resolve", "raw")
+    ),
 )
 def resolve(
     request: Request, *, namespace: str, name: str, revision: str, path: str, kinds: str = "models"

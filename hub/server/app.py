@@ -78,7 +78,7 @@ def create_app(root: Path, host: str = "127.0.0.1", names: Iterable[str] = ()) -
     app.state.clones = asyncio.Semaphore(clones.CLONES)
     _answer_errors(app)
 
-    @app.get("/healthz", include_in_schema=False)
+    @app.get("/healthz")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 

@@ -8,13 +8,12 @@ from fastapi import APIRouter, Request
 
 from usermirrorer.hub.server import access
 from usermirrorer.hub.server.access import HubError
-from usermirrorer.hub.server.addresses import KINDS_WORDS
-from usermirrorer.hub.server.routing import kind_of
+from usermirrorer.hub.server.addresses import KINDS_WORDS, REPO
+from usermirrorer.hub.server.routing import ALL_METHODS, kind_of, routes
 
 router = APIRouter()
 #: What would be taken for a repository: stands before all other routes.
 first = APIRouter()
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 #: Words of addresses that do not say what they are about.
 _NAMES = {
     "daily-papers": "papers",
@@ -40,18 +39,14 @@ _NAMES = {
 }
 
 
-@router.api_route(
-    "/api/{kinds:kinds}/{namespace}/{name}/{rest:below}",
-    methods=_METHODS,
-    include_in_schema=False,
-)
+@routes(router, ALL_METHODS, REPO + "/{rest:below}")
 def of_a_repository(request: Request, kinds: str, namespace: str, name: str, rest: str) -> None:
     """Refuse what is not there of a repository; one that the visitor may not see is not found."""
     access.readable(request, kind_of(kinds), namespace, name)
     raise _refusal(rest)
 
 
-@router.api_route("/api/{rest:below}", methods=_METHODS, include_in_schema=False)
+@routes(router, ALL_METHODS, "/api/{rest:below}")
 def of_the_hub(rest: str) -> None:
     """Refuse the rest."""
     first_word, _, others = rest.partition("/")
@@ -61,19 +56,19 @@ def of_the_hub(rest: str) -> None:
     raise _refusal(others if told and others else rest)
 
 
-@router.post("/uploads", include_in_schema=False)
+@router.post("/uploads")
 def attachments() -> None:
     """Refuse what a discussion would show."""
     raise _refusal("uploads")
 
 
-@first.get("/api/spaces/zero-gpu/quota", include_in_schema=False)
+@first.get("/api/spaces/zero-gpu/quota")
 def quota() -> None:
     """Refuse to tell how much of other people's hardware is left."""
     raise _refusal("zero-gpu")
 
 
-@router.api_route("/{word:elsewhere}/{rest:below}", methods=_METHODS, include_in_schema=False)
+@routes(router, ALL_METHODS, "/{word:elsewhere}/{rest:below}")
 def beside_the_api(word: str) -> None:
     """Refuse what clients ask for beside the API."""
     raise _refusal(word)

@@ -63,14 +63,14 @@ _POLICY = {
 }
 
 
-@router.get("/style.css", include_in_schema=False)
+@router.get("/style.css")
 def style() -> Response:
     """Send the one style sheet."""
     text = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return Response(text, media_type="text/css")
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/")
 def index(request: Request) -> HTMLResponse:
     """Show the repositories that the visitor may see."""
     user = access.visitor(request)
@@ -93,13 +93,13 @@ def index(request: Request) -> HTMLResponse:
     )
 
 
-@router.get("/login", include_in_schema=False)
+@router.get("/login")
 def login(request: Request) -> HTMLResponse:
     """Ask for a token."""
     return _page(request, "login.html.jinja", wrong=False)
 
 
-@router.post("/login", include_in_schema=False)
+@router.post("/login")
 async def sign_in(request: Request) -> Response:
     """Let the browser of whoever has a token read with it, and go on where they came from."""
     form = parse_qs((await access.body(request, 4096)).decode("utf-8", "replace"))
@@ -114,7 +114,7 @@ async def sign_in(request: Request) -> Response:
     return answer
 
 
-@router.post("/logout", include_in_schema=False)
+@router.post("/logout")
 def sign_out(request: Request) -> Response:
     """Forget the browser's session."""
     answer = RedirectResponse(f"{root_of(request)}/", 303)
@@ -140,7 +140,7 @@ def error_page(request: Request, error: HubError) -> HTMLResponse:
     )
 
 
-@router.get("/collections/{namespace}/{slug}", include_in_schema=False)
+@router.get("/collections/{namespace}/{slug}")
 def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
     """Show what belongs to a release, each repository at the version that its note names."""
     shown = collections.readable(request, namespace, slug)
@@ -161,12 +161,12 @@ def collection(request: Request, namespace: str, slug: str) -> HTMLResponse:
     return _page(request, "collection.html.jinja", collection=shown, items=items)
 
 
-@router.get("/{namespace}/{name}", include_in_schema=False)
-@router.get("/{kinds:kinds}/{namespace}/{name}", include_in_schema=False)
-@router.get("/{namespace:owner}/{name}/tree/{revision:ref}", include_in_schema=False)
-@router.get("/{kinds:kinds}/{namespace}/{name}/tree/{revision:ref}", include_in_schema=False)
-@router.get("/{namespace:owner}/{name}/commit/{revision:ref}", include_in_schema=False)
-@router.get("/{kinds:kinds}/{namespace}/{name}/commit/{revision:ref}", include_in_schema=False)
+@router.get("/{namespace}/{name}")
+@router.get("/{kinds:kinds}/{namespace}/{name}")
+@router.get("/{namespace:owner}/{name}/tree/{revision:ref}")
+@router.get("/{kinds:kinds}/{namespace}/{name}/tree/{revision:ref}")
+@router.get("/{namespace:owner}/{name}/commit/{revision:ref}")
+@router.get("/{kinds:kinds}/{namespace}/{name}/commit/{revision:ref}")
 def repository(
     request: Request, namespace: str, name: str, kinds: str = "models", revision: str = "main"
 ) -> HTMLResponse:
@@ -315,16 +315,8 @@ def _patterns(configs: Any) -> list[tuple[str, str, str]]:
     return patterns
 
 
-@router.api_route(
-    "/{namespace:owner}/{name}/blob/{revision:ref}/{path:below}",
-    methods=["GET"],
-    include_in_schema=False,
-)
-@router.api_route(
-    "/{kinds:kinds}/{namespace}/{name}/blob/{revision:ref}/{path:below}",
-    methods=["GET"],
-    include_in_schema=False,
-)
+@router.get("/{namespace:owner}/{name}/blob/{revision:ref}/{path:below}")
+@router.get("/{kinds:kinds}/{namespace}/{name}/blob/{revision:ref}/{path:below}")
 def blob(
     request: Request, *, namespace: str, name: str, revision: str, path: str, kinds: str = "models"
 ) -> Response:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import pygit2
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from usermirrorer.hub.server import history
 from usermirrorer.hub.server.access import HubError, store_of
 from usermirrorer.hub.server.addresses import asked_path
 from usermirrorer.hub.server.store import KINDS, Repo
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+#: Of what is read, and of what is refused however it is asked for.
+READING = ("GET", "HEAD")
+ALL_METHODS = (*READING, "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def routes(
+    router: APIRouter, methods: Iterable[str], *paths: str
+) -> Callable[[_Function], _Function]:
+    """Add a function at addresses; each method is a route of its own, as the OpenAPI names them."""
+
+    def add(function: _Function) -> _Function:
+        for path in paths:
+            for method in methods:
+                router.add_api_route(path, function, methods=[method])
+        return function
+
+    return add
 
 
 def kind_of(kinds: str) -> str:

@@ -205,32 +205,32 @@ class Store:
     ) -> Repo | None:
         """Record a repository and make its folder; None if it exists.
 
-        The folder is filled before the record is committed (see `connect`), by `history.create` if
-        nothing else is given, and says so until then: what a kill in between leaves is unborn, and
-        goes at the next start.
+        The folder is filled before the record is committed, by `history.create` if nothing else is
+        given, and says so until then: what a kill in between leaves is unborn, and goes at the next
+        start. Meanwhile others can write to the accounts: to fill it may take long.
         """
+        if self.find(kind, namespace, name) is not None:
+            return None
         with connect(self.root) as db:
-            repo = Repo(
-                _free_number(db, self.root), kind, namespace, name, private, "", time.time()
-            )
-            try:
+            number = _free_number(db, self.root)
+            repo = Repo(number, kind, namespace, name, private, "", time.time())
+            folder = self.folder(repo)
+            folders.make(folder)
+        try:
+            _fill(folder, repo, fill)
+            with connect(self.root) as db:
+                _forget_move(db, kind, namespace, name)
                 db.execute(
                     "insert into repos (id, kind, namespace, name, private, gated, created)"
                     " values (?, ?, ?, ?, ?, ?, ?)",
                     (repo.id, kind, namespace, name, private, "", repo.created),
                 )
-            except sqlite3.IntegrityError:
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                folders.erase(folder, folders.UNBORN)
+            if isinstance(error, sqlite3.IntegrityError):  # somebody else was faster
                 return None
-            _forget_move(db, kind, namespace, name)
-            folder = self.folder(repo)
-            folders.make(folder)
-            try:
-                _fill(folder, repo, fill)
-                db.commit()
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    folders.erase(folder, folders.UNBORN)
-                raise
+            raise
         (folder / folders.UNBORN).unlink()
         disk.sync_folder(folder)
         return repo

@@ -2,12 +2,13 @@
 
 Whoever waits holds no thread, so that others' short reads find one; nobody waits for ever, and a
 queue that is full says so at once (503, with `Retry-After`). A client's requests do not take all
-slots while others ask as well.
+slots while others ask as well, nor do those of all who are not signed in, who can look like many.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from usermirrorer.hub.server.addresses import KINDS_WORDS
 #: Costly requests at the same time, in all and of one client; how many of one client wait; seconds
 #: after which those who wait are sent away.
 SLOTS, SLOTS_OF_ONE, WAITING_OF_ONE, PATIENCE = 4, 3, 64, 30
+#: Of all who are not signed in together: slots, and how many wait.
+SLOTS_OF_STRANGERS, WAITING_STRANGERS = 3, 256
 #: Writes at the same time of all repositories, and how many wait for one repository.
 WRITES, WAITING_FOR_REPOSITORY = 4, 16
 #: Longest body that is read before its request takes a slot, and all that are read at a time.
@@ -42,8 +45,8 @@ def busy(what: str) -> HubError:
 class Gate:
     """Slots that clients take in turn: those of one client in order, clients round robin."""
 
-    def __init__(self, slots: int, of_one: int, waiting: int, patience: float) -> None:
-        self.free, self.of_one, self.waiting, self.patience = slots, of_one, waiting, patience
+    def __init__(self) -> None:
+        self.free = SLOTS
         self.running: Counter[str] = Counter()
         self.queues: dict[str, deque[asyncio.Future[None]]] = {}
 
@@ -58,21 +61,21 @@ class Gate:
         try:
             yield
         finally:
-            self.free += 1
-            self.running[client] -= 1
-            if not self.running[client]:
-                del self.running[client]
+            self._leave(client)
             self._next()
 
     async def _enter(self, client: str) -> None:
-        queue = self.queues.setdefault(client, deque())
-        if len(queue) >= self.waiting:
+        queue = self.queues.get(client, deque())
+        strange = (others for name, others in self.queues.items() if not _is_user(name))
+        if len(queue) >= WAITING_OF_ONE:
             raise busy("Too many of your requests wait")
+        if not _is_user(client) and sum(map(len, strange)) >= WAITING_STRANGERS:
+            raise busy("Too many requests of people who are not signed in wait")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(turn)
+        self.queues.setdefault(client, queue).append(turn)
         self._next()
         try:
-            await asyncio.wait_for(asyncio.shield(turn), self.patience)
+            await asyncio.wait_for(asyncio.shield(turn), PATIENCE)
         except BaseException as error:
             self._give_up(client, turn)
             if isinstance(error, TimeoutError):
@@ -81,8 +84,7 @@ class Gate:
 
     def _give_up(self, client: str, turn: asyncio.Future[None]) -> None:
         if turn.done():  # it came at the same moment: pass it on
-            self.free += 1
-            self.running[client] -= 1
+            self._leave(client)
         else:
             self.queues[client].remove(turn)
             if not self.queues[client]:
@@ -92,13 +94,30 @@ class Gate:
     def _next(self) -> None:
         """Give free slots to those who wait, the client first that was served longest ago."""
         for client in list(self.queues):
-            if self.free and self.running[client] < self.of_one:
+            if not self.free:
+                break
+            if self._may_run(client):
                 queue = self.queues.pop(client)
                 queue.popleft().set_result(None)
                 if queue:
                     self.queues[client] = queue  # at the end
                 self.free -= 1
                 self.running[client] += 1
+
+    def _may_run(self, client: str) -> bool:
+        strangers = sum(n for name, n in self.running.items() if not _is_user(name))
+        room = _is_user(client) or strangers < SLOTS_OF_STRANGERS
+        return room and self.running[client] < SLOTS_OF_ONE
+
+    def _leave(self, client: str) -> None:
+        self.free += 1
+        self.running[client] -= 1
+        if not self.running[client]:
+            del self.running[client]
+
+
+def _is_user(client: str) -> bool:
+    return client.startswith(_USER)
 
 
 def is_costly(method: str, path: str) -> bool:
@@ -120,6 +139,8 @@ def is_costly(method: str, path: str) -> bool:
     return first not in _CHEAP
 
 
+#: How the name of a client begins who is signed in; addresses have no space.
+_USER = "user "
 _CHEAP = ("lfs", "xet", "healthz", "style.css", "login")
 
 
@@ -133,22 +154,29 @@ class Turns:
 
     def __init__(self, app: _Call, refuse: Callable[[Request, HubError], Response]) -> None:
         self.app, self.refuse = app, refuse
-        self.gate = Gate(SLOTS, SLOTS_OF_ONE, WAITING_OF_ONE, PATIENCE)
+        self.gate = Gate()
         self.held = 0  # bytes of bodies whose requests wait
 
     async def __call__(self, scope: dict[str, Any], receive: _Call, send: _Call) -> None:
-        """Pass the request on when it is its turn; its body has come whole by then."""
+        """Pass the request on when it is its turn; its body has come whole by then.
+
+        The answer leaves after the turn: who is slow to take it holds no slot.
+        """
         if scope["type"] != "http" or not is_costly(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
         messages: deque[dict[str, Any]] = deque()
+        answer: list[dict[str, Any]] = []
         try:
             await self._receive(receive, messages)
             async with self.gate.turn(await _client(scope)):
-                await self.app(scope, _replay(messages, receive), send)
+                await self.app(scope, _replay(messages, receive), _keep_in(answer))
         except HubError as error:
-            answer = await to_thread.run_sync(self.refuse, Request(scope), error)
-            await answer(scope, receive, send)
+            refused = await to_thread.run_sync(self.refuse, Request(scope), error)
+            await refused(scope, receive, send)
+            return
+        for message in answer:
+            await send(message)
 
     async def _receive(self, receive: _Call, messages: deque[dict[str, Any]]) -> None:
         """Receive a body up to the limit, beyond which whoever asked for it refuses it."""
@@ -175,8 +203,26 @@ async def _client(scope: dict[str, Any]) -> str:
         except HubError:
             user = None
         if user is not None:
-            return f"user {user.name}"
-    return str((scope.get("client") or ("",))[0])
+            return _USER + user.name
+    return _from(str((scope.get("client") or ("",))[0]))
+
+
+def _from(address: str) -> str:
+    """Return whose address it is: this machine has millions, and each IPv6 network more."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address.replace(" ", "")
+    if number.is_loopback:
+        return "loopback"
+    return str(number if number.version == 4 else ipaddress.ip_network((number, 64), strict=False))
+
+
+def _keep_in(answer: list[dict[str, Any]]) -> _Call:
+    async def keep(message: dict[str, Any]) -> None:
+        answer.append(message)
+
+    return keep
 
 
 def _replay(messages: deque[dict[str, Any]], receive: _Call) -> _Call:

@@ -26,6 +26,8 @@ _EXTENSION = "usermirrorer.cycle"
 #: Seconds for the head of a request, and bytes of it (llhttp has no limit); seconds in which
 #: something of a body must come, or of an answer be taken.
 HEAD_SECONDS, HEAD_BYTES, STILL_SECONDS = 20, 64 << 10, 90
+#: Bytes of a body after which its client counts as one that moves.
+STEP = 64 << 10
 #: Connections at the same time; files and SQLite need descriptors as well.
 CONNECTIONS = 2000
 _DESCRIPTORS_LEFT = 512
@@ -46,7 +48,8 @@ def connection_limit() -> int:
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, with limits, which shows the application the connection of an upload.
 
-    A connection on which no request is going on gives way to a new one when there are too many.
+    When there are too many, a connection on which no request is going on gives way to a new one,
+    else the one that has waited longest for its client: for more of a body, or to take the answer.
     """
 
     most = CONNECTIONS
@@ -58,12 +61,31 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.watch: asyncio.TimerHandle | None = None
         self.body_bytes, self.still = 0, (0, 0)
+        self.moved, self.moved_bytes = self.loop.time(), 0
         self._wait_for_head()
         if len(self.connections) > self.most:
-            oldest = next(iter(self.idle))  # perhaps this one
-            oldest.transport.abort()
-            self.connections.discard(oldest)
-            self.idle.pop(oldest, None)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        given_up = next(iter(self.idle))
+        if given_up is self:
+            others = (one for one in self.connections if isinstance(one, Protocol))
+            waiting = (one for one in others if one.waits_for_client)
+            given_up = min(waiting, key=lambda one: one.moved, default=self)
+        given_up.transport.abort()
+        self.connections.discard(given_up)
+        self.idle.pop(given_up, None)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether a request is going on that the client holds up."""
+        if self in self.idle or self.cycle is None:
+            return False
+        return self._reads() or self.flow.write_paused
+
+    def _reads(self) -> bool:
+        cycle = self.cycle
+        return cycle.more_body and not self.flow.read_paused and not cycle.response_started
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -92,6 +114,7 @@ class Protocol(HttpToolsProtocol):
         self.idle.pop(self, None)
         super().on_headers_complete()
         self._watch(STILL_SECONDS / 3, self._look)
+        self.moved, self.moved_bytes = self.loop.time(), self.body_bytes
         if self.scope["method"] == "PUT":
             extensions: dict[str, Any] = {_EXTENSION: self.cycle}
             self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
@@ -99,7 +122,14 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Note that something came."""
         self.body_bytes += len(body)
+        if self.body_bytes - self.moved_bytes >= STEP:
+            self.moved, self.moved_bytes = self.loop.time(), self.body_bytes
         super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Note since when the client does not take the answer."""
+        self.moved = self.loop.time()
+        super().pause_writing()
 
     def on_response_complete(self) -> None:
         """Count the connection as idle until the next request."""
@@ -125,9 +155,8 @@ class Protocol(HttpToolsProtocol):
 
     def _look(self, times: int = 0) -> None:
         """Let a client go that sends nothing of its body, or takes nothing of the answer."""
-        cycle, unsent = self.cycle, self.transport.get_write_buffer_size()
-        reads = cycle.more_body and not self.flow.read_paused and not cycle.response_started
-        still = (reads or unsent > 0) and self.still == (self.body_bytes, unsent)
+        unsent = self.transport.get_write_buffer_size()
+        still = (self._reads() or unsent > 0) and self.still == (self.body_bytes, unsent)
         self.still = (self.body_bytes, unsent)
         if still and times >= 2:
             self.transport.abort()

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from usermirrorer.hub.local import LocalHub, running
+from usermirrorer.hub.server.app import configuration
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     with running(tmp_path_factory.mktemp("hub")) as hub:
         yield hub
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[str]:
+    """Serve a folder in this process; yield the address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(configuration(root))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def sign_in(hub: LocalHub) -> httpx.Client:

@@ -9,9 +9,9 @@ took, with and without those in which the server had no core, beside those of a 
 nothing and of a synced file, which say what the machine itself took. Exits with 1 if there was such
 an answer, or if of a hundred reads one took a second.
 
-`--ahead` (as root) lets the server and the second user go before the attackers where cores are few:
-elsewhere attackers do not compute on the server's machine. Where other work runs, start all of it in
-a session of its own, whose share of the cores can be raised (`/proc/self/autogroup`).
+`--ahead` (as root) lets the server and the second user go before the attackers, who elsewhere do
+not compute on the server's machine. Where other work runs, start all of it in a session of its own,
+whose share of the cores can be raised (`/proc/self/autogroup`).
 """
 
 from __future__ import annotations

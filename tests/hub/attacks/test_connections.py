@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 
 import httpx
 import pytest
 
+from tests.hub.attacks import world as worlds
+from tests.hub.attacks.conftest import serving
 from tests.hub.attacks.corpus import entries, text_of
 from usermirrorer.hub.local import running
+from usermirrorer.hub.server import app
 
 
 def connect(endpoint: str) -> socket.socket:
@@ -57,6 +61,44 @@ def test_half_open_connections_lock_nobody_out(hub, owner, stranger):
     finally:
         for connection in standing:
             connection.close()
+
+
+BEGUN = b"POST /api/validate-yaml HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+TAKEN = b"GET /models/lab/open/resolve/main/long.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [BEGUN, TAKEN], ids=["a body in drips", "an answer in drips"])
+def test_clients_that_hold_their_requests_up_lock_nobody_out(tmp_path, monkeypatch, sent):
+    """Nor those that let something move now and then, for hours."""
+    monkeypatch.setattr(app, "connection_limit", lambda: 20)
+    with serving(tmp_path) as endpoint:
+        world = worlds.build(endpoint, tmp_path)
+        with world.client(worlds.WRITER) as client:
+            content = bytes(24 << 20)
+            oid = worlds.upload(client, "model", "lab/open", content)
+            large = {"path": "long.bin", "algo": "sha256", "oid": oid, "size": len(content)}
+            header: dict[str, object] = {"summary": "x"}
+            lines = [{"key": "header", "value": header}, {"key": "lfsFile", "value": large}]
+            text = "\n".join(map(json.dumps, lines))
+            client.post("/api/models/lab/open/commit/main", content=text).raise_for_status()
+        standing = []
+        for _ in range(25):
+            connection = connect(endpoint)
+            connection.sendall(sent)
+            time.sleep(0.05)
+            standing.append(connection)
+        try:
+            for _ in range(3):
+                answer = httpx.get(f"{endpoint}/api/datasets/lab/open", timeout=5)
+                assert answer.status_code == 200
+                standing[-1].setblocking(False)
+                with contextlib.suppress(OSError):
+                    standing[-1].send(b" ")
+                with contextlib.suppress(OSError):
+                    standing[-1].recv(100)
+        finally:
+            for connection in standing:
+                connection.close()
 
 
 def test_who_leaves_in_the_middle_of_a_body_is_no_failure_of_the_server(tmp_path):

@@ -7,37 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sqlite3
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pygit2
-import uvicorn
 
 from tests.hub.attacks import corpus
 from tests.hub.attacks import world as worlds
-from usermirrorer.hub.server.app import configuration
+from tests.hub.attacks.conftest import serving
 from usermirrorer.hub.server.store import ACCOUNTS
-
-
-@contextlib.contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """Serve a folder in this process; yield the address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(configuration(root))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def watched(opens: Callable[..., Any], on_the_loop: list[str]) -> Callable[..., Any]:

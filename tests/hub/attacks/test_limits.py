@@ -6,12 +6,15 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import Request
+from fastapi.responses import Response
 
 from tests.hub.attacks import bombs
 from tests.hub.attacks.conftest import sign_in
@@ -19,6 +22,7 @@ from tests.hub.attacks.corpus import JSON_ADDRESSES, commit, entries, text_of
 from tests.hub.test_backup import put
 from usermirrorer.hub.server import preview, turns
 from usermirrorer.hub.server.access import HubError
+from usermirrorer.hub.server.store import Store, create_token
 
 BOARD = "datasets/usermirrorer/board"
 
@@ -62,6 +66,96 @@ def test_questions_about_many_objects_are_refused(owner, stranger):
     for path in (f"/{BOARD}.git/info/lfs/objects/batch",):
         answer = stranger.post(path, content=content, headers={"Content-Type": kind})
         assert answer.status_code == 413
+
+
+class Costly:
+    """The middleware before an application whose answers wait for `done`; asked from anywhere."""
+
+    def __init__(self) -> None:
+        self.done, self.running, self.statuses = asyncio.Event(), 0, Counter[int]()
+        self.turns = turns.Turns(self.answer, lambda _, error: Response(status_code=error.status))
+
+    async def answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        self.running += 1
+        await self.done.wait()
+        self.running -= 1
+        await Response("x")(scope, receive, send)
+
+    def ask(self, address: str, takes: asyncio.Event | None = None) -> asyncio.Task[None]:
+        """Ask from an address; the client takes the answer when `takes` is set."""
+        scope = {"type": "http", "method": "GET", "path": "/api/datasets", "headers": []}
+
+        async def send(message: dict[str, Any]) -> None:
+            if "status" in message:
+                self.statuses[message["status"]] += 1
+            if takes is not None:
+                await takes.wait()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        client = {"client": (address, 1), "query_string": b"", **scope}
+        return asyncio.create_task(self.turns(client, receive, send))
+
+
+def test_who_looks_like_many_takes_no_slot_of_those_who_are_signed_in(monkeypatch):
+    """Strangers have thousands of addresses, by a proxy's header or of this machine's own."""
+    monkeypatch.setattr(turns, "_client", lambda scope: asyncio.sleep(0, scope["client"][0]))
+
+    async def ask() -> None:
+        costly = Costly()
+        strangers = [costly.ask(f"10.0.{n // 250}.{n % 250}") for n in range(1000)]
+        refused = 1000 - turns.WAITING_STRANGERS - turns.SLOTS_OF_STRANGERS
+        while costly.statuses[503] < refused:
+            await asyncio.sleep(0.01)
+        assert costly.running == turns.SLOTS_OF_STRANGERS < turns.SLOTS
+        user = costly.ask("user ann")
+        await asyncio.sleep(0.1)
+        assert costly.running == turns.SLOTS_OF_STRANGERS + 1
+        assert costly.statuses == {503: refused}
+        costly.done.set()
+        await asyncio.gather(user, *strangers)
+
+    asyncio.run(ask())
+
+
+def test_addresses_of_one_machine_are_one_client():
+    def name(address: str) -> str:
+        return asyncio.run(turns._client({"type": "http", "headers": [], "client": (address, 1)}))
+
+    assert name("127.0.0.1") == name("127.9.9.9") == name("::1")
+    assert name("2001:db8::1") == name("2001:db8::ffff:2") != name("2001:db9::1")
+    assert name("10.0.0.1") != name("10.0.0.2")
+
+
+def test_who_does_not_take_the_answer_holds_no_slot():
+    async def ask() -> None:
+        costly, never = Costly(), asyncio.Event()
+        costly.done.set()
+        slow = [costly.ask("127.0.0.1", takes=never) for _ in range(2 * turns.SLOTS)]
+        await asyncio.wait_for(costly.ask("127.0.0.1"), 1)
+        assert costly.statuses == {200: 2 * turns.SLOTS + 1}
+        never.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(ask())
+
+
+def test_others_write_to_the_accounts_while_a_repository_is_filled(tmp_path):
+    """A copy of a large one may take minutes; and of two that take the same name one is told."""
+    hub = Store(tmp_path)
+
+    def fill(folder: Path) -> None:
+        start = time.monotonic()
+        create_token(tmp_path, "bob")
+        assert hub.create("model", "ann", "copy", False) is not None
+        assert time.monotonic() - start < 5
+
+    assert hub.create("model", "ann", "copy", False, fill) is None
+    assert hub.create("model", "bob", "copy", False, lambda _: None) is not None
+    assert [repo.id for repo in hub.repos("namespace = 'ann'")] == [2]
+    assert sorted(path.name for path in (tmp_path / "repos").iterdir()) == ["2", "3"]
+    hub.close()
 
 
 def test_writes_of_one_repository_wait_in_a_queue_with_an_end(monkeypatch):
