@@ -19,6 +19,7 @@ _NAMES = {
     "daily-papers": "papers",
     "dev-mode": "running Spaces",
     "hardware": "running Spaces",
+    "like": "likes",
     "logs": "running Spaces",
     "organizations": "organisations: a user of whom several people have a token each is one",
     "pause": "running Spaces",

@@ -411,7 +411,7 @@ def test_get_dataset_leaderboard(hub, make):
         ("POST", "/api/settings/webhooks", "webhooks"),
         ("GET", "/api/datasets/ann/{}/discussions", "discussions"),
         ("PUT", "/api/datasets/ann/{}/refs", "refs"),
-        ("DELETE", "/api/datasets/ann/{}/like", "likes"),
+        ("POST", "/api/datasets/ann/{}/like", "likes"),
         ("PATCH", "/api/datasets/ann/{}/tree/main/a.txt", "tree"),
         ("GET", "/api/", "such address"),
         ("GET", "/papers/2307.1.md", "papers"),
