@@ -107,7 +107,14 @@ def readable(
         if repo is None and (moved := store.moved(kind, namespace, name)):
             check(store, moved, user)
             _lead_on(request, namespace, name, moved)
-    return check(store, repo, user, files=files)
+    repo = check(store, repo, user, files=files)
+    request.state.seen = [*seen(request), repo.id]
+    return repo
+
+
+def seen(request: Request) -> list[int]:
+    """Return the ids of the repositories that were there when this request asked for them."""
+    return list(getattr(request.state, "seen", ()))
 
 
 def check(store: Store, repo: Repo | None, user: User | None, *, files: bool = False) -> Repo:

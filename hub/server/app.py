@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server import (
+    access,
     addresses,
     api_content,
     api_repos,
@@ -199,14 +200,9 @@ def _not_stored(request: Request, error: Exception) -> Response:
 
 
 def _is_gone(request: Request) -> bool:
-    """Say whether a request names a repository that is not, or no longer, there."""
-    named, store = request.path_params, store_of(request)
-    if "repo_id" in named:
-        return not store.repos("id = ?", (named["repo_id"],))
-    if "name" not in named:
-        return False
-    kind = str(named.get("kinds", "models")).removesuffix("s")
-    return store.find(kind, named["namespace"], named["name"]) is None
+    """Say whether a repository is there no more; its name may be another's by now."""
+    ids = {*access.seen(request), request.path_params.get("repo_id", 0)} - {0}
+    return any(not store_of(request).repos("id = ?", (one,)) for one in ids)
 
 
 def configuration(

@@ -149,6 +149,9 @@ def _link(store: Store, source: Repo, into: Repo, oids: list[str]) -> list[str]:
         for oid in oids:
             if objects.size_of(folder, oid) is None:
                 failed.append(oid)
-            else:
+                continue
+            try:
                 objects.link(folder, store.folder(into), oid)
+            except FileNotFoundError:  # somebody deletes it at this moment
+                failed.append(oid)
         return failed

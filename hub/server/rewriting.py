@@ -52,7 +52,10 @@ def listing(request: Request, kinds: str, namespace: str, name: str) -> JSONResp
     named = pointers(history.open_(folder / "git"))
     rows = []
     for path in sorted((folder / "lfs").glob("*/*/*")):
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # somebody deletes it at this moment
+            continue
         file, reference = named.get(path.name, ("", None))
         rows.append(
             {

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.hub.attacks.conftest import sign_in
+from tests.hub.attacks import world as worlds
+from tests.hub.attacks.conftest import serving, sign_in
+from tests.hub.attacks.corpus import calls
 from usermirrorer.hub.local import running
+from usermirrorer.hub.server import access
 
 NAME = "/api/models/usermirrorer/brief"
 
@@ -62,3 +67,35 @@ def test_what_is_deleted_while_it_is_written_to_stays_gone(tmp_path: Path, write
         connection.close()
         assert status in (400, 404) if write is xorb else status == 404
         assert not list((tmp_path / "hub" / "repos").iterdir())
+
+
+def test_what_is_deleted_and_made_anew_under_a_request_fails_nothing(tmp_path, monkeypatch):
+    """By every route: between the question who may do it and the doing, another is made."""
+    replace: list[Callable[[], None]] = []
+    check = access.check
+
+    def check_and_replace(*arguments: Any, **named: Any) -> Any:
+        repo = check(*arguments, **named)
+        while replace:
+            replace.pop()()
+        return repo
+
+    monkeypatch.setattr(access, "check", check_and_replace)
+    with serving(tmp_path) as endpoint:
+        world = worlds.build(endpoint, tmp_path)
+        with world.client(worlds.WRITER) as client:
+            for call in calls():
+                if call.of != "repository" or call.right not in ("see", "read", "write"):
+                    continue
+                body = {"name": "brief", "type": call.kind}
+
+                def anew(body: dict[str, str] = body) -> None:
+                    client = world.client(worlds.WRITER)
+                    client.request("DELETE", "/api/repos/delete", json=body).raise_for_status()
+                    client.post("/api/repos/create", json=body).raise_for_status()
+
+                client.post("/api/repos/create", json=body)
+                replace.append(anew)
+                answer = call.send(client, world, "brief")
+                assert not replace and answer.status_code < 502, (call, answer.text)
+                assert answer.status_code != 500, call
