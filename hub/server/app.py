@@ -200,9 +200,14 @@ def _not_stored(request: Request, error: Exception) -> Response:
 
 
 def _is_gone(request: Request) -> bool:
-    """Say whether a repository is there no more; its name may be another's by now."""
+    """Say whether a repository is there no more; its name may be another's by now.
+
+    One that is being deleted loses its folder first, then its record.
+    """
+    store = store_of(request)
     ids = {*access.seen(request), request.path_params.get("repo_id", 0)} - {0}
-    return any(not store_of(request).repos("id = ?", (one,)) for one in ids)
+    records = [store.repos("id = ?", (one,)) for one in ids]
+    return not all(one and store.folder(one[0]).exists() for one in records)
 
 
 def configuration(

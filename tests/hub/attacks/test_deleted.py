@@ -69,6 +69,31 @@ def test_what_is_deleted_while_it_is_written_to_stays_gone(tmp_path: Path, write
         assert not list((tmp_path / "hub" / "repos").iterdir())
 
 
+def test_what_is_being_deleted_is_not_found(tmp_path, monkeypatch):
+    """Its folder goes before its record; in between it is still named."""
+    check = access.check
+
+    def check_and_step_aside(*arguments: Any, **named: Any) -> Any:
+        repo = check(*arguments, **named)
+        folder = tmp_path / "repos" / str(repo.id)
+        if repo.name == "brief" and folder.exists():
+            folder.rename(folder.with_name(f".deleted-{repo.id}"))
+        return repo
+
+    with serving(tmp_path) as endpoint:
+        world = worlds.build(endpoint, tmp_path)
+        body = {"name": "brief", "type": "dataset"}
+        with world.client(worlds.WRITER) as client:
+            client.post("/api/repos/create", json=body).raise_for_status()
+            given = client.get("/api/datasets/lab/brief/xet-write-token/main").json()
+            monkeypatch.setattr(access, "check", check_and_step_aside)
+            headers = {"Authorization": f"Bearer {given['accessToken']}"}
+            xorb = f"{given['casUrl']}/v1/xorbs/default/{'f' * 64}"
+            assert client.post(xorb, content=b"x", headers=headers).status_code == 404
+            for address in ("refs", "lfs-files", "tree/main"):
+                assert client.get(f"/api/datasets/lab/brief/{address}").status_code == 404
+
+
 def test_what_is_deleted_and_made_anew_under_a_request_fails_nothing(tmp_path, monkeypatch):
     """By every route: between the question who may do it and the doing, another is made."""
     replace: list[Callable[[], None]] = []
