@@ -81,12 +81,19 @@ def reproduce(item: str, out: Path, engine: str, jobs: int, as_json: bool, **opt
 
 def _plan(options: dict[str, Any]) -> Plan:
     """Read the plans with what the command line changes of them."""
-    changed = {k: yaml.safe_load(v) for k, v in _pairs(options["values"], "--set").items()}
+    changed = {k: _value(k, v) for k, v in _pairs(options["values"], "--set").items()}
     models = _pairs(options["models"], "--model")
     if asked := _pairs(options["endpoints"], "--endpoint"):
         changed["endpoints"] = list(asked)
         models |= asked
     return read(options["scale"], options["plans"], changed, models)
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r} of {name} is not YAML", where="--set") from None
 
 
 def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:

@@ -100,8 +100,24 @@ class Parts:
         folder = self.out / "made-up" / f"{source}-{size.replace(',', '-')}"
         if not folder.is_dir():
             with atomic(folder) as temporary:
-                made_up.write(source, temporary, made_up.Size(*map(int, size.split(","))))
+                made_up.write(source, temporary, _size(source, size))
         return folder
+
+
+def _size(source: str, text: str) -> Any:
+    from usermirrorer.builders.raw.made_up import PUBLISHED, Size
+
+    if source not in PUBLISHED:
+        raise UserError(
+            f"there is no source {source!r} to make up files of",
+            fix=f"Choose from {', '.join(PUBLISHED)}.",
+        )
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UserError(
+            f"{MADE_UP}{text} of {source} is not {MADE_UP}USERS,ITEMS,INTERACTIONS", where="data"
+        )
+    return Size(*map(int, parts))
 
 
 def _is_cached(name: str) -> bool:

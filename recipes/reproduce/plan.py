@@ -158,11 +158,7 @@ def read(
             not exist, or goes in a circle.
     """
     shared = _load(folder / "shared.yaml", "shared")
-    settings = dict(_load(folder / "scales" / f"{scale}.yaml", "scale"))
-    if unknown := sorted(set(changed or {}) - set(settings.get("values", {}))):
-        raise UserError(f"scale {scale} has no value {unknown[0]!r}", where="--set")
-    settings["values"] = {**settings.get("values", {}), **(changed or {})}
-    settings["models"] = {**settings.get("models", {}), **(models or {})}
+    settings = _settings(scale, folder, changed or {}, models or {})
     files = sorted((folder / "items").glob("*.yaml"))
     raw_items = {path.stem: _load(path, "item") for path in files}
     described = {name: (folder / "shared.yaml", row) for name, row in _steps(shared)}
@@ -178,6 +174,35 @@ def read(
         for name, row in _by_number(raw_items)
     }
     return Plan(scale, settings, _ordered(steps, folder), items)
+
+
+def _settings(scale: str, folder: Path, changed: Row, models: Row) -> dict[str, Any]:
+    """Return a scale's settings with what is changed of them, checked before anything is run."""
+    path = folder / "scales" / f"{scale}.yaml"
+    if (folder / "shared.yaml").exists() and not path.exists():
+        scales = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise UserError(f"no scale is called {scale!r}", fix=f"Choose from {scales}.")
+    settings = dict(_load(path, "scale"))
+    values, roles = settings.get("values", {}), settings.get("models", {})
+    for name, value in changed.items():
+        if name not in values:
+            raise UserError(f"scale {scale} has no value {name!r}", where="--set")
+        was = type(values[name])
+        if not isinstance(value, (int, float) if was is float else was):
+            raise UserError(
+                f"{name} is {_KINDS_OF_VALUE.get(was, was.__name__)}, not {value!r}", where="--set"
+            )
+    if unknown := sorted(set(models) - set(roles) - set(changed.get("endpoints", ()))):
+        raise UserError(
+            f"scale {scale} has no model in the role {unknown[0]!r}",
+            where="--model",
+            fix=f"Roles are {', '.join(roles)}.",
+        )
+    settings["values"], settings["models"] = {**values, **changed}, {**roles, **models}
+    return settings
+
+
+_KINDS_OF_VALUE = {int: "a whole number", float: "a number", list: "a list", str: "a text"}
 
 
 class _AbsentError(UserError):
@@ -287,12 +312,20 @@ def _step(
     if not words:
         raise UserError("runs nothing", where=where)
     tokens = {
-        _rendered(k, values, where): float(_rendered(str(v), values, where))
+        _rendered(k, values, where): _number(v, values, where)
         for k, v in (row.get("tokens") or {}).items()
     }
-    gpus = int(_rendered(str(row.get("gpus", 0)), values, where))
+    gpus = int(_number(row.get("gpus", 0), values, where))
     python = _rendered(str(row.get("python", "")), values, where)
     return Step(name, words, inputs, gpus, tokens, python)
+
+
+def _number(given: Any, values: Row, where: object) -> float:
+    text = _rendered(str(given), values, where)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{text[:40]!r} is not a number", where=where) from None
 
 
 def _references(

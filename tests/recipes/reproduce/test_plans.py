@@ -73,8 +73,14 @@ def test_missing_data_names_the_item_and_the_step_and_the_rest_goes_on(plans, tm
     [
         (["table99"], "no item is called 'table99'"),
         (["table1", "--set", "speed=9"], "has no value 'speed'"),
+        (["table1", "--set", "samples=many"], "--set: samples is a whole number, not 'many'"),
+        (["table1", "--set", "samples=["], "--set: '[' of samples is not YAML"),
+        (["table1", "--set", "sources=steam"], "--set: sources is a list, not 'steam'"),
+        (["table1", "--set", "sources=[stream]", "--dry-run"], "there is no source 'stream'"),
         (["table1", "--model", "weak"], "is not NAME=VALUE"),
-        (["table1", "--scale", "huge"], "does not exist"),
+        (["table1", "--model", "wek=x"], "no model in the role 'wek'. Roles are weak, teacher,"),
+        (["table1", "--model", "weak=/none/x", "--dry-run"], "1 parts are missing: model:weak"),
+        (["table1", "--scale", "huge"], "no scale is called 'huge'. Choose from paper, small,"),
         (["table1", "--dry-run", "--rate", "weak=fast"], "is not MODEL=NUMBER"),
     ],
 )
