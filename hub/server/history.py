@@ -7,6 +7,7 @@ Callers hold the repository's lock while they change references.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ LARGE = (
 )
 #: Longest reference that libgit2 takes, and part of one that is a file's name (with `.lock`).
 _REFERENCE, _REFERENCE_PART = 1000, 240
-_SHORTEST_ID = 7
+#: A commit's id, and what may stand for it.
+_ID, _SHORT_ID = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{7,40}")
 _ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
 
 
@@ -63,18 +65,25 @@ def write_blob(git: Path, data: bytes) -> str:
 def resolve(repo: pygit2.Repository, revision: str) -> pygit2.Commit | None:
     """Return the commit that a branch, tag, full reference or id names, else None.
 
-    The first seven digits of an id are enough, if no other object begins with them.
+    The first seven digits of an id are enough, if no other object begins with them. A whole id
+    means that commit, whatever branch or tag an earlier version let be called so.
     """
+    if _ID.fullmatch(revision) and (commit_ := _commit_of(repo, revision)):
+        return commit_
     names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
     if revision.startswith("refs/"):
         names.append(revision)
     for name in names:
         if commit_ := _commit_at(repo, name):
             return commit_
-    if _SHORTEST_ID <= len(revision) <= 40 and set(revision) <= set("0123456789abcdef"):
-        with contextlib.suppress(KeyError, ValueError, pygit2.GitError):
-            target = repo.get(revision)
-            return target if isinstance(target, pygit2.Commit) and target.tree is not None else None
+    return _commit_of(repo, revision) if _SHORT_ID.fullmatch(revision) else None
+
+
+def _commit_of(repo: pygit2.Repository, oid: str) -> pygit2.Commit | None:
+    """Return the commit whose id begins so, None if there is none, or more than one."""
+    with contextlib.suppress(KeyError, ValueError, pygit2.GitError):
+        target = repo.get(oid)
+        return target if isinstance(target, pygit2.Commit) and target.tree is not None else None
     return None
 
 
@@ -214,7 +223,8 @@ def add_reference(
         BadName: if git cannot have it.
     """
     full = f"refs/{group}/{name}"
-    if not name or name.startswith("-") or not _can_be(full):
+    other = name.startswith(("-", "refs/")) or _ID.fullmatch(name)  # an option, another reference
+    if not name or other or not _can_be(full):
         raise BadName(f"not a reference name: {name[:200]!r}")
     repo = open_(git)
     if has_reference(repo, full):

@@ -47,7 +47,7 @@ def sign_in(hub: LocalHub) -> httpx.Client:
 @pytest.fixture(scope="module")
 def owner(hub: LocalHub) -> Iterator[httpx.Client]:
     with sign_in(hub) as client:
-        for kind, name in (("dataset", "board"), ("model", "m"), ("dataset", "d")):
+        for kind, name in (("dataset", "board"), ("model", "m"), ("dataset", "d"), ("space", "s")):
             body = {"name": name, "type": kind}
             client.post("/api/repos/create", json=body).raise_for_status()
         yield client

@@ -54,9 +54,13 @@ def test_nobody_is_held_up_by_yaml_that_is_checked(owner, stranger, read_meanwhi
 
 @pytest.mark.parametrize("row", entries("yaml"))
 def test_a_stored_card_fails_nowhere(owner, stranger, row):
-    answer = commit(owner, "models/usermirrorer/m", {"README.md": f"---\n{text_of(row)}\n---\n# x"})
-    assert answer.status_code == 200
+    for repo in ("models/usermirrorer/m", "datasets/usermirrorer/board", "spaces/usermirrorer/s"):
+        answer = commit(owner, repo, {"README.md": f"---\n{text_of(row)}\n---\n# x"})
+        assert answer.status_code == 200
     assert_all_is_well(stranger)
+    for address in ("/api/datasets?full=1", "/api/spaces?full=1", "/spaces/usermirrorer/s"):
+        assert stranger.get(address).status_code == 200
+    assert stranger.get("/api/datasets-tags-by-type").status_code == 200
 
 
 @pytest.mark.parametrize("row", [*entries("results"), *entries("yaml")])
