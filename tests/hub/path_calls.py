@@ -24,18 +24,12 @@ def path_calls(fs: Any, repo: str, folder: Path) -> dict[str, Callable[[], Any]]
         if value != wanted:
             raise ValueError(f"{value!r} is not {wanted!r}")
 
-    def read() -> None:
+    def read_and_write() -> None:
         with fs.open(first, "rb") as file:
             file.seek(0)
             same(len(file.read(1)), 1)
-
-    def write() -> None:
         with fs.open(f"{new}/w.txt", "w") as file:
             file.write("w")
-
-    def together() -> None:
-        with fs.transaction:
-            write()
 
     return {
         "ls": lambda: same(first in fs.ls(repo, detail=False), True),
@@ -50,7 +44,7 @@ def path_calls(fs: Any, repo: str, folder: Path) -> dict[str, Callable[[], Any]]
         "du": lambda: same(fs.du(f"{repo}/d"), 1),
         "modified": lambda: fs.modified(first),
         "url": lambda: same(fs.url(first).endswith("/resolve/main/a.txt"), True),
-        "open": read,
+        "open": read_and_write,
         "cat": lambda: same(len(fs.cat(f"{repo}/d/b.txt")), 1),
         "head": lambda: same(len(fs.head(first, 1)), 1),
         "read_text": lambda: same(fs.read_text(f"{repo}/d/b.txt"), "b"),
@@ -61,7 +55,6 @@ def path_calls(fs: Any, repo: str, folder: Path) -> dict[str, Callable[[], Any]]
         "put_file": lambda: fs.put_file(str(folder / "here.txt"), f"{new}/here.txt"),
         "cp_file": lambda: fs.cp_file(f"{new}/t.txt", f"{new}/copy.txt"),
         "mv": lambda: fs.mv(f"{new}/copy.txt", f"{new}/moved.txt"),
-        "transaction": together,
         "rm_file": lambda: fs.rm_file(f"{new}/moved.txt"),
         "rm": lambda: fs.rm(new, recursive=True),
     }

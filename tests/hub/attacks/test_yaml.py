@@ -42,6 +42,13 @@ def test_yaml_is_read_as_json_or_refused_in_bounded_time(row):
     assert time.process_time() - start < 3
 
 
+@pytest.mark.parametrize("text", ["a: &a 1\nb: *a", "a: &a [*a]", "<<: *a", "*a : 1"])
+def test_aliases_are_refused_in_words(text):
+    """Each can be small and mean much, and what they mean would be lost without a word."""
+    with pytest.raises(ValueError, match="alias"):
+        plain_yaml(text)
+
+
 @pytest.mark.parametrize("row", entries("yaml"))
 def test_nobody_is_held_up_by_yaml_that_is_checked(owner, stranger, read_meanwhile, row):
     with read_meanwhile() as seconds:
