@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pygit2
@@ -129,18 +130,14 @@ def settings(
     return {"private": repo.private, "gated": repo.gated or False, **changes}
 
 
+#: Files that a repository's information names; in a listing those of one repository, and of all.
+_FILES, _LISTED_FILES, _LISTED_IN_ALL = 250_000, 1000, 50_000
+
+
 def describe(
-    request: Request,
-    record: Repo,
-    revision: str = "main",
-    *,
-    files: bool = True,
-    blobs: bool = False,
-    brief: bool = False,
+    record: Repo, repo: pygit2.Repository, commit: pygit2.Commit, *, brief: bool = False
 ) -> dict[str, Any]:
-    """Return what `dataset_info` and `model_info` say about a repository at a revision."""
-    repo = open_repo(request, record)
-    commit = commit_of(repo, revision)
+    """Return what `dataset_info` and `model_info` say about a repository, but for its files."""
     if brief:  # of many: without the long fields of each card
         listed = listed_card(repo, commit)
         card, tags = listed["card"], listed["tags"]
@@ -170,13 +167,15 @@ def describe(
         }
     if record.kind == "space":
         info["sdk"] = card.get("sdk")
-    if files:
-        info["siblings"] = [
-            _sibling(entry, blobs)
-            for entry in trees.walk(repo, commit, sizes=blobs)
-            if not entry.is_folder
-        ]
     return info
+
+
+def _siblings(
+    repo: pygit2.Repository, commit: pygit2.Commit, most: int, *, blobs: bool = False
+) -> list[dict[str, Any]]:
+    """Return the first files of a commit as clients read them."""
+    files = (entry for entry in trees.walk(repo, commit, sizes=blobs) if not entry.is_folder)
+    return [_sibling(entry, blobs) for entry in islice(files, most)]
 
 
 def _sibling(entry: history.Entry, blobs: bool) -> dict[str, Any]:
@@ -195,10 +194,13 @@ def info(
 ) -> dict[str, Any]:
     """Describe a repository at a revision."""
     record = access.readable(request, kind_of(kinds), namespace, name)
-    described = describe(request, record, revision, blobs="blobs" in request.query_params)
+    repo = open_repo(request, record)
+    commit = commit_of(repo, revision)
+    described = describe(record, repo, commit)
+    blobs = "blobs" in request.query_params
+    described["siblings"] = _siblings(repo, commit, _FILES, blobs=blobs)
     if "evalResults" in request.query_params.getlist("expand"):
-        repo = open_repo(request, record)
-        described["evalResults"] = results.read(repo, commit_of(repo, revision))
+        described["evalResults"] = results.read(repo, commit)
     return described
 
 
@@ -209,20 +211,36 @@ def listing(request: Request, kinds: str) -> JSONResponse:
     words = [word.lower() for word in query.getlist("search")]
     wanted = {tag for text in query.getlist("filter") for tag in text.split(",")}
     rows = []
+    shown: dict[str, Repo] = {}
     for record in visible(request, kind_of(kinds)):
         if query.get("author", record.namespace).lower() != record.namespace.lower():
             continue
         if not all(word in record.full_name.lower() for word in words):
             continue
         try:
-            described = describe(request, record, files="full" in query, brief=True)
+            repo = open_repo(request, record)
+            commit = commit_of(repo, "main")
+            described = describe(record, repo, commit, brief=True)
         except (HubError, KeyError, pygit2.GitError):  # damaged: `hub check` names it
             continue
         if wanted <= set(described["tags"]):
             rows.append(described)
+            shown[record.full_name] = record
     if (key := query.get("sort")) in ("lastModified", "createdAt"):
         rows.sort(key=lambda item: item[key], reverse=True)
-    return page(request, rows)
+    add_files = partial(_add_files, request, shown) if "full" in query else None
+    return page(request, rows, complete=add_files)
+
+
+def _add_files(request: Request, shown: dict[str, Repo], rows: list[dict[str, Any]]) -> None:
+    """Add the first files of each to a page of repositories."""
+    left = _LISTED_IN_ALL
+    for row in rows:
+        row["siblings"] = []
+        with contextlib.suppress(HubError, KeyError, pygit2.GitError):  # deleted meanwhile
+            repo = open_repo(request, shown[row["id"]])
+            row["siblings"] = _siblings(repo, commit_of(repo, "main"), min(left, _LISTED_FILES))
+        left -= len(row["siblings"])
 
 
 @router.get("/api/models-tags-by-type")

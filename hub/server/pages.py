@@ -46,8 +46,8 @@ router = APIRouter()
 ROWS, CELL, PARQUET_LIMIT = 5, 240, 512 << 20
 #: Files, versions and results listed on a page, letters of a card; the rest is in the API.
 _FILES, _VERSIONS, _RESULTS, _CARD = 1000, 200, 500, 200_000
-#: Entries looked through for a pattern of files.
-_WALKED = 5000
+#: Entries looked through for patterns of files, and comparisons of one with a pattern.
+_WALKED, _COMPARED = 5000, 30_000
 #: Configurations whose first rows are shown.
 _CONFIGS = 50
 _POLICY = {
@@ -278,22 +278,33 @@ def first_rows(
 ) -> list[dict[str, Any]]:
     """Return `config`, `split`, `columns` and a few `rows` (texts) of each config in the card."""
     folder = access.store_of(request).folder(record)
-    patterns = _patterns(card_data(repo, commit).get("configs"))
-    entries = islice(trees.walk(repo, commit), _WALKED) if patterns else ()
-    walked = [entry for entry in entries if _is_parquet(entry)]
-    shown = []
-    for config, split, pattern in patterns:
-        named = history.entry(repo, commit, pattern)
-        files = [e for e in walked if fnmatch.fnmatchcase(e.path, pattern)]
-        file = next((e for e in [named, *files] if e and _is_parquet(e)), None)
-        if file is not None and file.lfs is not None:
-            shown.append((config, split, objects.path_of(folder, file.lfs[0])))
-    heads = preview.first_rows(tuple(path for _, _, path in shown), ROWS, CELL)
+    shown: list[tuple[str, str, str]] = derived.record(
+        folder, "tables", str(commit.tree_id), lambda: _tables(repo, commit)
+    )
+    paths = tuple(objects.path_of(folder, oid) for _, _, oid in shown)
+    heads = preview.first_rows(paths, ROWS, CELL)
     return [
         {"config": config, "split": split, **head}
         for (config, split, _), head in zip(shown, heads, strict=True)
         if head is not None
     ]
+
+
+def _tables(repo: pygit2.Repository, commit: pygit2.Commit) -> list[tuple[str, str, str]]:
+    """Return (config, split, SHA-256 of its first Parquet file) of the configs in the card."""
+    patterns = _patterns(card_data(repo, commit).get("configs"))
+    entries = islice(trees.walk(repo, commit), _WALKED) if patterns else ()
+    walked = [entry for entry in entries if _is_parquet(entry)]
+    left, tables = _COMPARED, []
+    for config, split, pattern in patterns:
+        file = history.entry(repo, commit, pattern)
+        if file is None or not _is_parquet(file):
+            looked_at = walked[: max(left, 0)]
+            left -= len(looked_at)
+            file = next((e for e in looked_at if fnmatch.fnmatchcase(e.path, pattern)), None)
+        if file is not None and file.lfs is not None:
+            tables.append((config, split, file.lfs[0]))
+    return tables
 
 
 def _is_parquet(file: history.Entry) -> bool:

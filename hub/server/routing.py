@@ -101,8 +101,20 @@ def web_url(request: Request, kind: str, full_name: str) -> str:
     return f"{str(request.base_url).rstrip('/')}/{prefix}{full_name}"
 
 
-def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
-    """Return one page of `rows`, with the Link header that leads to the next."""
+def page(
+    request: Request,
+    rows: list[Any],
+    size: int = 1000,
+    complete: Callable[[list[Any]], None] | None = None,
+) -> JSONResponse:
+    """Return one page of `rows`, with the Link header that leads to the next.
+
+    Args:
+        request: What asked for it.
+        rows: All rows.
+        size: Most rows of a page.
+        complete: Adds to the rows of the page what would cost too much to work out for all.
+    """
     query = request.query_params
     number = int(query["p"][:12]) if query.get("p", "").isdecimal() else 0
     if query.get("limit", "").isdecimal():
@@ -110,4 +122,7 @@ def page(request: Request, rows: list[Any], size: int = 1000) -> JSONResponse:
     headers = {"X-Total-Count": str(len(rows))}
     if (number + 1) * size < len(rows):
         headers["Link"] = link_to_next(request, p=str(number + 1))
-    return JSONResponse(rows[number * size : (number + 1) * size], headers=headers)
+    shown = rows[number * size : (number + 1) * size]
+    if complete is not None:
+        complete(shown)
+    return JSONResponse(shown, headers=headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ from tests.hub.attacks import bombs
 from tests.hub.attacks.conftest import sign_in
 from tests.hub.attacks.corpus import JSON_ADDRESSES, commit, entries, text_of
 from tests.hub.test_backup import put
-from usermirrorer.hub.server import preview, turns
+from usermirrorer.hub.server import history, objects, pages, preview, turns
 from usermirrorer.hub.server.access import HubError
 from usermirrorer.hub.server.store import Store, create_token
 
@@ -234,6 +235,44 @@ def move_to_parquet(client: httpx.Client, repo: str) -> None:
     lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "lfsFile", "value": value}]
     content = "\n".join(map(json.dumps, lines))
     client.post(f"/api/{repo}/commit/main", content=content).raise_for_status()
+
+
+def test_a_listing_names_some_files_of_each_repository_and_its_information_all(owner, stranger):
+    owner.post("/api/repos/create", json={"name": "many", "type": "space"}).raise_for_status()
+    files = {f"d/{number}": "x" for number in range(2000)}
+    assert commit(owner, "spaces/usermirrorer/many", files).status_code == 200
+    rows = {row["id"]: row for row in stranger.get("/api/spaces?full=1").json()}
+    assert len(rows["usermirrorer/many"]["siblings"]) == 1000
+    assert len(rows["usermirrorer/s"]["siblings"]) > 0
+    assert len(stranger.get("/api/spaces/usermirrorer/many").json()["siblings"]) == 2001
+    assert "siblings" not in stranger.get("/api/spaces").json()[0]
+
+
+def test_patterns_of_a_card_are_not_looked_for_without_end(tmp_path, monkeypatch):
+    git = tmp_path / "git"
+    (tmp_path / "incoming").mkdir()
+    history.create(git, "ann")
+    pointer = history.write_blob(git, objects.pointer("f" * 64, 9))
+    patterns = "".join(f"- {{data_files: [{{path: '*x{n}*'}}]}}\n" for n in range(49))
+    patterns += "- {data_files: [{path: 'z.parquet'}]}\n"  # no pattern: found without a search
+    card = history.write_blob(git, f"---\nconfigs:\n{patterns}---\n".encode())
+    changes = [history.Change("put", f"d/{n}.parquet", pointer) for n in range(3000)]
+    changes += [
+        history.Change("put", "z.parquet", pointer),
+        history.Change("put", "README.md", card),
+    ]
+    history.commit(git, "main", changes, author="ann", message="m")
+    repo = history.open_(git)
+    compared = Counter[str]()
+    compare = fnmatch.fnmatchcase
+    monkeypatch.setattr(
+        fnmatch,
+        "fnmatchcase",
+        lambda name, pattern: compared.update([pattern]) or compare(name, pattern),
+    )
+    tables = pages._tables(repo, history.resolve(repo, "main"))
+    assert [oid for _, _, oid in tables] == ["f" * 64]
+    assert compared.total() <= pages._COMPARED < 49 * 3000
 
 
 def test_a_wide_table_is_read_once_and_shown_in_part(tmp_path, monkeypatch):
