@@ -14,6 +14,8 @@ from usermirrorer.builders.raw.report import Report
 
 #: reason -> expression that is true for good rows.
 Checks = Mapping[str, pl.Expr]
+#: Column with the line of each row, where a reader selects it for the checks of a whole table.
+LINE = "_line"
 
 
 def checked(
@@ -58,27 +60,55 @@ def first_line(lines: pl.Series) -> int:
     return int(lines[0]) if len(lines) else 0
 
 
-def unique(frame: pl.DataFrame, key: str, report: Report, where: object) -> pl.DataFrame:
+def line_of(rows: pl.DataFrame) -> int:
+    """Return the line of the first row, 0 where the reader kept none."""
+    return first_line(rows[LINE].drop_nulls()) if LINE in rows.columns else 0
+
+
+def unique(
+    frame: pl.DataFrame, key: str, report: Report, where: object, reason: str = ""
+) -> pl.DataFrame:
     """Keep the first row of each `key`, counting the others."""
-    kept = frame.unique(key, keep="first", maintain_order=True)
-    report.skip(f"duplicate {key}", len(frame) - len(kept), where=where)
-    return kept
+    first = frame[key].is_first_distinct()
+    again = frame.filter(~first)
+    reason = reason or f"duplicate {key}"
+    report.skip(reason, len(again), where=where, line=line_of(again))
+    return frame.filter(first)
 
 
 def known(
-    interactions: pl.DataFrame, other: pl.DataFrame, key: str, report: Report, where: object
+    interactions: pl.DataFrame,
+    other: pl.DataFrame,
+    key: str,
+    report: Report,
+    where: object,
+    reason: str = "",
 ) -> pl.DataFrame:
     """Keep the interactions whose `key` is in `other`, counting the rest.
 
     Raises:
-        UserError: if none is left.
+        UserError: if none is left; it says how many there were, and names the first.
     """
-    kept = interactions.join(other.select(key), on=key, how="semi", maintain_order="left")
+    names = other.select(key)
+    kept = interactions.join(names, on=key, how="semi", maintain_order="left")
     what = key.removesuffix("_id")
     if len(interactions) and not len(kept):
-        raise UserError(f"every interaction is of an unknown {what}", where=where)
-    report.skip(f"interaction of an unknown {what}", len(interactions) - len(kept), where=where)
+        raise UserError(
+            f"every interaction ({len(interactions):,}) is of an unknown {what}, "
+            + _first_one(interactions, key)
+            + (f": {reason}" if reason else ""),
+            where=where,
+        )
+    if len(kept) < len(interactions):
+        gone = interactions.join(names, on=key, how="anti", maintain_order="left")
+        reason = reason or f"interaction of an unknown {what}"
+        report.skip(reason, len(gone), where=where, line=line_of(gone))
     return kept
+
+
+def _first_one(rows: pl.DataFrame, key: str) -> str:
+    line = line_of(rows)
+    return f"the first {rows[key][0]!r}" + (f" (line {line})" if line else "")
 
 
 def behaviors(
@@ -93,7 +123,9 @@ def behaviors(
     """
     kept = interactions.filter(chosen)
     if len(interactions) and not len(kept):
-        raise UserError(f"every interaction is {reason}", where=where)
+        line = line_of(interactions)
+        first = f", the first on line {line}" if line else ""
+        raise UserError(f"every row ({len(interactions):,}) is {reason}{first}", where=where)
     report.leave_out(reason, len(interactions) - len(kept), where=where)
     return kept
 
@@ -103,7 +135,10 @@ def once(interactions: pl.DataFrame, report: Report, where: object) -> pl.DataFr
     kept = interactions.unique(
         ["user_id", "item_id", "timestamp"], keep="first", maintain_order=True
     )
-    report.skip("the same interaction again", len(interactions) - len(kept), where=where)
+    line = 0
+    if len(kept) < len(interactions) and LINE in kept.columns:
+        line = line_of(interactions.join(kept.select(LINE), on=LINE, how="anti"))
+    report.skip("the same interaction again", len(interactions) - len(kept), where=where, line=line)
     return kept
 
 

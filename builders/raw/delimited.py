@@ -83,13 +83,19 @@ def _named(head: str, raw: Raw, separator: str) -> list[str]:
     return [name.strip().strip('"') for name in parts]
 
 
+def named_twice(names: Sequence[str]) -> str:
+    """Say which names several columns have; a separator at a line's end makes one without any."""
+    shown = ", ".join(name or "without a name" for name in names)
+    return f"column(s) {shown} are there twice"
+
+
 def _header(head: str, raw: Raw, columns: Sequence[str], separator: str) -> list[str]:
     names = _named(head, raw, separator)
     if missing := [column for column in columns if column not in names]:
         hint = f" (is it not split by {separator!r}?)" if len(names) == 1 else ""
         raise UserError(f"column(s) {', '.join(missing)} are missing{hint}", where=f"{raw}:1")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"column(s) {', '.join(twice)} are named twice", where=f"{raw}:1")
+        raise UserError(named_twice(twice), where=f"{raw}:1")
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.raw import files
+from usermirrorer.builders.raw import delimited, files
 from usermirrorer.builders.raw.own import text_columns, values
 from usermirrorer.builders.raw.report import Report
 
@@ -23,13 +23,21 @@ _ROWS = 5_000
 _ENCODINGS = ("utf-8", "gb18030", "shift_jis", "euc_kr", "cp1252", "latin-1")
 _DELIMITERS = (",", "\t", ";", "|")
 _DAYS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y%m%d")
+_SHORT = ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y", "%m-%d-%y")
 _CLOCKS = (" %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M:%S %p", " %I:%M %p", "")
+_NAMED = ("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")
 _MORE = (
     "%Y年%m月%d日",
     "%Y年%m月%d日 %H:%M:%S",
-    "%d %b %Y",
-    "%b %d, %Y",
+    *(day + clock for day in _NAMED for clock in ("", " %H:%M:%S", " %H:%M", " %I:%M %p")),
     "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S UTC %Y",
+    "%a, %d %b %Y %H:%M:%S GMT",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%Y%m%d%H%M%S",
+    "%Y%m%dT%H%M%SZ",
+    "%Y%m%dT%H%M%S",
     "%Y-%m",
     "%Y/%m",
     "%m/%Y",
@@ -63,7 +71,7 @@ def look(path: Path, given: dict[str, str] | None = None) -> Looked:
     if not start.strip():
         raise UserError("is empty", where=raw)
     if start.startswith(b"PAR1"):
-        frame = text_columns.as_text(pl.scan_parquet(raw.path).head(_ROWS).collect())
+        frame = text_columns.parquet_beginning(raw, _ROWS)
         return Looked(path, {"format": "parquet"}, frame, ())
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:1000]:
         raise UserError("is no text that is read", where=raw, fix="Save it as UTF-8.")
@@ -101,7 +109,7 @@ def _sample(raw: files.Raw, about: dict[str, str], text: str) -> pl.DataFrame:
         raise UserError(f"cannot be read: {error}", where=f"{raw}:{reader.line_num}") from error
     fitting = [row for row in rows if len(row) == len(named)]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise UserError(f"column(s) {', '.join(twice)} are named twice", where=f"{raw}:1")
+        raise UserError(delimited.named_twice(twice), where=f"{raw}:1")
     if not any(rows):
         raise UserError("has a header and no rows", where=raw)
     if not fitting:
@@ -200,20 +208,22 @@ def time_format(column: pl.Series) -> tuple[str, bool]:
         for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
             if 3e8 * factor <= middle <= 5e9 * factor:
                 return f"epoch-{unit}", True
-        if not (19_000_101 <= middle <= 21_001_231):
+        if not any(10**n * 190_001 <= middle <= 10**n * 210_012 for n in (2, 8)):
             return "", False
-    candidates = ["iso", *(day + clock for day in _DAYS for clock in _CLOCKS), *_MORE]
+    days = (*_DAYS, *_SHORT)
+    candidates = ["iso", *(day + clock for day in days for clock in _CLOCKS), *_MORE]
     share = {how: _share(text, how) for how in candidates}
     best = max(share.values())
     fitting = [how for how in candidates if share[how] == best]
     if best < 0.9:
         return "", False
     rivals = [how for how in fitting[1:] if how.replace("%", "")[:2] != fitting[0]]
-    return fitting[0], len({_order(how) for how in [fitting[0], *rivals]}) == 1
+    certain = "%y" not in fitting[0]  # of which century?
+    return fitting[0], certain and len({_order(how) for how in [fitting[0], *rivals]}) == 1
 
 
 def _order(how: str) -> str:
-    return "".join(re.findall(r"%([dmY])", how)) or how
+    return "".join(re.findall(r"%([dmYy])", how)) or how
 
 
 def _share(text: pl.Series, how: str) -> float:

@@ -272,9 +272,9 @@ def _time(
         name = _given(made, where, own)
     else:
         left = [name for name in frame.columns if name not in taken]
-        scores = detect.alike(left, WORDS["time"])
-        scores = {n: s + 0.5 if detect.time_format(frame[n])[0] else 0.0 for n, s in scores.items()}
-        name = _pick(made, where, scores, "time")
+        names = detect.alike(left, WORDS["time"])
+        timed = {n: s + 0.5 for n, s in names.items() if detect.time_format(frame[n])[0]}
+        name = _pick(made, where, timed or names, "time")
     taken.add(name)
     how, certain = detect.time_format(frame[name])
     how = given.get("time_format") or how
@@ -286,7 +286,7 @@ def _time(
         )
     made.formats[where] = how
     if not certain and "time_format" not in given:
-        made.guessed[f"{where}.format"] = "day and month may be the other way round"
+        made.guessed[f"{where}.format"] = "day and month, or the century, may be others"
 
 
 def _impressions(

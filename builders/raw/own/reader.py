@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ import polars as pl
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.text import clean_column
 from usermirrorer.builders.raw import as_of, columns, files
-from usermirrorer.builders.raw.own import text_columns, values
+from usermirrorer.builders.raw.own import shown, text_columns, values
 from usermirrorer.builders.raw.own.check import nearest
 from usermirrorer.builders.raw.own.expressions import condition
-from usermirrorer.builders.raw.own.text_columns import UNIT
 from usermirrorer.builders.raw.own.yaml_text import Document
 from usermirrorer.builders.raw.report import Report
 from usermirrorer.builders.raw.source import Tables
@@ -42,10 +42,14 @@ def read(document: Document, folder: Path, report: Report) -> Tables:
     if "impressions" in document.value:
         impressions = _impressions(document, folder, report, items)
         interactions = _with_clicks(interactions, impressions)
-    with _at(document, "interactions", "item"):
-        interactions = columns.known(interactions, items, "item_id", report, where)
-    interactions = columns.once(interactions, report, where).sort(
-        "timestamp", "user_id", "item_id", maintain_order=True
+    unknown = f"column {document.value['interactions']['item']!r} names no item of "
+    unknown += document.value["files"]["items"]["path"]
+    reason = _told(document, unknown, "interactions", "item")
+    interactions = columns.known(interactions, items, "item_id", report, where, reason)
+    interactions = (
+        columns.once(interactions, report, where)
+        .drop(columns.LINE)
+        .sort("timestamp", "user_id", "item_id", maintain_order=True)
     )
     if "available" in document.value["items"]:
         items = as_of.not_after_first(items, interactions)
@@ -81,12 +85,19 @@ def _raw(document: Document, kind: str, folder: Path) -> files.Raw:
 
 @contextlib.contextmanager
 def _at(document: Document, *keys: str) -> Iterator[None]:
-    """Add the line of the definition to an error of a file."""
+    """Add the line of the definition to an error of a file that does not name one yet."""
     try:
         yield
     except UserError as error:
+        if f"{document.file.name}:" in str(error):
+            raise
         fix = f"{error.fix} See {document.at(*keys)}.".strip()
         raise UserError(error.what, where=error.where, fix=fix) from error
+
+
+def _told(document: Document, reason: str, *keys: str) -> str:
+    """Return a reason with the line of the definition behind it."""
+    return f"{reason} ({Path(document.at(*keys)).name})"
 
 
 class _Table:
@@ -100,7 +111,7 @@ class _Table:
         with _at(document, "files", kind):
             self.there = text_columns.names(self.raw, self.about)
         self.needed: list[str] = []
-        self.select: list[pl.Expr] = []
+        self.select: list[pl.Expr] = [pl.col("line").alias(columns.LINE)]
         self.checks: dict[str, pl.Expr] = {}
         self.types: dict[str, Any] = {}
 
@@ -116,12 +127,16 @@ class _Table:
             self.needed.append(name)
         return pl.col(name)
 
+    def check(self, reason: str, good: pl.Expr, *keys: str) -> None:
+        """Leave out rows that are not good, with a reason that names the definition's line."""
+        self.checks[_told(self.document, reason, self.kind, *keys)] = good
+
     def id(self, key: str, called: str) -> None:
         """Select an id, which must be filled."""
         name = self.document.value[self.kind][key]
         column = self.column(name, key)
         self.select.append(values.identifier(column, self.missing).alias(called))
-        self.checks[f"column {name!r} is empty"] = pl.col(called).is_not_null()
+        self.check(f"column {name!r} is empty", pl.col(called).is_not_null(), key)
 
     def time(self, rule: Mapping[str, Any], called: str, *keys: str, needed: bool = True) -> None:
         """Select a time."""
@@ -130,12 +145,10 @@ class _Table:
         text = values.stated(self.column(name, *keys, "column"), self.missing)
         self.select.append(values.moment(text, how, zone).alias(called))
         good = pl.col(called).dt.year().is_between(*_YEARS)
-        if needed:
-            self.checks[f"column {name!r} is no time of the format {how}"] = good
-        else:
+        if not needed:
             self.select.append(text.is_null().alias("_untimed"))
-            reason = f"column {name!r} is no time of the format {how}"
-            self.checks[reason] = pl.col("_untimed") | good.fill_null(False)
+            good = pl.col("_untimed") | good.fill_null(False)
+        self.check(f"column {name!r} is no time of the format {how}", good, *keys)
 
     def columns(self) -> None:
         """Select the columns that templates, conditions and running values read."""
@@ -150,8 +163,8 @@ class _Table:
             if about.get("type", "text") != "text":
                 given = f"_given_{called}"
                 self.select.append(values.stated(raw, self.missing).is_not_null().alias(given))
-                reason = f"column {name!r} is no {about['type']}"
-                self.checks[reason] = ~pl.col(given) | pl.col(called).is_not_null()
+                good = ~pl.col(given) | pl.col(called).is_not_null()
+                self.check(f"column {name!r} is no {about['type']}", good, "columns", called)
 
     def rule(self, key: str) -> pl.Expr | None:
         """Return the condition under a key."""
@@ -168,10 +181,22 @@ class _Table:
         helpers = [n for n in frame.columns if n.startswith(("_given_", "_untimed"))]
         frame = frame.drop(helpers)
         if (wanted := self.rule("filter")) is not None:
-            text = self.document.value[self.kind]["filter"]
-            with _at(self.document, self.kind, "filter"):
-                frame = columns.behaviors(frame, wanted, f"not {text}", report, self.raw)
+            frame = self.chosen(frame, wanted, "filter", report)
         return frame
+
+    def chosen(
+        self, frame: pl.DataFrame, wanted: pl.Expr, key: str, report: Report
+    ) -> pl.DataFrame:
+        """Keep the rows that the condition under a key wants."""
+        reason = _told(self.document, f"not {self.document.value[self.kind][key]}", self.kind, key)
+        return columns.behaviors(frame, wanted, reason, report, self.raw)
+
+    def unique(self, frame: pl.DataFrame, called: str, report: Report) -> pl.DataFrame:
+        """Keep the first row of each id."""
+        name = self.document.value[self.kind]["id"]
+        again = f"column {name!r} has an id again"
+        reason = _told(self.document, again, self.kind, "id")
+        return columns.unique(frame, called, report, self.raw, reason).drop(columns.LINE)
 
 
 def _interactions(
@@ -185,9 +210,7 @@ def _interactions(
     chosen = table.rule("behavior")
     frame = table.read(report)
     if chosen is not None:
-        text = document.value["interactions"]["behavior"]
-        with _at(document, "interactions", "behavior"):
-            frame = columns.behaviors(frame, chosen, f"not {text}", report, table.raw)
+        frame = table.chosen(frame, chosen, "behavior", report)
     return _no_null_texts(frame), table.raw
 
 
@@ -197,12 +220,12 @@ def _items(document: Document, folder: Path, report: Report) -> pl.DataFrame:
     table.id("id", "item_id")
     title = values.stated(table.column(about["title"], "title"), table.missing)
     table.select.append(clean_column(title.fill_null(""), 160).alias("title"))
-    table.checks[f"column {about['title']!r} is empty"] = pl.col("title") != ""
+    table.check(f"column {about['title']!r} is empty", pl.col("title") != "", "title")
     table.columns()
     dated = isinstance(about.get("available"), dict)
     if dated:
         table.time(about["available"], "available_from", "available", needed=False)
-    frame = columns.unique(table.read(report), "item_id", report, table.raw)
+    frame = table.unique(table.read(report), "item_id", report)
     if not dated:
         never = pl.lit(None, pl.Datetime("ms", "UTC"))
         frame = frame.with_columns(never.alias("available_from"))
@@ -219,7 +242,7 @@ def _users(document: Document, folder: Path, report: Report) -> pl.DataFrame:
     table = _Table(document, "users", folder)
     table.id("id", "user_id")
     table.columns()
-    return columns.unique(table.read(report), "user_id", report, table.raw)
+    return table.unique(table.read(report), "user_id", report)
 
 
 def _no_null_texts(frame: pl.DataFrame) -> pl.DataFrame:
@@ -234,7 +257,8 @@ def _impressions(
     table.id("user", "user_id")
     table.time(about["time"], "timestamp", "time")
     for key in ("shown", "clicked"):
-        table.select.append(table.column(about[key], key).alias(f"_{key}"))
+        text = values.stated(table.column(about[key], key), table.missing)
+        table.select.append(text.fill_null("").alias(f"_{key}"))
     if "id" in about:
         table.id("id", "impression_id")
     rows = table.read(report)
@@ -242,75 +266,38 @@ def _impressions(
         listed = about.get("layout", "list") == "list"
         name = pl.int_range(pl.len()).cast(pl.String) if listed else _list_key()
         rows = rows.with_columns(name.alias("impression_id"))
-    lists = _of_rows(rows) if about.get("layout") == "rows" else _of_lists(rows, about)
-    whole = lists.filter(pl.col("item_ids").list.len() > 0)
-    report.skip("nothing was shown", len(lists) - len(whole), where=table.raw)
-    known = items["item_id"].implode()
-    good = pl.col("item_ids").list.eval(pl.element().is_in(known)).list.all()
-    kept = whole.filter(good)
-    report.skip("impression of an unknown item", len(whole) - len(kept), where=table.raw)
-    if not len(kept):
-        raise UserError(
-            "every impression shows an item that is not in the items",
-            where=table.raw,
-            fix=f"See {document.at('impressions')}.",
-        )
-    kept = columns.unique(kept, "impression_id", report, table.raw)
+    tell = functools.partial(_of_shown, document)
+    made = _of_known(shown.lists(rows, about, tell), document, items)
+    kept = made.filter(pl.col(shown.FAULT).is_null())
+    for (why,), bad in made.drop_nulls(shown.FAULT).group_by(shown.FAULT, maintain_order=True):
+        line = columns.line_of(bad)
+        if not len(kept):
+            reason = f"none of its lists can be used, the first because: {why} (line {line})"
+            raise UserError(reason, where=table.raw)
+        report.skip(str(why), len(bad), where=table.raw, line=line)
+    if "id" in about:
+        kept = table.unique(kept, "impression_id", report)
     order = ["impression_id", "user_id", "timestamp", "item_ids", "clicked"]
     return kept.select(order).sort("timestamp", "impression_id")
 
 
+def _of_shown(document: Document, reason: str, key: str) -> str:
+    return _told(document, reason, "impressions", key)
+
+
+def _of_known(lists: pl.DataFrame, document: Document, items: pl.DataFrame) -> pl.DataFrame:
+    """Mark lists that show an unknown item."""
+    name = document.value["impressions"]["shown"]
+    fault = f"column {name!r} names no item of {document.value['files']['items']['path']}"
+    fault = _of_shown(document, fault, "shown")
+    known = items["item_id"].implode()
+    good = pl.col("item_ids").list.eval(pl.element().is_in(known)).list.all()
+    marked = pl.when(~good).then(pl.lit(fault))
+    return lists.with_columns(pl.coalesce(shown.FAULT, marked).alias(shown.FAULT))
+
+
 def _list_key() -> pl.Expr:
     return pl.format("{}-{}", "user_id", pl.col("timestamp").dt.epoch("ms"))
-
-
-def _split(name: str, separator: str) -> pl.Expr:
-    text = pl.col(name).str.strip_chars("[] \t\n")
-    if separator:
-        text = text.str.replace_all(separator, UNIT, literal=True)
-    parts = text.str.split(UNIT).list.eval(pl.element().str.strip_chars(" '\""))
-    return parts.list.eval(pl.element().filter(pl.element() != ""))
-
-
-def _of_lists(rows: pl.DataFrame, about: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows that hold all that was shown: labels behind the ids, labels apart, or taken ids."""
-    separator = about.get("separator", "")
-    parts = rows.with_columns(_split("_shown", separator), _split("_clicked", separator))
-    if about["shown"] == about["clicked"]:  # N1-0 N2-1
-        listed = pl.col("_shown").list
-        return parts.with_columns(
-            listed.eval(pl.element().str.replace(r"[-:][01]$", "")).alias("item_ids"),
-            listed.eval(pl.element().str.contains(r"[-:]1$")).alias("clicked"),
-        )
-    shown = pl.col("_shown").list.eval(pl.element().str.replace(r"^(\d+)\.0+$", "${1}"))
-    parts = parts.with_columns(shown.alias("item_ids"))
-    labels = pl.col("_clicked").list.eval(pl.element().is_in(["0", "1", "true", "false"]))
-    same = pl.col("_clicked").list.len() == pl.col("item_ids").list.len()
-    if (
-        parts.select((labels.list.all() & same).all()).item()
-        and parts.select((pl.col("item_ids").list.len() > 1).any()).item()
-    ):
-        taken = pl.col("_clicked").list.eval(pl.element().is_in(["1", "true"]))
-        return parts.with_columns(taken.alias("clicked"))
-    numbered = parts.with_row_index("_row")
-    flat = numbered.select("_row", "item_ids", "_clicked").explode("item_ids")
-    hit = flat.with_columns(pl.col("item_ids").is_in(pl.col("_clicked")).alias("clicked"))
-    lists = hit.group_by("_row", maintain_order=True).agg("clicked")
-    return numbered.join(lists, on="_row", how="left", maintain_order="left").drop("_row")
-
-
-def _of_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per shown item: the rows of an impression together."""
-    one = rows.with_columns(
-        pl.col("_shown").str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}"),
-        pl.col("_clicked").str.to_lowercase().is_in(["1", "1.0", "true", "yes"]),
-    )
-    return one.group_by("impression_id", maintain_order=True).agg(
-        pl.col("user_id").first(),
-        pl.col("timestamp").min(),
-        pl.col("_shown").alias("item_ids"),
-        pl.col("_clicked").alias("clicked"),
-    )
 
 
 def _with_clicks(interactions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def names(raw: files.Raw, about: Mapping[str, Any]) -> list[str]:
     """Return the names of a file's columns."""
     kind = about.get("format", "csv")
     if kind == "parquet":
-        return list(_scan(raw).collect_schema())
+        with _whole(raw):
+            return list(_scan(raw).collect_schema())
     if kind == "jsonl":
         text = next(files.blocks(raw, encodings=(about.get("encoding", "utf-8"),))).text
         rows = (_flat(row) for line in text.split("\n")[:1000] if (row := _object(line)))
@@ -89,19 +91,39 @@ def _scan(raw: files.Raw) -> pl.LazyFrame:
         return pl.scan_parquet(raw.path)
 
 
+def parquet_beginning(raw: files.Raw, rows: int) -> pl.DataFrame:
+    """Return the first rows of a Parquet file as text.
+
+    Raises:
+        UserError: if it is cut off, or lies in an archive.
+    """
+    with _whole(raw):
+        return as_text(_scan(raw).head(rows).collect())
+
+
+@contextlib.contextmanager
+def _whole(raw: files.Raw) -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"is no whole Parquet file: {why}", where=raw) from error
+
+
 def _parquet(raw: files.Raw, needed: Sequence[str]) -> Iterator[pl.DataFrame]:
     most = files.most_read() and _ROWS
-    try:
+    with _whole(raw):
         scan = _scan(raw).select(needed)
         frame = (scan.head(most) if most else scan).collect()
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"is no whole Parquet file: {error}", where=raw) from error
     for first in range(0, len(frame), _ROWS):
         yield as_text(frame.slice(first, _ROWS)).with_row_index("line", offset=first + 1)
 
 
 def as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return every column as text: times as ISO, lists joined by `UNIT`, missing as empty."""
+    """Return every column as text: times as ISO, lists joined by `UNIT`, missing as empty.
+
+    Bytes are text where they are UTF-8, as Spark writes it; what no text stands for is empty.
+    """
     return frame.select(_text(pl.col(name), kind).fill_null("") for name, kind in _kinds(frame))
 
 
@@ -112,18 +134,35 @@ def _kinds(frame: pl.DataFrame) -> list[tuple[str, Any]]:
 def _text(column: pl.Expr, kind: Any) -> pl.Expr:
     if isinstance(kind, pl.List | pl.Array):
         listed = column.arr.to_list() if isinstance(kind, pl.Array) else column
-        return listed.list.eval(pl.element().cast(pl.String)).list.join(UNIT, ignore_nulls=True)
+        each = _text(pl.element(), kind.inner)
+        return listed.list.eval(each).list.join(UNIT, ignore_nulls=True)
     if isinstance(kind, pl.Datetime):
         return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.3f" + ("%:z" if kind.time_zone else ""))
     if isinstance(kind, pl.Struct):
         return column.struct.json_encode()
-    if kind in (pl.Binary, pl.Object):
-        return pl.lit("").alias(column.meta.output_name())
+    if kind == pl.Binary:
+        return column.map_batches(_of_bytes, return_dtype=pl.String)
     if kind in (pl.Float32, pl.Float64):  # 1e15 as people write it
         whole = column.cast(pl.Int64, strict=False)
         same = whole.is_not_null() & (whole.cast(pl.Float64) == column) & (column.abs() < 9e15)
         return pl.when(same).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
-    return column.cast(pl.String)
+    nothing = kind.is_nested() or kind == pl.Object  # maps among them
+    return pl.lit("").alias(column.meta.output_name()) if nothing else column.cast(pl.String)
+
+
+def _of_bytes(values: pl.Series) -> pl.Series:
+    """Bytes as the UTF-8 text that they hold, null where they hold none."""
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return pl.Series(values.name, [_utf8(value) for value in values], pl.String)
+
+
+def _utf8(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _json(

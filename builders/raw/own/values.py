@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from usermirrorer.builders.common.text import clean_column
+from usermirrorer.builders.raw.own.text_columns import UNIT
 
 #: Type in a definition -> type of the column, and in the stored table.
 TYPES: dict[str, tuple[Any, pa.DataType]] = {
@@ -20,8 +22,8 @@ TYPES: dict[str, tuple[Any, pa.DataType]] = {
 #: What stands for a missing value where a definition does not say.
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-")
 EPOCHS = {"epoch-s": 1_000, "epoch-ms": 1, "epoch-us": 1 / 1_000, "epoch-ns": 1 / 1_000_000}
-_YES = ("true", "yes", "y", "t", "1", "1.0")
-_NO = ("false", "no", "n", "f", "0", "0.0")
+YES = ("true", "yes", "y", "t", "1", "1.0")
+NO = ("false", "no", "n", "f", "0", "0.0")
 _ISO = (
     *("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d"),
     "%Y-%m-%dT%H:%M%#z",
@@ -44,10 +46,11 @@ def typed(column: pl.Expr, about: Mapping[str, Any], missing: Sequence[str]) -> 
     """Text as the type that a definition states, null where it is missing or no such value."""
     text, kind = stated(column, missing), about.get("type", "text")
     if kind == "text":
-        return clean_column(text.fill_null(""), about.get("limit", TEXT_LIMIT))
+        listed = text.fill_null("").str.replace_all(UNIT, ", ", literal=True)
+        return clean_column(listed, about.get("limit", TEXT_LIMIT))
     if kind == "yes-no":
         small = text.str.to_lowercase()
-        return pl.when(small.is_in(_YES)).then(True).when(small.is_in(_NO)).then(False)
+        return pl.when(small.is_in(YES)).then(True).when(small.is_in(NO)).then(False)
     if about.get("decimal") == ",":
         text = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
     number = text.cast(pl.Float64, strict=False)
@@ -102,5 +105,6 @@ def _parsed(text: pl.Expr, pattern: str, zone: str) -> pl.Expr:
         time = (text + whole).str.to_date(full, strict=False).cast(pl.Datetime("ms"))
     else:
         time = text.str.to_date(pattern, strict=False).cast(pl.Datetime("ms"))
+    zone = "UTC" if re.search("UTC|GMT|Z$", pattern) else zone
     local = time.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
     return local.dt.convert_time_zone("UTC")

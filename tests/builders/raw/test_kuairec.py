@@ -56,5 +56,5 @@ def test_short_watches_are_no_bad_rows_but_counted_in_the_manifest(raw, tmp_path
 
 def test_a_log_of_short_watches_alone_is_one_error(raw):
     watched(raw, 0.1, 0.2)
-    with pytest.raises(UserError, match="every interaction is not chosen: less than 50%"):
+    with pytest.raises(UserError, match=r"every row \(\d+\) is not chosen: less than 50%"):
         SOURCE.read(raw, Report())

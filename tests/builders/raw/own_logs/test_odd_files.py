@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import io
 import json
 import random
+import zipfile
+from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +60,21 @@ def proposed(folder, content, name="log.csv"):
     return propose.propose({kind: detect.look(path) for kind, path in paths.items()}, {})
 
 
+def parquet(**columns):
+    table = {"customer": [r[0] for r in ROWS], "sku": [r[1] for r in ROWS]}
+    table |= {"time": pa.array([r[2] * 1000 for r in ROWS], pa.timestamp("ms")), **columns}
+    written = io.BytesIO()
+    pq.write_table(pa.table(table), written)
+    return written.getvalue()
+
+
+def zipped(name, content):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, content)
+    return packed.getvalue()
+
+
 BERLIN = dt.timezone(dt.timedelta(hours=1))
 
 
@@ -78,6 +98,14 @@ BERLIN = dt.timezone(dt.timedelta(hours=1))
         (log(written("%d/%m/%Y %H:%M")), "%d/%m/%Y %H:%M"),
         (log(written("%m/%d/%Y %I:%M:%S %p")), "%m/%d/%Y %I:%M:%S %p"),
         (log(written("%Y-%m")), "%Y-%m"),
+        (log(written("%d.%m.%y %H:%M")), "%d.%m.%y %H:%M"),
+        (log(written("%m/%d/%y")), "%m/%d/%y"),
+        (log(written("%d %B %Y")), "%d %B %Y"),
+        (log(written('"%b %d, %Y %I:%M %p"')), "%b %d, %Y %I:%M %p"),
+        (log(written("%d/%b/%Y:%H:%M:%S +0000")), "%d/%b/%Y:%H:%M:%S %z"),
+        (log(written('"%a, %d %b %Y %H:%M:%S GMT"')), "%a, %d %b %Y %H:%M:%S GMT"),
+        (log(written("%Y%m%d%H%M%S")), "%Y%m%d%H%M%S"),
+        (log(written("%Y%m%dT%H%M%SZ")), "%Y%m%dT%H%M%SZ"),
         (log() + "a,b\n" * 3 + "a,b,c,d,e,f\n" * 3, "epoch-s"),
         ("".join(f"{n or ''},{row}\n" for n, row in enumerate(log().splitlines())), "epoch-s"),
     ],
@@ -119,12 +147,27 @@ def test_objects_inside_objects_are_reached_by_their_names(tmp_path, make, user,
         ("log.csv", "\n\n \n", "log.csv: is empty"),
         ("log.csv", "customer,sku,time\n", "log.csv: has a header and no rows"),
         ("log.csv", log(head=""), "log.csv:1: its first line seems to hold values"),
-        ("log.csv", log(head="customer,sku,sku,time"), "log.csv:1: column.s. sku are named twice"),
+        ("log.csv", log(head="customer,sku,sku,time"), "log.csv:1: column.s. sku are there twice"),
         ("log.csv", log().replace("\n", "\r"), r"log.csv: its lines end in \\r alone"),
         ("log.csv", "# made by X\n" + log(), "log.csv:1: no row has the 1 field"),
         ("log.csv", log(head='"customer,sku,time,stars'), "quote in the header is never closed"),
         ("log.csv", "customer\n" + "k1\nk2\n" * 50, "no column looks like the user"),
-        ("log.csv", log(written("week %U of %Y")), "no column looks like the time"),
+        (
+            "log.csv",
+            log(written("week %U of %Y")),
+            "the times of 'time' have no format that is known",
+        ),
+        (
+            "log.csv",
+            log(head="customer,sku,time,stars,,").replace("\nk", ",,\nk"),
+            "without a name",
+        ),
+        ("log.parquet", parquet()[:-40], "log.parquet: is no whole Parquet file"),
+        (
+            "log.zip",
+            zipped("log.parquet", parquet()),
+            "Parquet inside an archive is not read. Unpack",
+        ),
         ("log.csv", log().encode("utf-16"), "log.csv: is no text that is read.*UTF-8"),
         ("log.csv", bytes(range(256)) * 20, "log.csv: is no text that is read"),
         ("log.csv.gz", gzip.compress(log().encode())[:-99], "log.csv.gz: is cut off or damaged"),
@@ -136,6 +179,39 @@ def test_objects_inside_objects_are_reached_by_their_names(tmp_path, make, user,
 def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, name, content, says):
     with pytest.raises(UserError, match=says):
         proposed(tmp_path, content, name)
+
+
+N = len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "value"),
+    [
+        ({"customer": pa.array([r[0] for r in ROWS]).dictionary_encode()}, "customer", ROWS[0][0]),
+        ({"customer": [r[0].encode() for r in ROWS]}, "customer", ROWS[0][0]),
+        ({"customer": pa.array([Decimal(7)] * N, pa.decimal128(20, 2))}, "customer", "7"),
+        ({"customer": pa.array([7.0] * N)}, "customer", "7"),
+        ({"price": pa.array([Decimal("4.50")] * N, pa.decimal128(10, 2))}, "price", "4.50"),
+        ({"tags": [["a", "b"]] * N}, "tags", "a, b"),
+        ({"codes": [[1, 2]] * N}, "codes", "1, 2"),
+        ({"in": [[{"a": 1}]] * N}, "in", '{"a":1}'),
+        ({"map": pa.array([[("a", 1)]] * N, pa.map_(pa.string(), pa.int64()))}, "map", ""),
+        ({"bytes": [b"\xff\xfe"] * N}, "bytes", ""),
+        ({"day": pa.array([19_700] * N, pa.date32())}, "day", "2023-12-09"),
+        ({"zoned": pa.array([0] * N, pa.timestamp("us", "Asia/Tokyo"))}, "zoned",
+         "1970-01-01T09:00:00.000+09:00"),
+    ],
+)  # fmt: skip
+def test_every_type_of_parquet_is_a_text_or_nothing(columns, name, value, tmp_path):
+    made = proposed(tmp_path, parquet(**columns), "log.parquet")
+    assert made.formats["interactions.time"] == "iso"
+    raw = files.Raw(tmp_path / "log.parquet")
+    column = pl.col(name)
+    how = values.identifier if name == "customer" else lambda c, _: values.typed(c, {}, ())
+    got = text_columns.read(
+        raw, {"format": "parquet"}, Report(), [name], [how(column, ()).alias("x")], {}
+    )
+    assert got["x"][0] == value
 
 
 def test_a_large_file_is_looked_at_in_its_beginning_alone(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_untidy_files_are_read_right(shop):
     source, tables = read(shop, report)
     assert tables.items["item_id"].to_list() == ["007", "008"]  # leading zeros stay
     assert tables.items["title"].to_list() == ["Tee, grün lose", "Kaffee"]
-    assert report.skipped == {"items.csv: duplicate item_id": 1}
+    assert report.skipped == {"items.csv: column 'sku' has an id again (my-shop.yaml:13)": 1}
     assert tables.interactions["stars"].to_list() == [4.5, None, None, 1000.5]
     hours = tables.interactions["timestamp"].dt.hour().to_list()
     assert hours == [10] * 4  # noon in Vienna's summer
@@ -100,10 +100,15 @@ def test_bad_rows_are_counted_with_their_reason_and_line(shop):
     _, tables = read(shop, report)
     assert len(tables.interactions) == 4
     told = "\n".join(report.lines())
-    assert "column 'zeit' is no time of the format %d.%m.%Y %H:%M: 1 row(s)" in told
-    assert "column 'wer' is empty: 1 row(s) left out, first on line 7" in told
-    assert "column 'stars' is no number: 1 row(s) left out, first on line 8" in told
-    assert "interaction of an unknown item: 1 row(s)" in told
+    assert (
+        "column 'zeit' is no time of the format %d.%m.%Y %H:%M (my-shop.yaml:9): 1 row(s)" in told
+    )
+    assert "column 'wer' is empty (my-shop.yaml:7): 1 row(s) left out, first on line 7" in told
+    assert (
+        "column 'stars' is no number (my-shop.yaml:11): 1 row(s) left out, first on line 8" in told
+    )
+    unknown = "column 'sku' names no item of items.csv (my-shop.yaml:8): 1 row(s) left out, first"
+    assert f"{unknown} on line 9" in told
 
 
 @given(st.randoms(use_true_random=False))
