@@ -39,7 +39,13 @@ _BLANKS = "\u2800\u3164\uffa0"
 #: No control characters for Unicode, and yet nothing or a mere box is seen of them.
 _UNSEEN = "\ufffc\U0001d159\U00016fe4"
 _IN_CONTEXT = re.compile("[\u200c\u200d\ufe0f\U000e0020-\U000e007f]")
-_TAG = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
+#: A tag; one with attributes may be long, as an image with its address is. Scripts and styles of a
+#: page go with what they hold.
+_TAG = re.compile(
+    r"<(script|style)\b[^<>]*>[^<]{0,4000}</\1\s*>"
+    r"|</?[A-Za-z][^<>]{0,200}>|<[A-Za-z][\w:-]*\s[^<>=]{0,200}=[^<>]{0,4000}>",
+    re.I,
+)
 
 _UNITS = (
     ("year", 365 * 86400),

@@ -30,6 +30,12 @@ _REVIEWS_2023 = {
     "text": pl.String,
     "timestamp": pl.Float64,  # milliseconds
 }
+#: Some metadata of 2018 hold the page's own code where the title should be.
+_NO_PAGE = {
+    "code of a page in place of the title": ~pl.col("title").str.contains(
+        r"getTime\(\)|function\s*\(|^var [A-Za-z]"
+    )
+}
 _META_2018 = {
     "asin": pl.String,
     "title": pl.String,
@@ -120,7 +126,7 @@ def _items(file: files.Raw, report: Report, is_2023: bool) -> pl.DataFrame:
             _price(pl.col(price)).alias("price"),
             columns.parsed_day(date.str.strip_chars(), "%B %d, %Y").alias("available_from"),
         ],
-        columns.filled("item_id", "title"),
+        {**columns.filled("item_id", "title"), **_NO_PAGE},
     )
     parts = [pl.when(pl.col(c) != "").then(c) for c in ("title", "category", "about")]
     text = pl.concat_str(parts, separator=" - ", ignore_nulls=True).alias("text")

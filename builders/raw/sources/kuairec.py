@@ -186,7 +186,7 @@ def _videos(file: files.Raw, report: Report, daily: pl.DataFrame) -> pl.DataFram
 
 def _without_ids(name: str) -> pl.Expr:
     """Text without the account numbers behind handles: `@name(O3xhcy6vhfzcu3kw)` is `@name`."""
-    return _stated(name).str.replace_all(r"(@[^@()（）]{1,60}?)\s*[(（]O[0-9A-Za-z]+[)）]", "${1}")
+    return _stated(name).str.replace_all(r"(@[^@\n]{1,60}?)\s*[(（]O[0-9A-Za-z_-]{4,}[)）]", "${1}")
 
 
 def _stated(name: str) -> pl.Expr:

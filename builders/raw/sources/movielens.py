@@ -69,6 +69,7 @@ _AGE_BANDS = (
     (25, "25-34"),
     (18, "18-24"),
 )
+_OLDEST = 120
 _MISSING_YEAR = -1
 
 
@@ -152,13 +153,12 @@ _EVENT = ["user_id", "item_id", "rating", "timestamp"]
 
 
 def _read_1m(folder: Path, report: Report) -> _Three:
-    names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
     people = ["user_id", "gender", "age", "occupation", "zip"]
     users = _table(files.one(folder, "users.dat"), report, "::", people, [*people])
     films = ["item_id", "title", "genres"]
     year = _year_of_title()
     return (
-        users.with_columns(pl.col("occupation").replace(names)),
+        users.with_columns(_occupation(pl.col("occupation"))),
         _table(files.one(folder, "movies.dat"), report, "::", films, [*films, year]),
         _ratings(files.one(folder, "ratings.dat"), report, "::", _EVENT),
     )
@@ -222,15 +222,20 @@ def _one_of(named: Sequence[str], *candidates: str, where: files.Raw) -> str:
 def _persons(gender: pl.Expr, age: pl.Expr) -> list[pl.Expr | str]:
     """Fields of a person, by what they hold: a header may have swapped gender and age."""
     swapped = age.is_in(["M", "F"])
-    code = pl.col("occupation:token")
-    names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
     return [
         pl.col("user_id:token").alias("user_id"),
         pl.when(swapped).then(age).otherwise(gender).alias("gender"),
         pl.when(swapped).then(gender).otherwise(age).alias("age"),
-        code.replace(names).alias("occupation"),
+        _occupation(pl.col("occupation:token")).alias("occupation"),
         pl.col("zip_code:token").alias("zip"),
     ]
+
+
+def _occupation(code: pl.Expr) -> pl.Expr:
+    """The name of a code of MovieLens-1M; words stay, and a number that is no code says nothing."""
+    names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
+    named = code.replace_strict(names, default=None, return_dtype=pl.String)
+    return pl.when(code.str.contains("[A-Za-z]{3}")).then(code).otherwise(named).fill_null("")
 
 
 def _year_of_title(title: str = "title") -> pl.Expr:
@@ -250,7 +255,7 @@ def _canonical(
 
 def _people(users: pl.DataFrame) -> pl.DataFrame:
     age = pl.col("age").cast(pl.Int32, strict=False)
-    band: Any = pl.when(age.is_null()).then(pl.lit(""))
+    band: Any = pl.when(~age.is_between(1, _OLDEST).fill_null(False)).then(pl.lit(""))
     for lowest, name in _AGE_BANDS:
         band = band.when(age >= lowest).then(pl.lit(name))
     return users.select(
