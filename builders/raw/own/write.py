@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from usermirrorer.builders.raw.own.check import SCHEMA_FILE
 from usermirrorer.builders.raw.own.propose import Proposal
 
 SCHEMA_NAME = "usermirrorer-domain.schema.json"
 _SHOWN = 4  # attributes in a template
+_YEARS = ("year", "release_year", "publication_year")
 
 
 def quoted(value: str) -> str:
@@ -142,22 +142,37 @@ def _as_of(made: Proposal) -> list[str]:
 
 
 def _templates(made: Proposal) -> list[str]:
-    items: list[tuple[str, dict[str, Any]]] = list(made.columns["items"].items())[:_SHOWN]
-    attributes = "".join(
-        f"{{% if {n} %}}, {_label(n)}: {{{{ {n} }}}}{{% endif %}}" for n, _ in items
-    )
-    rating = rating_of(made)
-    rated = (
-        f"{{% if {rating} %}}. {_label(rating)}: {{{{ {rating} }}}}{{% endif %}}" if rating else ""
-    )
+    """Write the three templates: a title, its year in brackets, and behind ` - ` the rest.
+
+    So written, prompts for very small models can leave out all but the title and its year.
+    """
+    columns = made.columns["items"]
+    year = _year(made)
+    named = f"{{{{ title }}}}{_if(year, f' ({{{{ {year} }}}})')}"
+    others = [name for name in list(columns)[:_SHOWN] if name != year]
+    item = named + "".join(_if(n, f" - {_label(n)}: {{{{ {n} }}}}") for n in others)
+    rating, people = rating_of(made), made.columns.get("users", {})
+    rated = _if(rating, f". {_label(rating)}: {{{{ {rating} }}}}")
+    average = _if(rating and f"average_{rating}", f" - {{{{ average_{rating} }}}} on average")
     lines = ["templates:  # Jinja: {{ column }}, {% if column %} ... {% endif %}; GUESS"]
-    people = made.columns.get("users", {})
     lines.append("  profile: |" if people else '  profile: ""')
-    lines += [f"    {{% if {n} %}}{_label(n)}: {{{{ {n} }}}}{{% endif %}}" for n in people]
-    lines += ["  history: |", f"    {{{{ ago }}}}: {{{{ title }}}}{attributes}{rated}"]
-    average = f"average_{rating}"
-    known = f"{{% if {average} %}} ({{{{ {average} }}}} on average){{% endif %}}" if rating else ""
-    return [*lines, "  exposure: |", f"    {{{{ title }}}}{attributes}{known}"]
+    lines += ["    " + _if(n, f"{_label(n)}: {{{{ {n} }}}}") for n in people]
+    lines += ["  history: |", f"    {{{{ ago }}}}: {item}{rated}"]
+    return [*lines, "  exposure: |", f"    {item}{average}"]
+
+
+def _year(made: Proposal) -> str:
+    """Return the name of the items' year, "" if there is none or the titles end in it already."""
+    titles = made.looked["items"].sample[made.roles["items.title"]]
+    if titles.str.contains(r"\(\d{4}\)\s*$").mean() > 0.5:  # type: ignore[operator]
+        return ""
+    columns = made.columns["items"]
+    return next((n for n in columns if n in _YEARS and columns[n]["type"] == "integer"), "")
+
+
+def _if(name: str, text: str) -> str:
+    """Return the template of a text that is shown where a column has a value; none without one."""
+    return f"{{% if {name} %}}{text}{{% endif %}}" if name else ""
 
 
 def _label(name: str) -> str:
