@@ -103,5 +103,21 @@ def scenes(lists: Shown, name: str, split: Split, source: Source, tables: Tables
     return Texts(source, tables, visible, pl.Series(split.users)).complete(drafts)
 
 
+def by_rank(lists: Shown, labels: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what was said of labels as said of ranks: lists are shown in another order.
+
+    Args:
+        lists: Which were asked about.
+        labels: [users] place of the chosen option.
+        likely: [users, OPTIONS] probabilities in the order of the labels.
+
+    Returns:
+        Rank of the chosen item [users], and probabilities by rank [users, OPTIONS].
+    """
+    ranked = np.zeros_like(likely)
+    np.put_along_axis(ranked, lists.order, likely, axis=1)
+    return lists.order[np.arange(len(lists.order)), labels], ranked
+
+
 def _scene_id(source: str, user: str, name: str) -> str:
     return hashlib.blake2b(f"{source}|{user}|{name}".encode(), digest_size=8).hexdigest()

@@ -177,11 +177,7 @@ def _simulated(world: World, name: str, lists: Mapping[Run, Shown]) -> Row:
     cost = _cost(world, name, simulator, how, questions, table, clock, key)
     ranks, by_rank = {}, {}
     for number, (run, shown) in enumerate(lists.items()):
-        people = np.arange(len(shown.order))
-        ranks[run] = shown.order[people, labels[number]]
-        placed = np.zeros_like(likely[number])
-        np.put_along_axis(placed, shown.order, likely[number], axis=1)
-        by_rank[run] = placed
+        ranks[run], by_rank[run] = exposures.by_rank(shown, labels[number], likely[number])
     first_label = float((labels == 0).mean())
     return {"ranks": ranks, "by_rank": by_rank, "cost": cost, "first_label": first_label}
 

@@ -115,3 +115,12 @@ def test_a_simulator_s_view_of_a_list_is_the_gain_expected_over_its_choice() -> 
     views = [0.75 * g + 0.25 * sixth for g in gain]
     assert list(told["tuned"]["gain"].values()) == pytest.approx(views)
     assert told["tuned"]["agreement"] == {"tau": 1, "low": 1, "high": 1}
+
+
+def test_what_is_said_of_labels_is_told_of_the_ranks_behind_them() -> None:
+    order = np.array([[2, 0, 1], [1, 2, 0]])  # the rank of the item under A, B and C
+    shown = exposures.Shown(np.zeros((2, 3), int), order)
+    labels, likely = np.array([0, 2]), np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    ranks, by_rank = exposures.by_rank(shown, labels, likely)
+    assert ranks.tolist() == [2, 0]
+    assert by_rank.tolist() == [[0.3, 0.2, 0.5], [0.7, 0.1, 0.2]]
