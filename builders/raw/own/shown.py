@@ -87,9 +87,9 @@ def _apart(rows: pl.DataFrame, about: Mapping[str, Any], tell: Tell) -> pl.DataF
     filled = parts.filter(pl.col("_taken").list.len() > 0)
     by_label, by_id = filled.select(labels.sum().alias("l"), named.sum().alias("i")).row(0)
     if (by_label or 0) > (by_id or 0):
-        fault = f"column {name!r} has not one yes or no for each item shown"
+        wrong = f"column {name!r} has not one yes or no for each item shown"
         taken = small.list.eval(pl.element().is_in(values.YES))
-        bad = pl.when(~labels).then(pl.lit(tell(fault, "clicked"))).alias(FAULT)
+        bad = pl.when(~labels).then(pl.lit(tell(wrong, "clicked"))).alias(FAULT)
         return parts.with_columns(taken.alias("clicked"), bad).drop("_taken")
     fault = pl.lit(tell(f"column {name!r} names what was not shown", "clicked"))
     made = parts.with_columns(pl.when(~named).then(fault).alias(FAULT)).with_row_index("_row")
