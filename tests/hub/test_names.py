@@ -95,6 +95,8 @@ def reads(api: HfApi, repo: str, files: dict, main: str, options: dict) -> None:
         for page in ("", f"/tree/{word}", f"/commit/{main}"):
             assert web.get(f"{api.endpoint}/{prefix}{repo}{page}").status_code == 200
     api.auth_check(repo, write=True, **{"repo_type": options["repo_type"]})
+    assert list(api.list_lfs_files(repo, **options)) == []
+    assert list(api.list_repo_likers(repo, **options)) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

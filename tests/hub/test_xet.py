@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import struct
+from pathlib import Path
 
 import lz4.frame
 import pytest
@@ -161,3 +163,21 @@ def test_a_truncated_or_changed_xorb_is_not_whole(tmp_path):
     for broken in (whole[:-1], chunk(b"one"), chunk(b"onf") + chunk(b"two!", 1), b""):
         path.write_bytes(broken)
         assert not xet.is_whole(path, name)
+
+
+def test_a_xorb_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Its bytes first, then its name, then the folder that holds the name."""
+    path = tmp_path / "incoming"
+    path.write_bytes(chunk(b"one"))
+    with path.open("rb") as file:
+        target = tmp_path / xet.xorb_hash(file)
+    done: list[str] = []
+
+    def sync(handle: int) -> None:
+        named = "with" if target.exists() else "without"
+        done.append(f"{Path(f'/proc/self/fd/{handle}').readlink().name} {named} its name")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with path.open("rb+") as file:
+        xet._keep_xorb(file, target)
+    assert done == ["incoming without its name", f"{tmp_path.name} with its name"]

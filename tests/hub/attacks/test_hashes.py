@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -116,6 +117,29 @@ def test_tokens_of_xet_are_good_for_their_repository_alone(world):
     for headers in ({}, {"Authorization": f"Bearer {world.tokens['other user']}"}):
         answer = httpx.post(f"{given['casUrl']}/v1/shards", content=b"x", headers=headers)
         assert answer.status_code == 401
+
+
+def test_a_xorb_that_is_broken_on_the_disk_is_taken_again(world):
+    """Power failed while it was written: to say that it is there would fail its file for a day."""
+    from tests.hub.test_xet import chunk
+    from usermirrorer.hub.server import xet
+
+    content = chunk(b"one") + chunk(b"two!", 1)
+    with io.BufferedReader(io.BytesIO(content)) as file:
+        name = xet.xorb_hash(file)
+    with world.client(worlds.WRITER) as client:
+        given = xet_of(client, "datasets/lab/open")
+    headers = {"Authorization": f"Bearer {given['accessToken']}"}
+    address = f"{given['casUrl']}/v1/xorbs/default/{name}"
+    for inserted in (True, False):
+        answer = httpx.post(address, content=content, headers=headers)
+        assert answer.json() == {"was_inserted": inserted}
+    (stored,) = world.root.glob(f"repos/*/xet/*/{name}")
+    for broken in (content[:-1], b"", bytes(len(content))):
+        stored.write_bytes(broken)
+        answer = httpx.post(address, content=content, headers=headers)
+        assert answer.json() == {"was_inserted": True}
+        assert stored.read_bytes() == content
 
 
 def test_xorbs_and_files_of_others_cannot_be_taken_by_hash(world):
