@@ -9,8 +9,11 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from fastapi import Request
 
 from tests.hub.attacks.corpus import commit, rows
+from usermirrorer.hub.server.access import HubError
+from usermirrorer.hub.server.app import create_app, error_response
 from usermirrorer.hub.server.pages import render_card
 
 #: What the payloads do, so that a browser can be asked whether they did it.
@@ -139,6 +142,22 @@ def test_error_pages_repeat_nothing_as_it_came(stranger):
         for address in (f"/usermirrorer/{text}", f"/login?next={text}", f"/no/such/{text}"):
             page = stranger.get(address, headers={"Accept": "text/html"})
             assert dangers(page.text) == [], address
+
+
+def test_no_message_says_where_things_lie(tmp_path):
+    """Errors of libraries name files; whoever asks has no business with the folder of the Hub."""
+    app = create_app(tmp_path)
+    try:
+        for accept in (b"*/*", b"text/html"):
+            headers = [(b"accept", accept), (b"host", b"localhost")]
+            scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers, "app": app}
+            scope |= {"query_string": b"", "root_path": "", "server": ("localhost", 80)}
+            error = HubError(400, f"{tmp_path}/repos/1/git is wrong")
+            answer = error_response(Request(scope), error)
+            told = answer.body.decode() + str(answer.headers)
+            assert "git is wrong" in told and str(tmp_path) not in told
+    finally:
+        app.state.store.close()
 
 
 def test_no_script_runs_in_a_browser(hub, addresses, tmp_path):
