@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import polars as pl
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.raw import delimited, files
 from usermirrorer.builders.raw.own import text_columns, values
+from usermirrorer.builders.raw.own.check import nearest, schema
 from usermirrorer.builders.raw.report import Report
 
 _LOOKED_AT = 1 << 20
@@ -75,7 +76,7 @@ def look(path: Path, given: dict[str, str] | None = None) -> Looked:
         return Looked(path, {"format": "parquet"}, frame, ())
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:1000]:
         raise UserError("is no text that is read", where=raw, fix="Save it as UTF-8.")
-    known, guesses = dict(given or {}), []
+    known, guesses = _checked(given or {}), []
     if "encoding" not in known:
         known["encoding"] = _encoding(start)
         if known["encoding"] != "utf-8":
@@ -92,7 +93,31 @@ def look(path: Path, given: dict[str, str] | None = None) -> Looked:
         about = {"format": "csv", "delimiter": known.get("delimiter") or _delimiter(text)}
         about["encoding"] = known["encoding"]
         guesses += ["delimiter"] if "delimiter" not in known else []
+        if _unquoted(text, about["delimiter"]):
+            about["quoted"] = "false"
+            guesses.append("quoted")
     return Looked(path, about, _sample(raw, about, text), tuple(guesses))
+
+
+def _checked(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what is given of text files, as a definition would take it."""
+    known = {key: value.replace("\\t", "\t") for key, value in given.items()}
+    rules = schema()["$defs"]["file"]["properties"]
+    if known.get("encoding", "utf-8") not in rules["encoding"]["enum"]:
+        fix = nearest(known["encoding"], rules["encoding"]["enum"])
+        raise UserError(f"{known['encoding']!r} is no encoding that is read", fix=fix)
+    if not re.search(rules["delimiter"]["pattern"], known.get("delimiter", ",")):
+        fix = rules["delimiter"]["description"]
+        raise UserError(f"{known['delimiter']!r} cannot split fields", fix=fix)
+    return known
+
+
+def _unquoted(text: str, delimiter: str) -> bool:
+    r"""Say whether quotes are but signs: `12\t7" single` has one, and yet all of its fields."""
+    lines = [line for line in text.split("\n")[:_ROWS] if line.strip()]
+    odd = [line for line in lines if line.count('"') % 2]
+    width = lines[0].count(delimiter) if lines else 0
+    return bool(odd) and all(line.count(delimiter) == width for line in odd)
 
 
 def _sample(raw: files.Raw, about: dict[str, str], text: str) -> pl.DataFrame:
@@ -102,7 +127,8 @@ def _sample(raw: files.Raw, about: dict[str, str], text: str) -> pl.DataFrame:
         frame = text_columns.lines(block, raw, named, Report())
         return frame.drop("line").head(_ROWS)
     plain = text.replace("\r\n", "\n").replace("\r", " ")  # as `delimited` reads it
-    reader = csv.reader(io.StringIO(plain), delimiter=about["delimiter"])
+    quoting = csv.QUOTE_NONE if about.get("quoted") == "false" else csv.QUOTE_MINIMAL
+    reader = csv.reader(io.StringIO(plain), delimiter=about["delimiter"], quoting=quoting)
     try:
         rows = [row for _, row in zip(range(_ROWS + 1), reader, strict=False)][1:]
     except csv.Error as error:

@@ -52,7 +52,7 @@ def read(
 
     Args:
         raw: The file.
-        about: `format`, `delimiter` and `encoding`.
+        about: `format`, `delimiter`, `encoding` and `quoted`.
         report: Counts the rows left out.
         needed: Columns that `select` reads; all are text.
         select: What to keep.
@@ -63,7 +63,7 @@ def read(
         return delimited.read_delimited(
             *(raw, report, list(needed), select, checks),
             separator=about.get("delimiter", ",").replace("\\t", "\t"),
-            quoted=True,
+            quoted=about.get("quoted", True) not in (False, "false"),
             encodings=(about.get("encoding", "utf-8"),),
         )
     frames = _parquet(raw, needed) if kind == "parquet" else _json(raw, needed, about, report)

@@ -75,6 +75,30 @@ def zipped(name, content):
     return packed.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"encoding": "utf-16"}, "'utf-16' is no encoding that is read. Did you mean 'utf-8'"),
+        ({"encoding": "klingon"}, "is no encoding that is read"),
+        ({"delimiter": "ab"}, "'ab' cannot split fields. One sign"),
+    ],
+)
+def test_what_is_said_of_text_files_is_checked(tmp_path, given, says):
+    (tmp_path / "log.csv").write_text(log())
+    with pytest.raises(UserError, match=says):
+        detect.look(tmp_path / "log.csv", given)
+
+
+def test_a_quote_that_is_but_a_sign_is_part_of_its_text(tmp_path):
+    rows = "\n".join(f'{n}\t{n % 7}" single' if n % 3 else f'{n}\t"A" and B' for n in range(90))
+    (tmp_path / "items.tsv").write_text(f"sku\ttitle\n{rows}\n")
+    looked = detect.look(tmp_path / "items.tsv", {"delimiter": "\\t"})
+    assert looked.about["quoted"] == "false"
+    raw, title = files.Raw(tmp_path / "items.tsv"), pl.col("title")
+    got = text_columns.read(raw, looked.about, Report(), ["title"], [title], {})
+    assert got["title"][:2].to_list() == ['"A" and B', '1" single']
+
+
 BERLIN = dt.timezone(dt.timedelta(hours=1))
 
 
@@ -106,6 +130,10 @@ BERLIN = dt.timezone(dt.timedelta(hours=1))
         (log(written('"%a, %d %b %Y %H:%M:%S GMT"')), "%a, %d %b %Y %H:%M:%S GMT"),
         (log(written("%Y%m%d%H%M%S")), "%Y%m%d%H%M%S"),
         (log(written("%Y%m%dT%H%M%SZ")), "%Y%m%dT%H%M%SZ"),
+        (
+            log(separator="\t").replace("\tstars", "\tsize").replace("\t3\n", '\t7" single\n'),
+            "epoch-s",
+        ),
         (log() + "a,b\n" * 3 + "a,b,c,d,e,f\n" * 3, "epoch-s"),
         ("".join(f"{n or ''},{row}\n" for n, row in enumerate(log().splitlines())), "epoch-s"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import re
 import zipfile
 from dataclasses import replace
 
@@ -282,3 +284,16 @@ def test_shown_lists_with_a_click_become_logged_exposures(tmp_path):
     assert len(tables.impressions) == 1200
     assert (tables.impressions["clicked"].list.sum() == 1).all()
     assert len(tables.interactions) == 1500  # clicks that the log holds are there once
+
+
+@pytest.mark.parametrize("title", ["Book {}", "Book {} (1990)"])
+def test_a_line_is_the_title_with_its_year_once_and_the_rest_behind_a_dash(tmp_path, title):
+    items = [f"{n:03d},{title.format(n)},1990,Crime" for n in range(60)]
+    (tmp_path / "items.csv").write_text("\n".join(["sku,title,year,genre", *items, ""]))
+    frame = pl.DataFrame(rows_of(), schema=["customer", "sku", "time"], orient="row")
+    frame.write_csv(tmp_path / "log.csv")
+    files = ["--interactions", str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv")]
+    done = CliRunner().invoke(new, ["mine", *files, "--out", str(tmp_path / "mine.yaml"), "--json"])
+    for scene in json.loads(done.output)["scenes"]:
+        for line in scene["exposure"]:
+            assert re.fullmatch(r"Book \d+ \(1990\) - (Year: 1990 - )?Genre: Crime", line), line
