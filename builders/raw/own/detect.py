@@ -127,8 +127,10 @@ def _sample(raw: files.Raw, about: dict[str, str], text: str) -> pl.DataFrame:
         frame = text_columns.lines(block, raw, named, Report())
         return frame.drop("line").head(_ROWS)
     plain = text.replace("\r\n", "\n").replace("\r", " ")  # as `delimited` reads it
-    quoting = csv.QUOTE_NONE if about.get("quoted") == "false" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(plain), delimiter=about["delimiter"], quoting=quoting)
+    apart: Any = {"delimiter": about["delimiter"]}
+    if about.get("quoted") == "false":
+        apart["quoting"] = csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(plain), **apart)
     try:
         rows = [row for _, row in zip(range(_ROWS + 1), reader, strict=False)][1:]
     except csv.Error as error:

@@ -36,6 +36,10 @@ function address(path) {
   return (typed || (space ? "" : window.location.origin)) + path;
 }
 
+function unaddressed() {
+  return space && !at("endpoint").value.trim();
+}
+
 function headers() {
   const token = at("token").value.trim();
   const sent = { "Content-Type": "application/json" };
@@ -127,7 +131,7 @@ function question() {
 
 async function ask() {
   if (running) return;
-  if (space && !at("endpoint").value.trim()) {
+  if (unaddressed()) {
     at("connection").open = true;
     say("Give the address of a service first.", "bad");
     return;
@@ -270,7 +274,7 @@ async function example() {
   shown = given.exposure.slice();
   before = last = null;
   at("result").hidden = at("process").hidden = true;
-  say("Press Ask to see what this person would do.");
+  say(unaddressed() ? "Give the address of a service, then press Ask." : "Press Ask to see what this person would do.");
   drawShown();
 }
 
@@ -294,4 +298,4 @@ at("reset").addEventListener("click", example);
 at("add").addEventListener("click", () => { shown.push(unshown()[0]); drawShown(); });
 at("shuffle").addEventListener("click", others);
 at("catalogue").addEventListener("input", fromCatalogue);
-Promise.all([example(), settings()]).catch(() => say("The page is not whole: reload it.", "bad"));
+settings().then(example).catch(() => say("The page is not whole: reload it.", "bad"));

@@ -142,6 +142,7 @@ def test_the_same_page_as_a_static_space_asks_a_service_elsewhere(tiny_chat_mode
         ):
             tab.open(elsewhere)
             tab.wait("document.querySelectorAll('#shown li').length === 5")
+            assert "address" in tab.run("document.getElementById('status').textContent")
             tab.run("document.getElementById('mode').value = 'direct'")
             tab.run(f"document.getElementById('endpoint').value = '{service.address}/'")
             tab.run("document.getElementById('ask').click()")
