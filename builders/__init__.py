@@ -6,6 +6,7 @@
     distil/      decisions of a weak and a strong model -> preference pairs
     common/      what all of them use: contracts (schema.py), storage, errors, safe text, models
     validate.py  proves the guarantees on any built or downloaded dataset
+    validate_decided.py  the same of files of decisions and of pairs
     commands.py  the command line of the stages
     new.py       the command line of your own logs
     renamed.py   the names that modules had before, deprecated

@@ -376,8 +376,8 @@ def distil(
 
     Strategy ifd keeps its scores beside OUT; a killed run goes on with the first missing part.
     """
-    from usermirrorer.builders.common import assets, storage
-    from usermirrorer.builders.decisions.chat import count_tokens, read_settings
+    from usermirrorer.builders.common import storage
+    from usermirrorer.builders.decisions.chat import read_settings, template_settings
     from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS
     from usermirrorer.builders.distil import candidates, strategies
     from usermirrorer.builders.distil.pairs import VIEWS, assert_enough, make_pairs, view
@@ -388,13 +388,12 @@ def distil(
     assert_enough(judged, pairs)
     if strategy == "ifd" and model:
         judged = _with_perplexities(judged, model, dtype, folder, out, chat_template_kwargs)
-    fitting: dict[str, Any] = {}
-    if tokenizer:
-        text = load_tokenizer(assets.resolve_model(tokenizer))
-        settings = read_settings(chat_template_kwargs)
-        fitting["count"] = functools.partial(count_tokens, text, **settings)
-        fitting["room"] = CONTEXT_TOKENS - max_tokens
+    settings = read_settings(chat_template_kwargs)
+    fitting = _fitting(tokenizer, settings, max_tokens) if tokenizer else {}
     table, fate = make_pairs(judged, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
+    if tokenizer or strategy == "ifd":
+        given = {"chat": template_settings(settings), "max_tokens": max_tokens}
+        table = storage.with_record(table, storage.record_of(table) | given)
     storage.write_table(out, table)
     for name in VIEWS if views else ():
         storage.write_table(Path(str(views)) / f"{name}.parquet", view(table, name))
@@ -403,6 +402,16 @@ def distil(
         return
     for name, count in fate.items():
         click.echo(f"{name}: {count:,}")
+
+
+def _fitting(tokenizer: str, settings: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+    """Return how `make_pairs` leaves out oldest history, by the tokens of a model."""
+    from usermirrorer.builders.common import assets
+    from usermirrorer.builders.decisions.chat import count_tokens
+
+    text = load_tokenizer(assets.resolve_model(tokenizer))
+    count = functools.partial(count_tokens, text, **settings)
+    return {"count": count, "room": CONTEXT_TOKENS - max_tokens}
 
 
 def _with_perplexities(
@@ -434,33 +443,50 @@ def _with_perplexities(
 @click.option("--revision", help="Tag or commit, for a Hub repository.")
 @click.option("--tokenizer", help="Model whose tokens count: part, folder or Hub id.")
 @click.option(
+    "--scenes",
+    "scene_files",
+    type=_FILE,
+    multiple=True,
+    help="Of a file of decisions or pairs: the scenes that it is of. Repeat for several.",
+)
+@click.option(
     "--audit", "audit_too", is_flag=True, help="Whether anything but the person tells the targets."
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything found, as JSON.")
 def validate(
-    target: str, revision: str | None, tokenizer: str | None, audit_too: bool, as_json: bool
+    target: str,
+    revision: str | None,
+    tokenizer: str | None,
+    scene_files: tuple[Path, ...],
+    audit_too: bool,
+    as_json: bool,
 ) -> None:
-    """Prove the guarantees on a file or folder of scenes, a release or a Hub repository.
+    """Prove the guarantees of scenes, decisions, pairs, a release or a Hub repository.
 
-    Exits with 1 if one of them is broken. --audit compares what shallow cues and learned baselines
-    find in the scenes and in their placebo, whose targets another user took. It needs no raw files.
+    TARGET is a Parquet file of scenes, decisions or pairs, a folder of scenes or of a release, or a
+    dataset on the Hub. Exits with 1 if a promise is broken. --audit compares what shallow cues and
+    learned baselines find in the scenes and in their placebo, whose targets another user took. It
+    needs no raw files.
     """
     from usermirrorer.builders import validate as checks
+    from usermirrorer.builders import validate_decided as decided
     from usermirrorer.builders.audit.report import audit, sources
 
-    count = checks.token_count(tokenizer) if tokenizer else None
-    commit = checks.commit(target, revision)
-    scenes, pairs = checks.load(target, commit)
-    findings = checks.validate(scenes, pairs, count)
-    if commit:
-        asked = revision or "main"
-        findings.insert(0, checks.Finding("What was read", None, f"commit {commit} ({asked})"))
     told: dict[str, Any] = {}
-    if audit_too:
-        real, placebo = checks.apart(scenes)
-        with bar("audit", len(sources(real))) as advance:
-            told = audit(real, placebo, progress=advance)
-        findings += checks.audited(told)
+    findings = decided.validate_file(Path(target), scene_files)
+    if findings is None:
+        count = checks.token_count(tokenizer) if tokenizer else None
+        commit = checks.commit(target, revision)
+        scenes, pairs = checks.load(target, commit)
+        findings = checks.validate(scenes, pairs, count)
+        if commit:
+            asked = revision or "main"
+            findings.insert(0, checks.Finding("What was read", None, f"commit {commit} ({asked})"))
+        if audit_too:
+            real, placebo = checks.apart(scenes)
+            with bar("audit", len(sources(real))) as advance:
+                told = audit(real, placebo, progress=advance)
+            findings += checks.audited(told)
     if as_json:
         rows = [finding._asdict() for finding in findings]
         click.echo(json.dumps({"findings": rows, **({"audit": told} if told else {})}, indent=2))

@@ -8,6 +8,7 @@ scenes that are nobody's is judged by `audit/`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,9 +81,9 @@ def validate(
         pairs: Table of schema `PREFERENCE`.
         tokens: Number of tokens of a text; without it the length of prompts is only bounded.
     """
-    findings = [_schema(f"scenes, {split}", table, SCENE) for split, table in scenes.items()]
+    findings = [check_schema(f"scenes, {split}", table, SCENE) for split, table in scenes.items()]
     if pairs is not None:
-        findings.append(_schema("preference pairs", pairs, PREFERENCE))
+        findings.append(check_schema("preference pairs", pairs, PREFERENCE))
     if not all(finding.ok for finding in findings):
         return findings
     frames = {split: pl.DataFrame(table.select(_CHECKED)) for split, table in scenes.items()}
@@ -101,7 +102,7 @@ def validate(
         findings += _cues(scenes["test"])
     if pairs is not None:
         answers = {s: frame for s, frame in frames.items() if not s.startswith(PLACEBO)}
-        findings += _pair_checks(pairs.to_pylist(), answers)
+        findings += pair_checks(pairs.to_pylist(), answers)
     return findings
 
 
@@ -111,15 +112,25 @@ def apart(scenes: Mapping[str, pa.Table]) -> tuple[Tables, Tables]:
     return {s: t for s, t in scenes.items() if not s.startswith(PLACEBO)}, placebo
 
 
-def _schema(name: str, table: pa.Table, expected: pa.Schema) -> Finding:
+def check_schema(
+    name: str, table: pa.Table, expected: pa.Schema, rows: int | None = None
+) -> Finding:
+    """Check columns and missing values.
+
+    Args:
+        name: Of what it is.
+        table: Of plain types, see `arrow.conform`.
+        expected: The columns that it should have.
+        rows: Of the file, where `table` has its columns alone.
+    """
+    rows = table.num_rows if rows is None else rows
     try:
         assert_schema(table.schema, expected)
     except ValueError as error:
         return Finding(f"{name}: columns as documented", False, str(error))
     gaps = [f.name for f in expected if not f.nullable and table[f.name].null_count]
-    detail = f"{table.num_rows:,} rows" + (f", missing values of {', '.join(gaps)}" if gaps else "")
-    good = table.num_rows > 0 and not gaps
-    return Finding(f"{name}: columns as documented", good, detail)
+    detail = f"{rows:,} rows" + (f", missing values of {', '.join(gaps)}" if gaps else "")
+    return Finding(f"{name}: columns as documented", rows > 0 and not gaps, detail)
 
 
 def _held(frame: pl.DataFrame, bad: pl.Expr) -> tuple[bool, str]:
@@ -366,45 +377,75 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} %, {low:.1f} to {high:.1f}"
 
 
-def _pair_checks(pairs: list[Row], scenes: dict[str, pl.DataFrame]) -> list[Finding]:
-    train = scenes["train"]["scene_id", "answer"].iter_rows() if "train" in scenes else ()
-    answers = dict(train)
+def pair_checks(pairs: list[Row], scenes: Mapping[str, pl.DataFrame]) -> list[Finding]:
+    """Check preference pairs.
+
+    Args:
+        pairs: Rows of schema `PREFERENCE`.
+        scenes: By split; of `train`, `scene_id`, `source`, `answer` and `exposure_origin` are read.
+    """
+    if bad := [row["scene_id"] for row in pairs if not _are_turns(row)]:
+        return [_of_pairs("prompt, chosen and rejected are turns of a conversation", bad)]
+    train = scenes.get("train", pl.DataFrame(schema=dict.fromkeys(_OF_SCENE, pl.Null)))
+    answers = {row[0]: row[1:] for row in train.select(_OF_SCENE).iter_rows()}
     test = set(scenes["test"]["scene_id"]) if "test" in scenes else set()
+    often = Counter(row["scene_id"] for row in pairs)
+
+    def strange(row: Row) -> bool:
+        answer, origins, source = answers.get(row["scene_id"], (None, None, None))
+        return answer is None or (len(origins), source) != (row["options"], row["source"])
 
     def wrong_label(row: Row) -> bool:
         known = answers.get(row["scene_id"])
-        return (known is not None and row["chosen_behavior"] != LABELS[known]) or row[
+        return (known is not None and row["chosen_behavior"] != LABELS[known[0]]) or row[
             "chosen_behavior"
         ] == row["rejected_behavior"]
 
-    def misread(row: Row) -> bool:
-        for side in ("chosen", "rejected"):
-            text = row[side][-1]["content"]
-            # Pairs without decision processes (strategy random_direct) hold the label alone.
-            mode: Mode = "direct" if text.startswith(LABEL_PREFIX) else "decision"
-            decision = parse(text, row["options"], mode)
-            if decision.malformed or LABELS[decision.behavior or 0] != row[f"{side}_behavior"]:
-                return True
-        return False
-
-    def wrong_delta(row: Row) -> bool:
-        told = row["epistemic_weak"] - row["epistemic_strong"]
-        return abs(told - row["epistemic_delta"]) > 1e-4
-
-    def impossible(row: Row) -> bool:
-        names = ("chosen_entropy", "rejected_entropy", "epistemic_weak", "epistemic_strong")
-        return any(not -1e-6 <= row[n] <= np.log2(row["options"]) + 1e-4 for n in names)
-
     checks: dict[str, Callable[[Row], bool]] = {
         "chosen is the real behavior, rejected is not": wrong_label,
-        "both texts parse to their own behavior": misread,
-        "difference of uncertainty is weak minus strong": wrong_delta,
-        "entropies lie between 0 and log2 of the options": impossible,
+        "both texts parse to their own behavior": _misread,
+        "difference of uncertainty is weak minus strong": _wrong_delta,
+        "entropies lie between 0 and log2 of the options": _impossible,
         "no pair comes from a test scene": lambda row: row["scene_id"] in test,
+        "no scene makes two pairs": lambda row: often[row["scene_id"]] > 1,
     }
+    if answers:
+        checks["each is of a train scene, with its options and source"] = strange
     return [
         _of_pairs(name, [r["scene_id"] for r in pairs if bad(r)]) for name, bad in checks.items()
     ]
+
+
+def _misread(row: Row) -> bool:
+    for side in ("chosen", "rejected"):
+        text = row[side][-1]["content"]
+        # Pairs without decision processes (strategy random_direct) hold the label alone.
+        mode: Mode = "direct" if text.startswith(LABEL_PREFIX) else "decision"
+        decision = parse(text, row["options"], mode)
+        if decision.malformed or LABELS[decision.behavior or 0] != row[f"{side}_behavior"]:
+            return True
+    return False
+
+
+def _wrong_delta(row: Row) -> bool:
+    told = row["epistemic_weak"] - row["epistemic_strong"]
+    return abs(told - row["epistemic_delta"]) > 1e-4
+
+
+def _impossible(row: Row) -> bool:
+    names = ("chosen_entropy", "rejected_entropy", "epistemic_weak", "epistemic_strong")
+    most = np.log2(max(row["options"], 1)) + 1e-4
+    return any(not -1e-6 <= row[n] <= most for n in names)
+
+
+_OF_SCENE = ("scene_id", "answer", "exposure_origin", "source")
+
+
+def _are_turns(row: Row) -> bool:
+    return all(
+        row[name] and all(turn and turn["role"] and turn["content"] for turn in row[name])
+        for name in ("prompt", "chosen", "rejected")
+    )
 
 
 def _of_pairs(promise: str, bad: list[str]) -> Finding:

@@ -5,6 +5,7 @@ task_names.py       what the name of a task says: family, source, configuration 
 metric_table.py     every metric, once: name, title, unit, direction, meaning
 task_files.py       sources and metrics -> the files of `tasks/`
 task.py             the task classes: scene -> prompts, model outputs -> metrics
+program.py          the program lm_eval around the tasks: where it writes, how it tells errors
 data.py             test scenes and placebos from a Hub or a file, with their provenance
 ablations.py        the history taken away or swapped, and the placebo
 scoring.py          the two requests lm_eval lacks, for every model class

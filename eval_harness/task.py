@@ -37,7 +37,7 @@ from usermirrorer.builders.common.storage import fingerprint
 from usermirrorer.builders.decisions import chat
 from usermirrorer.builders.decisions.engines.base import Sampling
 from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Message, Mode, messages
-from usermirrorer.eval_harness import ablations, scoring
+from usermirrorer.eval_harness import ablations, program, scoring
 from usermirrorer.eval_harness.ablations import Variant
 from usermirrorer.eval_harness.data import (
     NoScenesError,
@@ -96,6 +96,7 @@ class DecisionTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Load the test scenes and record their provenance in the metadata."""
         task = str(self.config.task)
+        program.prepare()
         if _built:
             _with_scenes.clear()
             _built.clear()

@@ -224,7 +224,8 @@ def _write_prompts(out: Path, tables: Mapping[tuple[str, str], pa.Table]) -> Non
 
 def _write_shards(folder: Path, split: str, rows: pa.Table, by: str = "domain") -> None:
     for value in _values(rows, by):
-        part = rows.filter(pc.equal(rows[by], value)).combine_chunks()
+        own = rows.filter(pc.equal(rows[by], value)).combine_chunks()
+        part = storage.without_record(own)
         count = max(1, -(-len(part) // SHARD_ROWS))
         for number in range(count):
             path = folder / value / f"{split}-{number:05d}-of-{count:05d}.parquet"

@@ -67,7 +67,7 @@ def build_command(folder: Path, **options: Any) -> None:
     release, unless with --allow-tells.
     """
     from usermirrorer.builders.audit.load import placebo_beside
-    from usermirrorer.builders.common.storage import read_json
+    from usermirrorer.builders.common.storage import read_json, read_record
     from usermirrorer.hub import releases
 
     scenes = _splits(options, "")
@@ -75,6 +75,8 @@ def build_command(folder: Path, **options: Any) -> None:
         _check_public(scenes)
     placebo = placebo_beside(scenes) | _splits(options, "placebo_")
     manifest = read_json(options["manifest"])
+    if made_from := read_record(options["preference"]):
+        manifest.setdefault("pairs", made_from)
     if own := _own_sources(scenes):
         manifest["own_sources"] = own
     if scenes:

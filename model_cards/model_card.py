@@ -25,7 +25,7 @@ from usermirrorer.builders.common.versions import tag_of
 from usermirrorer.eval_harness import hub_files, metric_table, verdict
 from usermirrorer.eval_harness.metric_table import lookup, tell_gaps
 from usermirrorer.eval_harness.task_names import config_of, title_of
-from usermirrorer.model_cards import paper, plots
+from usermirrorer.model_cards import chat_inputs, paper, plots
 
 Row = Mapping[str, Any]
 
@@ -133,7 +133,7 @@ def render(
     scores = _with_baselines(scores, repo_id)
     context = _context(run, scores, dataset or {}, repo_id, version)
     context["calibrated"] = _calibrated(Path(run_dir))
-    context |= _switches(Path(run_dir))
+    context |= _inputs(Path(run_dir), run)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -256,19 +256,15 @@ def _own(scores: Sequence[Row] | None, repo_id: str) -> list[Row]:
     return own
 
 
-def _switches(run_dir: Path) -> dict[str, _Markdown]:
-    """Return what the card's code says to models that can think: trained and scored, they do not.
-
-    Their templates let them think unless they are told otherwise; the others know no such switch.
-    """
-    template = run_dir / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8") if template.is_file() else ""
-    if "enable_thinking" not in text:
-        return {"no_thinking": _Markdown(""), "serve_more": _Markdown("")}
-    off = "--default-chat-template-kwargs '{\"enable_thinking\": false}'"
+def _inputs(run_dir: Path, run: Row) -> dict[str, Any]:
+    """Return what the card's code gives the chat template: it sees what training showed it."""
+    given = run["data"].get("chat_template_kwargs") or {}
+    settings = chat_inputs.arguments(run_dir, given)
     return {
-        "no_thinking": _Markdown(', tokenizer_encode_kwargs={"enable_thinking": False}'),
-        "serve_more": _Markdown(f" {off}"),
+        "template_inputs": _Markdown(chat_inputs.in_python(settings)),
+        "clock": chat_inputs.CLOCK in settings,
+        "day": settings.get(chat_inputs.CLOCK, "") if "date_string" not in settings else "",
+        "serve_more": _Markdown(chat_inputs.in_vllm(settings)),
     }
 
 
@@ -329,12 +325,18 @@ def _scored(run: Row, repo_id: str, version: str) -> str:
 
     So the adapter is given as the folder that it was downloaded to.
     """
-    base = run["base_model"]
-    if not run["adapter_only"]:
-        return f"pretrained={repo_id}" + (f",revision={version}" if version else "")
-    commit = f",revision={base['commit']}" if base.get("commit") else ""
-    name = _code_safe(base.get("name") or base["folder"])
-    return f"pretrained={name}{commit},peft=$adapter,tokenizer=$adapter"
+    base, words = run["base_model"], {"pretrained": repo_id, "revision": version}
+    if run["adapter_only"]:
+        name = _code_safe(base.get("name") or base["folder"])
+        words = {"pretrained": name, "revision": _code_safe(base.get("commit") or "")}
+        words |= dict.fromkeys(("peft", "tokenizer"), "$adapter")
+    words = {name: value for name, value in words.items() if value}
+    given = chat_inputs.in_lm_eval(run["data"].get("chat_template_kwargs") or {})
+    if not given:
+        return ",".join(f"{name}={value}" for name, value in words.items())
+    pairs = [f'"{name}": "{value}"' for name, value in words.items()]
+    pairs.append(f'"chat_template_args": {given}')
+    return f"'{{{', '.join(pairs)}}}'".replace("$adapter", "'$adapter'")
 
 
 def _task_metadata(described: Row) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from usermirrorer.builders.common import assets
+from usermirrorer.builders.common.disks import unwritable
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic
 
@@ -49,8 +50,9 @@ def to_gguf(model: str, out: Path, kind: str = "f16", revision: str | None = Non
         alone = {**os.environ, "PYTHONPATH": str(converter), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, env=alone, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = done.stderr.strip().rpartition("\n")[2][:300]
-            raise UserError(f"cannot be converted: {said}", where=model)
+            error = RuntimeError(done.stderr.strip().rpartition("\n")[2][:300])
+            told = UserError(f"cannot be converted: {error}", where=model)
+            raise unwritable(error, out) or told
     return Path(out)
 
 

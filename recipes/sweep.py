@@ -29,7 +29,7 @@ from usermirrorer.builders.common.storage import (
 )
 from usermirrorer.builders.common.tables import json_option, show, show_json
 from usermirrorer.builders.decisions import chat
-from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Mode, fit, of_model
+from usermirrorer.builders.decisions.prompts import DEFAULT_PROMPTS, Mode, fit
 from usermirrorer.recipes.job import RECIPES
 
 if TYPE_CHECKING:
@@ -269,7 +269,9 @@ def command(recipe: str, recipe_arguments: tuple[str, ...], as_json: bool, **opt
 
 def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[Point]:
     """Split the users, run the grid and write `sweep.json` and `sweep.png`; see `command`."""
+    from usermirrorer.builders.decisions.stage import scenes_hash
     from usermirrorer.model_cards import plots
+    from usermirrorer.recipes.simulator.form import form_of
 
     output: Path = options["output"]
     train, validation = _write_split(output, options)
@@ -282,12 +284,14 @@ def sweep(recipe: str, recipe_arguments: Sequence[str], **options: Any) -> list[
         words += ["--learning_rate", repr(rate), "--num_train_epochs", str(passes)]
         if _run(words):
             raise UserError(f"the recipe failed at learning rate {rate:g}", where=folder)
-        engine = _engine(folder, *_chat_settings(recipe_arguments))
-        value, error = accuracy(engine, validation, options["stage"], of_model(folder))
+        form = form_of(str(folder))
+        engine = _engine(folder, form.chat_template_kwargs)
+        value, error = accuracy(engine, validation, options["stage"], form.prompts)
         return Point(rate, passes, value, error, len(validation))
 
     config: dict[str, Any] = {"recipe": recipe, "arguments": extra, "data": file_hash(train)}
-    config |= {"chat": chat.template_settings()}
+    config |= {"chat": chat.template_settings(), "validation": scenes_hash(list(validation))}
+    config |= {"file": _content(recipe_arguments)}
     epochs = [int(number) for number in options["epochs"]]
     rates = options["learning_rates"] or LEARNING_RATES[recipe]
     points = run_grid(output, rates, epochs, trial, config)
@@ -333,12 +337,15 @@ def _engine(folder: Path, chat_template_kwargs: str = "") -> Engine:
     return load_engine(str(folder), "auto", folder.name, chat_template_kwargs=chat_template_kwargs)
 
 
-def _chat_settings(recipe_arguments: Sequence[str]) -> list[str]:
-    """Return the recipe's --chat_template_kwargs, if any, by which validation is shown as well."""
-    words = [part for word in recipe_arguments for part in word.split("=", 1)]
-    names = ("--chat_template_kwargs", "--chat-template-kwargs")
-    places = [index for index, word in enumerate(words[:-1]) if word in names]
-    return [words[places[-1] + 1]] if places else []
+def _content(recipe_arguments: Sequence[str]) -> str:
+    """Return a hash of the recipe's --config; "" without one."""
+    from usermirrorer.recipes.data import packaged
+
+    words = list(recipe_arguments)
+    if "--config" not in words[:-1]:
+        return ""
+    path = packaged(words[words.index("--config") + 1])
+    return file_hash(path) if path.is_file() else ""
 
 
 def _show(points: Sequence[Point], output: Path) -> None:

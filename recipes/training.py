@@ -31,6 +31,7 @@ from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
 from usermirrorer.builders.common import models, published
+from usermirrorer.builders.common.disks import try_writing
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import atomic, read_json, write_json
 from usermirrorer.builders.decisions.prompts import MODEL_PROMPTS
@@ -240,12 +241,9 @@ def check_output(arguments: Arguments) -> None:
     Raises:
         UserError: if the folder cannot be written, or `--hub_model_id` is no repository id.
     """
-    output = arguments.output
     card_name(arguments)
     if arguments.training.process_index == 0:
-        with atomic(output.absolute() / ".writable") as temporary:
-            temporary.touch()
-        (output / ".writable").unlink()
+        try_writing(arguments.output)
 
 
 def card_name(arguments: Arguments) -> str:

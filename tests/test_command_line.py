@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
-import click
 import pytest
 
+from tests.product import commands
 from usermirrorer.recipes.cli import COMMANDS, app
 
 RUN = [sys.executable, "-m", "usermirrorer.recipes.cli"]
@@ -76,22 +75,10 @@ ONE_LINE = {
 }
 
 
-def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
-    """Yield every command of the command line with its words."""
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            inside = command.get_command(context, name)
-            assert inside is not None
-            yield from commands(inside, *names, name)
-    else:
-        yield " ".join(names), command
-
-
 def test_every_command_that_prints_rows_or_counts_prints_them_as_json_too():
     told = {
         name: any("--json" in option.opts for option in command.params)
-        for name, command in commands(app)
+        for name, command in commands()
     }
     assert {name for name, has in told.items() if not has} == ONE_LINE
 

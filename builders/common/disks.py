@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from usermirrorer.builders.common.errors import UserError
 
@@ -14,6 +16,8 @@ from usermirrorer.builders.common.errors import UserError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: And those that say: this may not be written, or read, at all.
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+#: Bytes that `try_writing` writes.
+_TRIED = 65_536
 #: How texts of libraries tell such an error: Rust's and Python's, and those without a number.
 _NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
 _WORDS = (
@@ -63,6 +67,23 @@ def writing(place: object) -> Iterator[None]:
         if told := unwritable(error, place):
             raise told from error
         raise
+
+
+def try_writing(folder: Path) -> None:
+    """Write a little into a folder, which is made where it is not there, and remove it again.
+
+    For what else would fail at the end of long work. An empty file would say nothing of a full
+    disk.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable.") as file:
+            file.write(b"\0" * _TRIED)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def hub_cache() -> str:

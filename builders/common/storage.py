@@ -25,6 +25,8 @@ from usermirrorer.builders.common.disks import writing
 from usermirrorer.builders.common.errors import UserError
 
 _ANY = pa.schema([])
+#: Under this name the metadata of a Parquet file says what the rows were made from, as JSON.
+MADE_FROM = b"usermirrorer.made_from"
 Work = Callable[[Sequence[Any]], pa.Table]
 #: How numbered slices of rows are worked on: here one by one, or on other machines in any order.
 Spread = Callable[[Work, Sequence[tuple[int, Sequence[Any]]]], Iterable[tuple[int, pa.Table]]]
@@ -106,6 +108,33 @@ def write_table(path: Path, table: pa.Table) -> None:
         )
 
 
+def with_record(table: pa.Table, made_from: Mapping[str, Any]) -> pa.Table:
+    """Return a table that says what it was made from, for whoever reads its file."""
+    record = json.dumps(made_from, sort_keys=True, ensure_ascii=False, default=str)
+    kept = table.schema.metadata or {}
+    return table.replace_schema_metadata({**kept, MADE_FROM: record.encode()})
+
+
+def without_record(table: pa.Table) -> pa.Table:
+    """Return a table that does not say it: names and paths of its makers are not published."""
+    kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != MADE_FROM}
+    return table.replace_schema_metadata(kept or None)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a Parquet file says that it was made from; {} if it says nothing."""
+    return record_of(read_schema(path).empty_table())
+
+
+def record_of(table: pa.Table) -> dict[str, Any]:
+    """Return what a table says that it was made from; {} if it says nothing that can be read."""
+    try:
+        record = json.loads((table.schema.metadata or {}).get(MADE_FROM, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def read_table(
     path: Path, columns: Sequence[str] | None = None, expected: pa.Schema | None = None
 ) -> pa.Table:
@@ -121,17 +150,34 @@ def read_table(
         UserError: if it is missing, not Parquet, lacks one of `columns`, or has values that are
             none of `expected`.
     """
+    with _open(path) as file:
+        _check_there(path, file.schema_arrow.names, columns or ())
+        table = file.read(columns=list(columns) if columns else None)
+    return conform(table, expected or _ANY, path)
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the names and types of a Parquet file's columns, as they are stored.
+
+    Raises:
+        UserError: if it is missing or not Parquet.
+    """
+    with _open(path) as file:
+        return file.schema_arrow
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; what is wrong with it is a `UserError`, also while it is read."""
     try:
         with pq.ParquetFile(path) as file:
-            _check_there(path, file.schema_arrow.names, columns or ())
-            table = file.read(columns=list(columns) if columns else None)
+            yield file
     except FileNotFoundError:
         raise UserError("does not exist", where=path) from None
     except PermissionError as error:
         raise UserError("cannot be read", where=path, fix="Let this user read it.") from error
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"is not the Parquet table it should be: {error}", where=path) from error
-    return conform(table, expected or _ANY, path)
 
 
 def _check_there(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
@@ -146,6 +192,7 @@ def in_parts(
     *,
     config: Mapping[str, Any],
     part_rows: int,
+    more_record: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, bool], None] = lambda done, resumed: None,
     spread: Spread | None = None,
 ) -> tuple[Path, int]:
@@ -157,6 +204,7 @@ def in_parts(
         work: Pure function of a slice of rows.
         config: Everything the result depends on; another configuration starts anew.
         part_rows: Rows per part.
+        more_record: What the output's record says beside `config`; see `with_record`.
         on_progress: Called with the rows of each part that is there, and whether it was resumed.
         spread: Works on the missing slices; without it, one after another in this process.
 
@@ -182,7 +230,8 @@ def in_parts(
     for number, table in (spread or one_by_one)(work, missing):
         write_table(parts[number], table)
         on_progress(len(slices[number]), False)
-    write_table(output, pa.concat_tables([pq.read_table(part) for part in parts]))
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    write_table(output, with_record(table, {**config, **(more_record or {})}))
     mark_done(output, key)
     shutil.rmtree(folder)
     return output, resumed

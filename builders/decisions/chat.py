@@ -34,6 +34,8 @@ Settings = Mapping[str, Any]
 _NOW = datetime(2024, 7, 26)
 #: What templates print as today, as Llama's writes it; part of every key of what was rendered.
 DATE = _NOW.strftime("%d %b %Y")
+#: The same day as it is given to `strftime_now`.
+DAY = _NOW.date().isoformat()
 #: The names that templates give the switch of thinking.
 _SWITCHES = ("enable_thinking", "thinking")
 _CLOCK_NAME = "strftime_now"
@@ -155,7 +157,7 @@ def _apply(tokenizer: Any, chat: Sequence[Message], prompt: bool, settings: Sett
     arguments = template_settings(settings)
     template = tokenizer.get_chat_template()
     if _CLOCK_NAME in template:
-        template = _clock(arguments.pop(_CLOCK_NAME, _NOW.date().isoformat())) + template
+        template = _clock(arguments.pop(_CLOCK_NAME, DAY)) + template
     arguments.pop(_CLOCK_NAME, None)
     return tokenizer.apply_chat_template(
         list(chat),

@@ -99,7 +99,7 @@ def run(
     }
     settings: dict[str, Any] = {"model": model, "sampling": sampling, "seed": seed}
     work = _Worker(engine, functools.partial(_decide, prompts=prompts, judge=judge, **settings))
-    return _stage(output, scenes, work, config, part_scenes, spread, meter, progress)
+    return _stage(output, scenes, work, config, part_scenes, spread, progress, meter)
 
 
 def judged(
@@ -143,7 +143,9 @@ def judged(
     }
     work = _Worker(engine, functools.partial(_judge_all, max_tokens=max_tokens, prompts=prompts))
     rows = _with_decisions(scenes, decisions)
-    return _stage(output, rows, work, config, part_scenes, spread, None, progress)
+    more = {"sampling": (sampled := storage.read_record(decisions)).get("sampling"),
+            "model": sampled.get("model"), "seed": sampled.get("seed")}  # fmt: skip
+    return _stage(output, rows, work, config, part_scenes, spread, progress, more_record=more)
 
 
 def _template_settings(engine: Engine | Load) -> dict[str, Any]:
@@ -172,8 +174,9 @@ def _stage(
     config: dict[str, Any],
     part_scenes: int | None,
     spread: storage.Spread | None,
-    meter: DecisionMeter | None,
     progress: Progress,
+    meter: DecisionMeter | None = None,
+    more_record: Mapping[str, Any] | None = None,
 ) -> int:
     if meter:
         spread = _metered(spread or storage.one_by_one, meter)
@@ -184,6 +187,7 @@ def _stage(
         work,
         config=config,
         part_rows=part_scenes or _PART_SCENES,
+        more_record=more_record,
         on_progress=progress,
         spread=spread,
     )[1]

@@ -164,11 +164,9 @@ def _read_scenes(path: Path) -> pa.Table:
 
 def check_schema(path: Path, expected: pa.Schema) -> None:
     """Raise UserError unless a Parquet file is there and holds the fields of `expected`."""
+    given = conform(storage.read_schema(path).empty_table(), expected, path)
     try:
-        given = conform(pq.read_schema(path).empty_table(), expected, path)
         assert_schema(given.schema, expected)
-    except FileNotFoundError:
-        raise UserError("does not exist", where=path) from None
     except ValueError as error:
         raise UserError(str(error), where=path) from error
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import CONTEXT_TOKENS, LABELS, PREFERENCE
 from usermirrorer.builders.decisions.prompts import (
@@ -25,6 +27,7 @@ from usermirrorer.builders.decisions.prompts import (
     answer,
     fit,
     parse,
+    prompts_hash,
 )
 from usermirrorer.builders.decisions.uncertainty import delta
 from usermirrorer.builders.distil.candidates import (
@@ -61,7 +64,8 @@ def make_pairs(
         room: Most tokens a prompt may have; oldest history is left out, see `prompts.fit`.
 
     Returns:
-        A table of schema `PREFERENCE` in descending order of rank, and counts of scenes by what
+        A table of schema `PREFERENCE` in descending order of rank, with the record of what it was
+        made from (`storage.read_record`), and counts of scenes by what
         became of them.
 
     Raises:
@@ -73,7 +77,25 @@ def make_pairs(
     counts, usable = candidates.counts, candidates.usable
     taken = _allocate(candidates, usable, chosen.rank(candidates, seed), min(pairs, len(usable)))
     show = functools.partial(fit, count=count, room=room, prompts=prompts, mode=chosen.mode)
-    return _pairs(candidates, taken, chosen.mode, show), {**counts, "pairs": len(taken)}
+    table = _pairs(candidates, taken, chosen.mode, show)
+    made_from = {"strategy": strategy, "seed": seed, "prompts": prompts_hash(prompts)}
+    table = storage.with_record(table, {**made_from, **_files(candidates)})
+    return table, {**counts, "pairs": len(taken)}
+
+
+def _files(candidates: Candidates) -> Row:
+    """Return the hash of each file that pairs are made of, and how its decisions were made.
+
+    What is a name or path of the maker's is left out: releases publish this.
+    """
+    record: Row = {"stage": "pairs", "code": version("usermirrorer"), "decisions": {}}
+    for name, path in candidates.files.items():
+        record[name] = storage.file_hash(path)
+        if name != "scenes":
+            own = storage.read_record(path)
+            kept = {key: own[key] for key in ("sampling", "seed", "chat", "prompts") if key in own}
+            record["decisions"][name] = kept
+    return record
 
 
 def assert_enough(candidates: Candidates, pairs: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from usermirrorer.builders.common import storage
+from usermirrorer.builders.common import scene_rows, storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import OPTION_FEATURES, SCENE
 from usermirrorer.builders.raw import tables
@@ -250,10 +250,8 @@ def write(
         UserError: if something is missing or does not fit together.
     """
     facts = storage.read_json(scenes.with_name("scenes.json"))
-    table = storage.read_table(scenes, SCENE.names)
+    table = scene_rows.read_scenes(scenes, SCENE.names, SCENE.names)
     table = table.slice(0, limit) if limit else table
-    if not table.num_rows:
-        raise UserError("holds no scene", where=scenes)
     rendering = Rendering(source, tables.read(stored), facts, table)
     chosen = variants(source, rendering.exposure, rendering.history, wanted)
     inputs = {

@@ -14,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from usermirrorer.builders.common import scene_rows
 from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.schema import LABELS
-from usermirrorer.builders.common.storage import file_hash, read_json, read_table
+from usermirrorer.builders.common.schema import DECISION, LABELS
+from usermirrorer.builders.common.storage import file_hash, read_json, read_schema, read_table
 from usermirrorer.builders.decisions.prompts import Mode, parse
 from usermirrorer.eval_harness.task_names import family_of, is_ours
 
@@ -274,10 +275,7 @@ def _distribution(values: Any, options: int) -> NDArray[np.float64]:
 
 def _decisions(name: str, path: Path, scene_files: Sequence[Path]) -> Run:
     """Read a decision file and the scenes it is of."""
-    import pyarrow.parquet as pq
-
-    read_table(path, ["scene_id"])  # says what is wrong with the file
-    there = set(pq.read_schema(path).names)
+    there = set(read_schema(path).names)
     if missing := [column for column in _DECISION if column not in there]:
         raise UserError(
             f"lacks {', '.join(missing)}",
@@ -285,7 +283,7 @@ def _decisions(name: str, path: Path, scene_files: Sequence[Path]) -> Run:
             fix="Give a decision file that `usermirrorer decide` made.",
         )
     optional = ["tokens_out"] if "tokens_out" in there else []
-    rows = read_table(path, [*_DECISION, *optional]).to_pylist()
+    rows = read_table(path, [*_DECISION, *optional], DECISION).to_pylist()
     if not rows:
         raise UserError("holds no decision", where=path)
     models = sorted({str(row["model"]) for row in rows})
@@ -335,11 +333,8 @@ def _scenes(files: Sequence[Path], decisions: Path) -> dict[str, SceneFacts]:
         )
     scenes: dict[str, SceneFacts] = {}
     for file in files:
-        for row in read_table(file, _SCENE).to_pylist():
-            try:
-                facts = _facts(row)
-            except (ValueError, TypeError) as error:
-                raise UserError(f"scene {row['scene_id']}: {error}", where=file) from error
+        for row in scene_rows.read_scenes(file, needed=_SCENE).select(_SCENE).to_pylist():
+            facts = _facts(row)
             if scenes.setdefault(facts.scene_id, facts) != facts:
                 raise UserError(f"scene {facts.scene_id} differs between files", where=file)
     return scenes

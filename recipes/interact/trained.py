@@ -96,6 +96,8 @@ def _stated(name: str, where: str, source: str, record: Mapping[str, Any] | None
 def _of_table(path: Path, source: str) -> frozenset[str]:
     table = pl.from_arrow(storage.read_table(path, ["user_id"]))
     assert isinstance(table, pl.DataFrame)
+    if table.is_empty():
+        raise UserError("holds no scenes", where=path, fix="Give a file with rows.")
     if "source" in pq.read_schema(path).names:
         named = pl.from_arrow(storage.read_table(path, ["source"]))
         assert isinstance(named, pl.DataFrame)

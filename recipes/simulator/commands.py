@@ -120,30 +120,26 @@ def simulate(
     shown: the decision process as it is written, and bars.
     """
     name, revision = options["model"], options["revision"]
+    questions = None
+    if scenes is not None and scene is None:
+        questions = _questions(scenes, split, limit)
     simulator = load(options, calibrated=calibration or calibrated, lazy=True)
     how = simulator.asking(mode=simulator.form.mode, **options)
-    if scenes is None or scene is not None:
-        _show(
-            simulator,
-            _one(name, revision, scenes, split, 1 if scene is None else scene),
-            how,
-            as_json,
-        )
-        return
-    from usermirrorer.recipes.simulator.scenes import read_scenes
-
-    rows = read_scenes(scenes, split=split)
-    questions = _questions(rows[:limit] if limit else rows)
-    if out is None:
+    if questions is None:
+        number = 1 if scene is None else scene
+        _show(simulator, _one(name, revision, scenes, split, number), how, as_json)
+    elif out is None:
         _print(simulator, questions, how)
     else:
         _write(simulator, questions, how, out, as_json)
 
 
-def _questions(rows: list[Placed]) -> list[Question]:
+def _questions(scenes: str, split: str, limit: int) -> list[Question]:
     from usermirrorer.recipes.simulator.questions import from_scene
+    from usermirrorer.recipes.simulator.scenes import read_scenes
 
-    return [from_scene(row, where) for where, row in rows]
+    rows = read_scenes(scenes, split=split)
+    return [from_scene(row, where) for where, row in (rows[:limit] if limit else rows)]
 
 
 def _print(simulator: Simulator, questions: list[Question], how: Asking) -> None:
@@ -237,19 +233,15 @@ def calibrate(
     """
     from usermirrorer.builders.common import storage
     from usermirrorer.recipes.simulator import calibration, form
-    from usermirrorer.recipes.simulator.scenes import read_scenes
 
     if level not in calibration.LEVELS:
         raise UserError(f"{level} is no coverage", where="--level", fix="Give 0.50 to 0.99.")
     target = out or form.folder_of(options["model"]) / calibration.NAME
+    rows, questions = _answered(scenes, split, limit, trained_on)
+    users = [str(row["user_id"]) for _, row in rows]
+    calibration.grouped(users)  # too few are told before the model is loaded
     simulator = load(options)
     how = simulator.asking(mode=simulator.form.mode, **options)
-    rows = _held_out(read_scenes(scenes, split=split), scenes, trained_on)
-    rows = rows[:limit] if limit else rows
-    questions = _questions(rows)
-    _check_answers(rows, questions)
-    users = [str(row["user_id"]) for _, row in rows]
-    calibration.grouped(users)  # too few are told before any is asked
     with bar("simulating", len(rows)) as advance:
         chosen = list(simulator.many(questions, how, advance))
     import numpy as np
@@ -267,6 +259,19 @@ def calibrate(
     stored["report"]["held_out"] = bool(trained_on)
     storage.write_json(target, stored)
     _tell(fitted, target, held_out=bool(trained_on), as_json=as_json)
+
+
+def _answered(
+    scenes: str, split: str, limit: int, trained_on: tuple[Path, ...]
+) -> tuple[list[Placed], list[Question]]:
+    from usermirrorer.recipes.simulator.questions import from_scene
+    from usermirrorer.recipes.simulator.scenes import read_scenes
+
+    rows = _held_out(read_scenes(scenes, split=split), scenes, trained_on)
+    rows = rows[:limit] if limit else rows
+    questions = [from_scene(row, where) for where, row in rows]
+    _check_answers(rows, questions)
+    return rows, questions
 
 
 def _held_out(rows: list[Placed], source: str, trained_on: tuple[Path, ...]) -> list[Placed]:

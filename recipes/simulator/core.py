@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
@@ -149,7 +149,7 @@ class Simulator:
             calibrated: Apply what `usermirrorer calibrate` left beside the model, or in a file.
             lazy: Load the weights at the first question.
             options: Of the engine: `dtype`, `tensor_parallel`, `tokenizer`, `concurrency`,
-                `chat_template_kwargs`; see `EngineSettings`.
+                `chat_template_kwargs` (by default as in training); see `EngineSettings`.
 
         Raises:
             UserError: if it cannot be loaded.
@@ -158,7 +158,9 @@ class Simulator:
             str(model), revision=revision, engine=engine, name=served_name, **options
         )
         own = form.form_of(place) if place else form.Form()
-        asked = form.Form(Path(prompts) if prompts else own.prompts, mode or own.mode)
+        given = spec.chat_template_kwargs or own.chat_template_kwargs
+        asked = form.Form(Path(prompts) if prompts else own.prompts, mode or own.mode, given)
+        spec = replace(spec, chat_template_kwargs=given)
         if not asked.prompts.is_dir():
             raise UserError("is no folder of prompt templates", where=asked.prompts)
         made = cls(

@@ -1,12 +1,14 @@
 """Where a model lies, and how it was taught to be asked.
 
 A checkpoint of the recipes carries both beside its weights: `prompts/` holds the templates that it
-was trained on, and `train_run.json` says whether it answers directly or after a decision process.
-A simulator that asks in another form measures something else.
+was trained on, and `train_run.json` says whether it answers directly or after a decision process,
+and what its chat template was given (thinking, a date and the like). A simulator that asks in
+another form measures something else.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,14 @@ _LONGEST_LIST = 1 << 20  # bytes of a server's list of models
 
 @dataclass(frozen=True)
 class Form:
-    """How a model is asked: templates, and whether it writes a decision process first."""
+    """How a model is asked: templates, and whether it writes a decision process first.
+
+    `chat_template_kwargs` is a JSON object, "" for none; see `EngineSettings`.
+    """
 
     prompts: Path = DEFAULT_PROMPTS
     mode: Mode = "decision"
+    chat_template_kwargs: str = ""
 
 
 def is_address(model: str) -> bool:
@@ -49,7 +55,9 @@ def form_of(place: str) -> Form:
     mode = run.get("mode", "decision") if isinstance(run, dict) else None
     if mode not in _MODES:
         raise UserError("says of no mode that is known", where=record, fix="Name it by --mode.")
-    return Form(of_model(folder), mode)
+    trained_on = run.get("data")
+    given = trained_on.get("chat_template_kwargs") if isinstance(trained_on, dict) else None
+    return Form(of_model(folder), mode, json.dumps(given) if given else "")
 
 
 def folder_of(model: str, revision: str | None = None) -> Path:

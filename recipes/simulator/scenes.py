@@ -8,12 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import pyarrow as pa
+
+from usermirrorer.builders.common import scene_rows
+from usermirrorer.builders.common.arrow import conform
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.schema import SCENE
 
 Row = dict[str, Any]
 #: Bytes of a line, and lines.
 LONGEST_LINE, MOST_LINES = 4 << 20, 5_000_000
-_SHOWN = ("scene_id", "profile", "history", "exposure")
 
 
 class Placed(NamedTuple):
@@ -33,7 +37,8 @@ def read_scenes(source: str, *, split: str = "test", revision: str | None = None
         revision: Of a dataset on the Hub.
 
     Raises:
-        UserError: if there is nothing, or something else.
+        UserError: if there is nothing, or something else; of what is no JSON lines, see also
+            `scene_rows.check`.
     """
     path = Path(source)
     if source == "-":
@@ -87,18 +92,14 @@ def json_lines(file: BinaryIO, name: str) -> Iterator[Placed]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet as pq
+    return _asked(scene_rows.read_scenes(path, needed=["exposure"]))
 
-    from usermirrorer.builders.common.storage import read_table
 
-    if not path.is_file():
-        raise UserError("does not exist", where=path)
-    try:
-        there = pq.read_schema(path).names
-    except (OSError, ValueError) as error:
-        raise UserError(f"is no Parquet file: {error}", where=path) from None
-    wanted = [name for name in (*_SHOWN, "user_id", "answer") if name in there]
-    return read_table(path, wanted).to_pylist()
+def _asked(scenes: pa.Table) -> list[Row]:
+    wanted = [
+        name for name in (*scene_rows.SHOWN, "user_id", "answer") if name in scenes.column_names
+    ]
+    return scenes.select(wanted).to_pylist()
 
 
 def _published(source: str, split: str, revision: str | None) -> list[Row]:
@@ -107,5 +108,6 @@ def _published(source: str, split: str, revision: str | None) -> list[Row]:
     local = Path(source).is_dir()
     commit = "" if local else published.commit_of(source, revision)
     rows = published.read_rows(source, "scenes", split, commit)
-    wanted = [name for name in (*_SHOWN, "user_id", "answer") if name in rows.column_names]
-    return list(rows.select_columns(wanted))  # type: ignore[arg-type]
+    table = conform(rows.with_format("arrow")[:], SCENE, source)
+    scene_rows.check(table, source, ["exposure"])
+    return _asked(table)

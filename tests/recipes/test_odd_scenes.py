@@ -1,27 +1,33 @@
 """Promise: an odd file of scenes is one and the same error for whoever reads it, before any work.
 
 Without rows, with scenes of one option or of more labels than there are, with an answer that is no
-option, twice the same scene, missing columns or texts, or lists that do not fit each other.
+option, twice the same scene, missing columns or texts, or lists that do not fit each other. Whoever
+reads scenes is looked up in the command line itself: one without a case here fails.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from tests.builders.distil import distil_rows
-from usermirrorer.builders.audit.load import read_files
+from tests.product import commands
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.scene_rows import check, read_scenes
-from usermirrorer.builders.common.schema import DECISION, OPTION_FEATURES, SCENE
+from usermirrorer.builders.common.schema import DECISION, OPTION_FEATURES, PREFERENCE, SCENE
+from usermirrorer.eval_harness.analysis import table
 from usermirrorer.eval_harness.data import load_scenes
 from usermirrorer.recipes.cli import app
 from usermirrorer.recipes.data import DataArguments, load_source
+
+from recipe_rows import pair  # isort: skip
 
 PER_OPTION = ("exposure", "exposure_item_ids", "exposure_origin")
 
@@ -73,24 +79,28 @@ def written(folder: Path, given: list[dict], *, without: str = "") -> Path:
     return path
 
 
-def decisions(folder: Path) -> list[str]:
-    """Write decisions of both models on the good scenes."""
-    words = []
+def others(folder: Path) -> dict[str, Path]:
+    """Write the good scenes, pairs, and decisions of both models on them."""
+    paths = {"GOOD": folder / "good.parquet"}
+    pq.write_table(pa.Table.from_pylist(rows(), schema=SCENE), paths["GOOD"])
     for model in ("weak", "strong"):
         made = [distil_rows.decision(f"s{n}", model, 0, n % 2, 1.0) for n in range(3)]
-        path = folder / f"{model}.parquet"
-        pq.write_table(pa.Table.from_pylist(made, schema=DECISION), path)
-        words += [f"--{model}", str(path)]
-    return words
+        paths[model.upper()] = folder / f"{model}.parquet"
+        pq.write_table(pa.Table.from_pylist(made, schema=DECISION), paths[model.upper()])
+    paths["PAIRS"], paths["MANIFEST"] = folder / "pairs.parquet", folder / "manifest.json"
+    pairs = pa.Table.from_pylist([pair(n) for n in range(3)], schema=PREFERENCE)
+    pq.write_table(pairs, paths["PAIRS"])
+    paths["MANIFEST"].write_text("{}")
+    return paths
 
 
 def command(*words: object) -> Callable[[Path, Path], object]:
     """Return what runs a command on a file of scenes (`SCENES`), everything else in a folder."""
 
     def run(scenes: Path, folder: Path) -> object:
-        said = [str(scenes) if word == "SCENES" else str(word) for word in words]
-        if words[0] in ("distil", "report"):
-            said += [*decisions(folder), "--out", str(folder / "out")]
+        paths = others(folder) | {"SCENES": scenes, "OUT": folder / "out"}
+        named = [str(word).rpartition("=") for word in words]  # NAME=PATH
+        said = [f"{name}{sign}{paths.get(path, path)}" for name, sign, path in named]
         done = CliRunner().invoke(app, said, catch_exceptions=True)
         if isinstance(done.exception, UserError):
             raise done.exception
@@ -99,17 +109,90 @@ def command(*words: object) -> Callable[[Path, Path], object]:
     return run
 
 
+def ablate(scenes: Path, folder: Path) -> object:
+    """Run `ablate` on a file of scenes that `usermirrorer scenes` might have made."""
+    (scenes.parent / "scenes.json").write_text('{"source": "movielens"}')
+    return command("ablate", "SCENES", "--out", "OUT")(scenes, folder)
+
+
+def published(scenes: Path, folder: Path) -> object:
+    """Simulate what lies in a folder of scenes."""
+    shutil.copy(scenes, scenes.parent / "test.parquet")
+    return command("simulate", str(scenes.parent), *MODEL)(scenes, folder)
+
+
 MODEL = ("--model", "/no/such/model", "--mode", "direct")  # loaded after the file is read
+SWEEP = (
+    "--output",
+    "OUT",
+    "--stage",
+    "direct",
+    "--model_name_or_path",
+    "/no/such/model",
+    "--learning-rates",
+    "1e-4",
+    "--epochs",
+    "1",
+)
+BOTH = ("--weak", "WEAK", "--strong", "STRONG", "--out", "OUT")
+RELEASE = ("OUT", "--repo", "a/b", "--version", "1.0.0", "--allow-tells")
+RELEASE += ("--preference", "PAIRS", "--manifest", "MANIFEST")
+ANALYSES: dict[str, tuple[str, ...]] = dict.fromkeys(table.ANALYSES, ()) | {
+    "style": ("--teacher", "STRONG")
+}
+#: Command and its argument that names a file of scenes -> what reads it.
 CONSUMERS: dict[str, Callable[[Path, Path], object]] = {
-    "decide": command("decide", "SCENES", *MODEL[:2], "--out", "/no/such/place"),
-    "distil": command("distil", "SCENES", "--pairs", "1"),
-    "report": command("report", "SCENES"),
-    "recipes and sweep": lambda path, _: load_source(DataArguments(str(path), stage="direct")),
+    "decide scene_file": command("decide", "SCENES", *MODEL[:2], "--out", "/no/such/place"),
+    "distil scene_file": command("distil", "SCENES", "--pairs", "1", *BOTH),
+    "report scene_file": command("report", "SCENES", *BOTH),
+    "ablate scene_file": ablate,
+    "validate --scenes": command("validate", "WEAK", "--scenes", "SCENES"),
+    "simulate scenes": command("simulate", "SCENES", *MODEL),
+    "simulate --split": published,
+    "calibrate scenes": command("calibrate", "SCENES", "--out", "OUT", *MODEL),
+    "sweep --dataset": command("sweep", "sft", "--dataset", "SCENES", *SWEEP),
+    "sweep --scenes": command("sweep", "sft", "--dataset", "GOOD", "--scenes", "SCENES", *SWEEP),
+    **{
+        f"analyse {name} --scenes": command(
+            "analyse", name, "full=WEAK", "--scenes", "SCENES", "--out", "OUT", *more
+        )
+        for name, more in ANALYSES.items()
+    },
+    **{
+        f"release build --{split}": command("release", "build", *RELEASE, f"--{split}", "SCENES")
+        for split in ("train", "test", "paper-train", "paper-test")
+    },
+    "recipes": lambda path, _: load_source(DataArguments(str(path), stage="direct")),
     "lm_eval": lambda path, _: load_scenes("movielens", str(path)),
-    "audit": lambda path, _: read_files({"test": path}, {}),
 }
 #: These do not read texts, or not all lists.
-WITHOUT_TEXTS = ("distil", "report", "audit")
+WITHOUT_TEXTS = ("distil scene_file", "report scene_file", "release build --train",
+                 "release build --test", "release build --paper-train",
+                 "release build --paper-test")  # fmt: skip
+#: Arguments that name other files than one of scenes, or several kinds of them: `validate` has a
+#: test below; those of `interact` and `calibrate --trained-on` are asked for users and ids alone.
+OTHERS = (
+    *("interact --trained-on", "calibrate --trained-on", "calibrate --split", "ablate --tables"),
+    *("scenes --later-days", "scenes --history-gap", "scenes --time-cut"),
+    *("ablate --source", "distil --strategy", "eval-results --dataset"),
+)
+
+
+def scene_arguments() -> set[str]:
+    """Return `COMMAND ARGUMENT` of all arguments that a user could take to name scenes."""
+    named = set()
+    for name, one in commands():
+        for given in one.params:
+            text = f"{given.name} {getattr(given, 'help', None) or ''}".lower()
+            counts = isinstance(given.type, (click.types.IntParamType, click.Choice))
+            if "scene" in text and not counts and not getattr(given, "is_flag", False):
+                option = isinstance(given, click.Option)
+                named.add(f"{name} {given.opts[0] if option else given.name}")
+    return named
+
+
+def test_every_argument_that_names_scenes_has_a_case():
+    assert scene_arguments() <= {*CONSUMERS, *OTHERS}
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)
@@ -120,7 +203,7 @@ def test_each_odd_file_is_the_same_error_for_everyone(consumer, tmp_path):
         with pytest.raises(UserError) as raised:
             CONSUMERS[consumer](path, tmp_path)
         assert told in str(raised.value), (name, str(raised.value))
-        assert str(path) in str(raised.value), name
+        assert str(path.parent) in str(raised.value), name
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)
