@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -46,3 +47,47 @@ def test_pre_commit_checks_with_the_versions_that_ci_has():
     assert ruff["rev"] == f"v{pinned['ruff']}"
     assert [hook["id"] for hook in ruff["hooks"]] == ["ruff-check", "ruff-format"]
     assert [hook["entry"] for hook in local["hooks"]] == [".venv/bin/mypy"]
+
+
+def _pins(file: str) -> dict[str, tuple[str, str]]:
+    """Return name -> version and marker of each line that pins one."""
+    pins = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        if "==" in line and not line.startswith(("#", " ")):
+            pinned = Requirement(line.partition("#")[0].rstrip("\\ "))
+            (version,) = pinned.specifier
+            pins[canonicalize_name(pinned.name)] = (version.version, str(pinned.marker or ""))
+    return pins
+
+
+def _wanted(*extras: str) -> set[str]:
+    """Return what the project requires with some of its extras."""
+    every = set(PROJECT["dependencies"])
+    for extra in extras:
+        for words in PROJECT["optional-dependencies"][extra]:
+            own = Requirement(words)
+            every |= _wanted(*own.extras) if own.name == PROJECT["name"] else {words}
+    return every
+
+
+def test_the_lock_file_is_of_these_requirements_and_constraints():
+    locked, tried = _pins("requirements.lock"), _pins("constraints.txt")
+    for words in _wanted("all", "dev"):
+        wanted = Requirement(words)
+        if wanted.name != "torch":  # chosen apart, for the machine
+            version, _ = locked[canonicalize_name(wanted.name)]
+            assert wanted.specifier.contains(version), f"{words}: {version} is locked"
+    differ = {name: pin for name, pin in locked.items() if tried.get(name, pin)[0] != pin[0]}
+    assert not differ
+    untried = {name for name, (_, marker) in locked.items() if name not in tried and not marker}
+    assert untried <= {"setuptools"}  # which `pip freeze` does not name
+
+
+def test_the_lock_file_knows_every_file_by_its_hash_and_no_place_to_get_it_from():
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for name, (version, _) in _pins("requirements.lock").items():
+        block = text.partition(f"\n{name}=={version}")[2].partition(
+            "\n",
+        )[2]
+        assert block.lstrip().startswith("--hash=sha256:"), name
+    assert "://" not in text and "@" not in text
