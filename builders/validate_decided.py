@@ -212,8 +212,10 @@ def _of_scenes(what: str, record: Mapping[str, Any], now: str) -> Finding:
     promise = f"{what}: what they were made from is recorded"
     if not record:
         return Finding(promise, None, "it is not: the file is of an earlier version, or another's")
-    made_from = ", ".join(f"{name} {value}" for name, value in sorted(record.items()) if name in
-                          ("model", "seed", "strategy", "code"))  # fmt: skip
+    kept = {
+        name: record[name] for name in ("seed", "strategy", "code", "sampling") if name in record
+    }
+    made_from = ", ".join(f"{name} {value}" for name, value in kept.items())
     if not now:
         return Finding(promise, None, made_from)
     promise = f"{what}: the scenes are those they were made from"

@@ -181,18 +181,23 @@ def resolve_model(name: str, revision: str | None = None) -> str:
 
 
 def model_revision(name: str) -> str:
-    """Return what pins a model for manifests: registry part, folder hash or Hub commit."""
+    """Return what pins a model for manifests: registry part, Hub commit or hash of its weights.
+
+    The commit is that of the files that are here, not what the Hub would say of the name by now.
+
+    Raises:
+        UserError: see `resolve_model`.
+    """
     if name in ASSETS:
         return ASSETS[name].revision
-    folder = Path(name)
-    if folder.is_dir() or folder.is_file():
-        kinds = ("*.safetensors", f"*{_GGUF}")
-        weights = sorted(path for kind in kinds for path in folder.glob(kind))
-        weights = [folder] if folder.is_file() else weights
-        return "sha256:" + "+".join(file_hash(path)[:16] for path in weights)
-    from huggingface_hub import HfApi
-
-    return HfApi().model_info(name).sha or "unknown"
+    place = Path(resolve_model(name))
+    folder = place.parent if place.is_file() else place
+    if folder.parent.name == "snapshots":  # the Hub's cache names the commit
+        return folder.name
+    kinds = ("*.safetensors", f"*{_GGUF}")
+    weights = sorted(path for kind in kinds for path in folder.glob(kind))
+    weights = [place] if place.is_file() else weights
+    return "sha256:" + "+".join(file_hash(path)[:16] for path in weights)
 
 
 def _download(asset: Asset, folder: Path) -> Path:

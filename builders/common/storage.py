@@ -192,7 +192,7 @@ def in_parts(
     *,
     config: Mapping[str, Any],
     part_rows: int,
-    more_record: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, bool], None] = lambda done, resumed: None,
     spread: Spread | None = None,
 ) -> tuple[Path, int]:
@@ -204,7 +204,7 @@ def in_parts(
         work: Pure function of a slice of rows.
         config: Everything the result depends on; another configuration starts anew.
         part_rows: Rows per part.
-        more_record: What the output's record says beside `config`; see `with_record`.
+        record: What the output says that it was made from; see `with_record`.
         on_progress: Called with the rows of each part that is there, and whether it was resumed.
         spread: Works on the missing slices; without it, one after another in this process.
 
@@ -231,7 +231,7 @@ def in_parts(
         write_table(parts[number], table)
         on_progress(len(slices[number]), False)
     table = pa.concat_tables([pq.read_table(part) for part in parts])
-    write_table(output, with_record(table, {**config, **(more_record or {})}))
+    write_table(output, with_record(table, record) if record else table)
     mark_done(output, key)
     shutil.rmtree(folder)
     return output, resumed

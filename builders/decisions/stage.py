@@ -143,9 +143,8 @@ def judged(
     }
     work = _Worker(engine, functools.partial(_judge_all, max_tokens=max_tokens, prompts=prompts))
     rows = _with_decisions(scenes, decisions)
-    more = {"sampling": (sampled := storage.read_record(decisions)).get("sampling"),
-            "model": sampled.get("model"), "seed": sampled.get("seed")}  # fmt: skip
-    return _stage(output, rows, work, config, part_scenes, spread, progress, more_record=more)
+    sampled = storage.read_record(decisions)
+    return _stage(output, rows, work, config, part_scenes, spread, progress, sampled=sampled)
 
 
 def _template_settings(engine: Engine | Load) -> dict[str, Any]:
@@ -176,7 +175,7 @@ def _stage(
     spread: storage.Spread | None,
     progress: Progress,
     meter: DecisionMeter | None = None,
-    more_record: Mapping[str, Any] | None = None,
+    sampled: Mapping[str, Any] | None = None,
 ) -> int:
     if meter:
         spread = _metered(spread or storage.one_by_one, meter)
@@ -187,10 +186,21 @@ def _stage(
         work,
         config=config,
         part_rows=part_scenes or _PART_SCENES,
-        more_record=more_record,
+        record={**{k: v for k, v in (sampled or {}).items() if k in _SAMPLED}, **_record(config)},
         on_progress=progress,
         spread=spread,
     )[1]
+
+
+#: What the record of judged decisions keeps of how they were sampled.
+_SAMPLED = ("sampling", "seed")
+
+
+def _record(config: Mapping[str, Any]) -> Row:
+    """Return what decisions say that they were made from: nothing that names a maker or a path."""
+    kept = ("stage", "scenes", "sampling", "seed", "prompts", "chat")
+    engine = {name: value for name, value in config["engine"].items() if name != "model"}
+    return {name: config[name] for name in kept if name in config} | {"engine": engine}
 
 
 def _metered(spread: storage.Spread, meter: DecisionMeter) -> storage.Spread:

@@ -56,7 +56,8 @@ def users_of(name: str, model: str, source: str, stated: Mapping[str, str]) -> f
             where=model,
             fix=_FIX.format(name=name),
         )
-    return _published(str(trained_on["name"]), trained_on.get("revision"), source)
+    read = trained_on.get("commit") or trained_on.get("revision")  # a tag or branch may have moved
+    return _published(str(trained_on["name"]), read, source)
 
 
 def _record(model: str) -> dict[str, Any] | None:

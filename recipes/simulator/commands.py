@@ -93,6 +93,7 @@ def load(options: dict[str, Any], **more: Any) -> Simulator:
 @model_options
 @click.option("--out", type=_FILE, help="File to make: .parquet, or JSON lines.  [default: print]")
 @click.option("--split", default="test", help="Of a release or a folder of scenes.")
+@click.option("--scenes-revision", help="Tag or commit of SCENES on a Hub.")
 @click.option("--limit", default=0, type=_COUNT, help="Only the first so many scenes (0: all).")
 @click.option("--scene", type=int, help="Show the scene of this number, the first is 1.")
 @click.option("--calibrated", is_flag=True, help="Apply the calibration beside the model.")
@@ -104,6 +105,7 @@ def simulate(
     scenes: str | None,
     out: Path | None,
     split: str,
+    scenes_revision: str | None,
     limit: int,
     scene: int | None,
     calibrated: bool,
@@ -119,10 +121,13 @@ def simulate(
     Parquet by --out; a killed run with --out goes on where it was. Without SCENES one test scene is
     shown: the decision process as it is written, and bars.
     """
+    from usermirrorer.recipes.simulator.scenes import commit_of
+
     name, revision = options["model"], options["revision"]
     questions = None
     if scenes is not None and scene is None:
-        questions = _questions(scenes, split, limit)
+        commit = commit_of(scenes, scenes_revision)
+        questions = _questions(scenes, split, commit, limit)
     simulator = load(options, calibrated=calibration or calibrated, lazy=True)
     how = simulator.asking(mode=simulator.form.mode, **options)
     if questions is None:
@@ -134,11 +139,11 @@ def simulate(
         _write(simulator, questions, how, out, as_json)
 
 
-def _questions(scenes: str, split: str, limit: int) -> list[Question]:
+def _questions(scenes: str, split: str, commit: str, limit: int) -> list[Question]:
     from usermirrorer.recipes.simulator.questions import from_scene
     from usermirrorer.recipes.simulator.scenes import read_scenes
 
-    rows = read_scenes(scenes, split=split)
+    rows = read_scenes(scenes, split=split, revision=commit or None)
     return [from_scene(row, where) for where, row in (rows[:limit] if limit else rows)]
 
 
@@ -203,6 +208,7 @@ def _one(model: str, revision: str | None, source: str | None, split: str, numbe
 @model_options
 @click.option("--out", type=_FILE, help="JSON file to make.  [default: beside the model]")
 @click.option("--split", default="train", help="Of a release or a folder of scenes.")
+@click.option("--scenes-revision", help="Tag or commit of SCENES on a Hub.")
 @click.option(
     "--limit", default=0, type=_COUNT, help="Only the first so many held-out scenes (0: all)."
 )
@@ -219,6 +225,7 @@ def calibrate(
     scenes: str,
     out: Path | None,
     split: str,
+    scenes_revision: str | None,
     limit: int,
     trained_on: tuple[Path, ...],
     level: float,
@@ -233,11 +240,13 @@ def calibrate(
     """
     from usermirrorer.builders.common import storage
     from usermirrorer.recipes.simulator import calibration, form
+    from usermirrorer.recipes.simulator.scenes import commit_of
 
     if level not in calibration.LEVELS:
         raise UserError(f"{level} is no coverage", where="--level", fix="Give 0.50 to 0.99.")
     target = out or form.folder_of(options["model"]) / calibration.NAME
-    rows, questions = _answered(scenes, split, limit, trained_on)
+    commit = commit_of(scenes, scenes_revision)
+    rows, questions = _answered(scenes, split, commit, limit, trained_on)
     users = [str(row["user_id"]) for _, row in rows]
     calibration.grouped(users)  # too few are told before the model is loaded
     simulator = load(options)
@@ -257,17 +266,20 @@ def calibrate(
     )
     stored = fitted.row()
     stored["report"]["held_out"] = bool(trained_on)
+    named = scenes if commit else Path(scenes).name  # no path of this machine
+    stored["report"]["scenes"] = {"name": named, "commit": commit}
     storage.write_json(target, stored)
     _tell(fitted, target, held_out=bool(trained_on), as_json=as_json)
 
 
 def _answered(
-    scenes: str, split: str, limit: int, trained_on: tuple[Path, ...]
+    scenes: str, split: str, commit: str, limit: int, trained_on: tuple[Path, ...]
 ) -> tuple[list[Placed], list[Question]]:
     from usermirrorer.recipes.simulator.questions import from_scene
     from usermirrorer.recipes.simulator.scenes import read_scenes
 
-    rows = _held_out(read_scenes(scenes, split=split), scenes, trained_on)
+    every = read_scenes(scenes, split=split, revision=commit or None)
+    rows = _held_out(every, scenes, trained_on)
     rows = rows[:limit] if limit else rows
     questions = [from_scene(row, where) for where, row in rows]
     _check_answers(rows, questions)

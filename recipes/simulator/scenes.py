@@ -27,6 +27,23 @@ class Placed(NamedTuple):
     row: Row
 
 
+def commit_of(source: str, revision: str | None = None) -> str:
+    """Return the commit of a dataset on the Hub; "" of what is no dataset there.
+
+    Raises:
+        UserError: see `published.commit_of`.
+    """
+    from usermirrorer.builders.common import published
+
+    path = Path(source)
+    here = source == "-" or path.exists() or path.suffix in (".parquet", ".json", ".jsonl")
+    if here or source.startswith(("/", "./", "../", "~")):
+        if revision:
+            raise UserError("has no revisions", where=source, fix="Only what lies on a Hub has.")
+        return ""
+    return published.commit_of(source, revision)
+
+
 def read_scenes(source: str, *, split: str = "test", revision: str | None = None) -> list[Placed]:
     """Return the scenes of a source, with `user_id` and `answer` where it has them.
 

@@ -51,6 +51,7 @@ def run(out: Path, model: str, embedder: str, train: int, test: int) -> Path:
     )
     pairs = job.step("pairs", [scenes, weak], lambda: _pairs(job, weak))
     release = job.step("release", [scenes, pairs], lambda: _release(job, scenes, weak))
+    job.step("validate", [pairs, release], lambda: _validate(job))
     with running(job.out / "hub") as hub:
         job.step("publish", release, lambda: _publish(job, hub))
         models, made_from = {"base": weak}, weak
@@ -133,9 +134,21 @@ def _release(job: Job, scenes: Row, weak: str) -> Row:
     return {"manifest": storage.file_hash(job.out / "release" / "manifest.json")}
 
 
+def _validate(job: Job) -> Row:
+    """Prove every file that another step reads: a broken promise ends the run."""
+    of_train = ["--scenes", "train.parquet"]
+    files = {name: [f"{name}.parquet", *of_train] for name in ("weak", "strong", "pairs")}
+    for name, words in (files | {"release": ["release"]}).items():
+        job.call(f"validate {name}", [*USERMIRRORER, "validate", *words])
+    return {"validated": [*files, "release"]}
+
+
 def _publish(job: Job, hub: LocalHub) -> Row:
-    command = [*USERMIRRORER, "release", "push", "release", REPO]
-    job.call("release push", command, hub.environment(job.out / "hf-home"))
+    """Push the release, and prove what the Hub gives back."""
+    environment = hub.environment(job.out / "hf-home")
+    job.call("release push", [*USERMIRRORER, "release", "push", "release", REPO], environment)
+    command = [*USERMIRRORER, "validate", REPO, "--revision", f"v{VERSION}"]
+    job.call("validate on the Hub", command, environment)
     return {"repository": REPO}
 
 

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tests.recipes.test_push import UPLOAD
 from usermirrorer.builders.common import network
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.hub.server.mounted import split_names
@@ -171,3 +172,34 @@ def test_an_address_that_is_none_is_said_at_once(bad):
 def test_names_that_are_none_are_refused(bad):
     with pytest.raises(UserError):
         split_names([bad])
+
+
+SCORE = """
+import json, sys
+sys.argv = ["lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={sys.argv[1]}",
+            "--tasks", "usermirror-direct_movielens", "--apply_chat_template", "--limit", "1",
+            "--metadata", json.dumps({"dataset_revision": "v1.0.0", "ablations": False}),
+            "--output_path", sys.argv[2]]
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+@pytest.mark.slow
+def test_plain_lm_eval_reads_a_release_and_a_model_at_every_address(
+    run, local_hub, tmp_path, tiny_chat_model
+):
+    command(run, "release", "push", build_release(tmp_path / "r", "1.0.0"), "usermirrorer/mixed")
+    run(UPLOAD, tiny_chat_model, "usermirrorer/m")
+    with mounted(local_hub.endpoint, tells=False) as proxy:
+        ways: dict[str, dict[str, str]] = {
+            "slash": {"HF_ENDPOINT": local_hub.endpoint + "/"},
+            "path": {"HF_ENDPOINT": f"{proxy.url}{PATH}/"},
+            "proxies": DEAD | UNSET,
+        }
+        for name, way in ways.items():
+            model = tiny_chat_model if name == "proxies" else "usermirrorer/m"
+            own = {"HF_HOME": str(tmp_path / name)}  # nothing of it is in the cache yet
+            run(SCORE, model, tmp_path / "scores" / name, **way, **own)
+            assert list((tmp_path / "scores" / name).rglob("results_*.json")), name
+    assert not outside(proxy)

@@ -11,14 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from datasets import load_dataset
 
 from tests.hub.validators import check_card, check_croissant
 from usermirrorer.builders import validate
 from usermirrorer.builders.common import published, storage
+from usermirrorer.recipes.cli import app
 from usermirrorer.recipes.job import Job
 from usermirrorer.recipes.quickstart import dataset
 from usermirrorer.recipes.quickstart.plan import Plan
+
+ROLES = ("weak", "strong")
+KIND = dict.fromkeys(ROLES, "decisions")
 
 
 def options(raw: Path, model: Path, encoder: Path) -> dict:
@@ -78,6 +83,19 @@ def test_the_release_keeps_every_promise(finished):
     out, _ = finished
     findings = validate.validate(*validate.load(str(out / "release")))
     assert [finding for finding in findings if finding.ok is False] == []
+
+
+def test_validate_proves_every_file_that_other_steps_read(finished):
+    out, _ = finished
+    beside = ["--scenes", out / "scenes" / "train.parquet"]
+    files = {"scenes": [out / "scenes"], "release": [out / "release"]}
+    files |= {name: [out / "decisions" / f"{name}.parquet", *beside] for name in ROLES}
+    files["pairs"] = [out / "pairs.parquet", *beside]
+    for name, words in files.items():
+        done = CliRunner().invoke(app, ["validate", *map(str, words)])
+        assert done.exit_code == 0, (name, done.output)
+        told = "holds   %s: the scenes are those they were made from"
+        assert name in ("scenes", "release") or told % KIND.get(name, name) in done.output
 
 
 def test_the_release_passes_the_validators_of_cards_and_of_croissant(finished):

@@ -137,7 +137,7 @@ def test_the_default_grid_is_that_of_table_7(scenes, tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(sweep, "_run", note)
-    monkeypatch.setattr(sweep, "_engine", lambda folder: KnowsFirst())
+    monkeypatch.setattr(sweep, "_engine", lambda folder, given: KnowsFirst())
     for recipe in ("sft", "grpo"):
         words = [recipe, "--dataset", str(scenes), "--output", str(tmp_path / recipe)]
         words += ["--validation-share", "0.4", "--stage", "direct"]

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usermirrorer.builders.common.errors import UserError
@@ -95,9 +94,7 @@ class EngineSpec(EngineSettings):
         given = {"chat": chat.template_settings(settings)} if settings else {}
         if self.engine.remote:
             return {"engine": self.kind, "model": self.model, **given}
-        folder = Path(assets.resolve_model(self.model))
-        pinned = folder.parent.name == "snapshots"  # the Hub's cache names the commit
-        revision = folder.name if pinned else assets.model_revision(str(folder))
+        revision = assets.model_revision(self.model)
         dtype = self.engine.dtype() if self.dtype == "auto" else self.dtype
         here = {"engine": self.kind, "model": self.model, "revision": revision, "dtype": dtype}
         return here | given

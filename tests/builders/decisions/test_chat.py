@@ -6,6 +6,7 @@ The templates print the date in both ways there are, or have no system role; the
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,19 @@ def turn_clock(monkeypatch, *day: int) -> None:
 class Everywhere:
     """The prompt of one scene as each part of the project shows it to a model."""
 
-    def __init__(self, template: str, folder, monkeypatch, tokenizer=None) -> None:
-        self.folder, self.patch = folder, monkeypatch
+    def __init__(
+        self, template: str, folder, monkeypatch, tokenizer=None, settings: dict | None = None
+    ) -> None:
+        self.folder, self.patch, self.settings = folder, monkeypatch, settings or {}
+        told = json.dumps(self.settings) if settings else ""
+        self.facts: list[dict] = []  # what the records of trainings say
         self.template = template
         self.taught: dict[str, str] = {}  # what bears the loss
         self.model = tiny_parts.chat_model(folder / "model", tokenizer=tokenizer)
         (self.model / "chat_template.jinja").write_text(self.template)
-        self.engine: Any = load_engine(str(self.model), "float32", "tiny")
+        self.engine: Any = load_engine(
+            str(self.model), "float32", "tiny", chat_template_kwargs=told
+        )
         self.tokenizer = self.engine.tokenizer
         assert self.tokenizer.chat_template == self.template
         answer = LABELS[SCENE["answer"]]
@@ -109,14 +116,19 @@ class Everywhere:
 
     def sft(self, path, stage: str) -> str:
         arguments = DataArguments(str(path), stage=stage)
-        (row,) = data.sft_rows(arguments, self.tokenizer, None, 0).rows
+        prepared = data.sft_rows(arguments, self.tokenizer, None, 0, self.settings)
+        (row,) = prepared.rows
+        self.facts.append(prepared.facts)
         start = next(i for i, label in enumerate(row["labels"]) if label != data.IGNORED)
         assert row["labels"] == [data.IGNORED] * start + row["input_ids"][start:]
         self.taught[f"SFT {Path(path).stem}"] = self.tokenizer.decode(row["input_ids"][start:])
         return self.tokenizer.decode(row["input_ids"][:start]).removesuffix("Behavior: [")
 
     def dpo(self, path, stage: str) -> str:
-        rows = data.dpo_rows(DataArguments(str(path), stage=stage), self.tokenizer, None).rows
+        arguments = DataArguments(str(path), stage=stage)
+        prepared = data.dpo_rows(arguments, self.tokenizer, None, self.settings)
+        rows = prepared.rows
+        self.facts.append(prepared.facts)
         trainer = dpo.ExactTrainer(
             model=self.engine.model,
             args=DPOConfig(output_dir=str(self.folder), report_to="none", use_cpu=True, bf16=False),
@@ -129,7 +141,9 @@ class Everywhere:
         return self.tokenizer.decode(row["prompt_ids"])
 
     def grpo(self, path, stage: str) -> str:
-        prepared = data.grpo_rows(DataArguments(str(path), stage=stage), self.tokenizer, None)
+        arguments = DataArguments(str(path), stage=stage)
+        prepared = data.grpo_rows(arguments, self.tokenizer, None, self.settings)
+        self.facts.append(prepared.facts)
         seen = []
         with self.patch.context() as patch:
             apply = self.tokenizer.apply_chat_template
@@ -172,13 +186,15 @@ class Everywhere:
                 lambda model, *texts: (seen.append(texts[0]), losses(model, *texts))[1],
             )
             (self.folder / "ifd.parquet").unlink(missing_ok=True)
-            ifd.scores(self.candidates, str(self.model), self.folder / "ifd.parquet")
+            more = {"chat_template_kwargs": json.dumps(self.settings) if self.settings else ""}
+            ifd.scores(self.candidates, str(self.model), self.folder / "ifd.parquet", **more)
         return self.tokenizer.decode(seen[0][0])
 
     def lm_eval(self, task: str) -> str:
         lm = HFLM(
-            pretrained=self.engine.model, tokenizer=self.tokenizer, batch_size=4, max_length=4096
-        )
+            pretrained=self.engine.model, tokenizer=self.tokenizer, batch_size=4, max_length=4096,
+            chat_template_args=self.settings,
+        )  # fmt: skip
         found = evaluate(lm, [task], self.scenes, samples=1, gen_kwargs={"max_gen_toks": 8})
         return found["samples"][task][0]["arguments"][0][0]
 
@@ -233,6 +249,33 @@ def test_every_part_shows_a_model_the_same_bytes_on_every_day(
     assert system["content"] in first and user["content"] in first
     merged = "system" in template
     assert (f"{system['content']}\n\n{user['content']}" in first) == merged
+
+
+#: Reads everything that templates of 2026 read beside the chat.
+HIDDEN = (
+    "{{ date_string }} {{ strftime_now('%d.%m.%Y') }} {{ enable_thinking }} {{ thinking }} "
+    "{{ reasoning_effort | default('medium') }} {{ tools | default([], true) | length }} "
+    "{{ custom_instructions | default('none') }}\n"
+)
+ARGUMENTS = {
+    "strftime_now": "2025-01-31",
+    "reasoning_effort": "low",
+    "tools": [{"type": "function", "function": {"name": "look_up", "parameters": {}}}],
+    "custom_instructions": "Stay brief.",
+}
+
+
+@pytest.mark.parametrize("mode", ["decision", "direct"])
+def test_all_that_a_template_reads_is_an_argument_of_every_part(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "MAX_TOKENS", 24)
+    turn_clock(monkeypatch, 2031, 12, 31)
+    parts = Everywhere(HIDDEN + TURNS, tmp_path, monkeypatch, settings=ARGUMENTS)
+    shown = parts.in_decisions() if mode == "decision" else parts.in_direct_mode()
+    first = next(iter(shown.values()))
+    assert shown == dict.fromkeys(shown, first)
+    assert first.startswith("31 Jan 2025 31.01.2025 False False low 1 Stay brief.\n")
+    assert all(facts["chat_template_kwargs"] == ARGUMENTS for facts in parts.facts)
+    assert len(parts.facts) >= 3  # the records of trainings, of which their keys are made
 
 
 @pytest.mark.parametrize("template", ["clock", "llama"])

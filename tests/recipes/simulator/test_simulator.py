@@ -208,6 +208,23 @@ def test_a_checkpoint_is_asked_in_the_form_it_was_trained_in(tiny_chat_model, tm
         Simulator.from_pretrained(tmp_path / "own")
 
 
+def test_a_checkpoint_is_shown_what_its_template_was_given_in_training(tiny_chat_model, tmp_path):
+    folder = trained(tiny_chat_model, tmp_path / "m", "direct")
+    run = json.loads((folder / "train_run.json").read_text())
+    run["data"] = {"chat_template_kwargs": {"effort": "low"}}
+    (folder / "train_run.json").write_text(json.dumps(run))
+    (folder / "chat_template.jinja").write_text("{{ effort }}" + tiny_parts.CHAT_TEMPLATE)
+    own = Simulator.from_pretrained(folder)
+    assert (
+        own.engine.chat
+        == {"effort": "low"}
+        != Simulator.from_pretrained(tiny_chat_model).engine.chat
+    )
+    assert own.identity["chat"]["effort"] == "low"  # and so part of what is resumed
+    other = Simulator.from_pretrained(folder, chat_template_kwargs='{"effort": "high"}')
+    assert other.engine.chat == {"effort": "high"}
+
+
 def test_a_lora_adapter_is_its_base_model_and_more(tiny_chat_model, tmp_path):
     import torch
     from peft import LoraConfig, get_peft_model
