@@ -177,15 +177,26 @@ def _context() -> re.Pattern[str]:
 def skeleton(text: str) -> str:
     """Return what texts that look alike have in common: the skeleton of UTS 39.
 
-    Letters are those of the library `confusable_homoglyphs`; joiners, selectors and white space at
-    the ends or in a row make no difference. Capital and small letters do.
+    Letters are those of the library `confusable_homoglyphs`; joiners, selectors, white space at the
+    ends or in a row and the width of letters (of scripts written in squares) make no difference.
+    Capital and small letters do.
     """
     import unicodedata2
 
-    bare = unicodedata2.normalize("NFD", text).translate(_shown())
+    bare = unicodedata2.normalize("NFD", _WIDTHS.sub(_usual_width, text)).translate(_shown())
     bare = _IN_CONTEXT.sub("", bare)
     alike = unicodedata2.normalize("NFD", bare.translate(_prototypes()))
     return _SPACES.sub(" ", alike).strip()
+
+
+#: Forms of letters and signs that are only wider or narrower than usual.
+_WIDTHS = re.compile("[\uff01-\uffee]+")
+
+
+def _usual_width(forms: re.Match[str]) -> str:
+    import unicodedata2
+
+    return unicodedata2.normalize("NFKC", forms.group())
 
 
 @functools.cache

@@ -192,6 +192,8 @@ def test_a_cut_leaves_no_joiner_behind():
         ("é", "e\u0301"),
         ("A  B", "A B "),
         ("10 - B", "1O – B"),
+        ("Ｈｅａｔ ２！", "Heat 2!"),
+        ("ｶﾞﾝﾀﾞﾑ", "ガンダム"),
     ],
 )
 def test_texts_that_look_alike_have_one_skeleton_and_one_number(one, other):
