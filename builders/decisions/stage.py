@@ -186,21 +186,27 @@ def _stage(
         work,
         config=config,
         part_rows=part_scenes or _PART_SCENES,
-        record={**{k: v for k, v in (sampled or {}).items() if k in _SAMPLED}, **_record(config)},
+        record=_record(config, sampled),
         on_progress=progress,
         spread=spread,
     )[1]
 
 
-#: What the record of judged decisions keeps of how they were sampled.
-_SAMPLED = ("sampling", "seed")
+def _record(config: Mapping[str, Any], sampled: Mapping[str, Any] | None) -> Row:
+    """Return what decisions say that they were made from: nothing that names a maker or a path.
 
-
-def _record(config: Mapping[str, Any]) -> Row:
-    """Return what decisions say that they were made from: nothing that names a maker or a path."""
+    Args:
+        config: What the rows depend on.
+        sampled: Of judged decisions, the record of how they were sampled: it stays, and what the
+            judge was asked stands beside it.
+    """
     kept = ("stage", "scenes", "sampling", "seed", "prompts", "chat")
     engine = {name: value for name, value in config["engine"].items() if name != "model"}
-    return {name: config[name] for name in kept if name in config} | {"engine": engine}
+    own = {name: config[name] for name in kept if name in config} | {"engine": engine}
+    if sampled is None:
+        return own
+    judge = {name: own[name] for name in ("prompts", "chat", "engine")}
+    return {**sampled, "stage": own["stage"], "scenes": own["scenes"], "judge": judge}
 
 
 def _metered(spread: storage.Spread, meter: DecisionMeter) -> storage.Spread:

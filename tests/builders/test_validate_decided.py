@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from tests.builders.distil import distil_rows
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.schema import DECISION, LABELS, SCENE
+from usermirrorer.builders.decisions import stage
+from usermirrorer.builders.decisions.engines.base import Generation, Sampling
 from usermirrorer.builders.decisions.prompts import answer, parse
 from usermirrorer.builders.decisions.stage import scenes_hash
 from usermirrorer.builders.decisions.uncertainty import entropy
@@ -208,6 +210,43 @@ def test_a_missing_column_is_one_broken_promise(files, name):
     table = storage.read_table(files[name])
     storage.write_table(files[name], table.drop_columns(["scene_id"]))
     assert len(broken(files[name])) == 1
+
+
+class Scripted:
+    """Says the same of every scene, and is sure of nothing."""
+
+    name, batch_scenes, context = "scripted", 4, 6144
+
+    def __init__(self, **chat: object) -> None:
+        self.chat = chat
+
+    def count(self, prompt):
+        return 10
+
+    def sample(self, prompts, options, sampling, seeds):
+        texts = [answer("BA"[i % 2], distil_rows.THOUGHT.format(i)) for i in range(sampling.n)]
+        return [[Generation(text, 10, 10) for text in texts] for _ in prompts]
+
+    def score(self, prompts, thoughts, options):
+        return [np.full((len(own), k), 1 / k) for own, k in zip(thoughts, options, strict=True)]
+
+
+def test_files_say_how_they_were_sampled_and_judged_and_name_no_place(tmp_path):
+    rows = [distil_rows.scene(f"s{i}") for i in range(3)]
+    scenes, paths = tmp_path / "scenes.parquet", [tmp_path / f"{n}.parquet" for n in "sj"]
+    storage.write_table(scenes, pa.Table.from_pylist(rows, schema=SCENE))
+    given = {"identity": {"engine": "scripted", "model": "/home/me/model"}}
+    few = Sampling(n=3, think_end_token="</plan>")
+    strong = Scripted(reasoning_effort="low")
+    stage.run(rows, strong, paths[0], model="m", sampling=few, seed=7, judge=False, **given)
+    stage.judged(rows, paths[0], Scripted(), paths[1], max_tokens=9, **given)
+    for path in paths:
+        record = storage.read_record(path)
+        assert record["seed"] == 7 and record["sampling"]["n"] == 3
+        assert record["chat"]["reasoning_effort"] == "low"  # how its sampler was shown the scenes
+        assert "/home" not in json.dumps(record)
+        assert False not in validate(path, "--scenes", scenes).values()
+    assert "reasoning_effort" not in record["judge"]["chat"]
 
 
 def test_a_record_never_goes_into_a_release(files, tmp_path):
