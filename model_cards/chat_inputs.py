@@ -1,14 +1,14 @@
 """What a model's chat template is given in the code of its card: the same as in its training.
 
-Templates that know a switch of thinking, or print a date, show a model another prompt where nobody
-tells them; and what a run gave its template beside those has to be given again.
+In Python our own renderer shows the scene, as it did in training. A server renders by itself:
+templates that know a switch of thinking, or print a date, show another prompt where nobody tells
+them, and what a run gave its template beside those has to be given again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,9 @@ def arguments(run_dir: Path, given: chat.Settings) -> dict[str, Any]:
     return {name: value for name, value in sorted(every.items()) if name in template}
 
 
-def in_python(settings: Mapping[str, Any]) -> str:
-    """Return them as a further argument of a call of transformers' pipeline; "" without any."""
-    words = [f"{_literal(name)}: {_value(name, value)}" for name, value in settings.items()]
-    return f", tokenizer_encode_kwargs={{{', '.join(words)}}}" if words else ""
+def in_python(given: chat.Settings) -> str:
+    """Return what training gave the template as arguments of `chat_text`; "" without any."""
+    return f", **{_literal(given)}" if given else ""
 
 
 def in_vllm(settings: Mapping[str, Any]) -> str:
@@ -49,13 +48,6 @@ def in_vllm(settings: Mapping[str, Any]) -> str:
 def in_lm_eval(given: chat.Settings) -> str:
     """Return what training gave the template as an object for single quotes; "" without any."""
     return _in_quotes(given) if given else ""
-
-
-def _value(name: str, value: Any) -> str:
-    if name != CLOCK:
-        return _literal(value)
-    day = date.fromisoformat(value)
-    return f"datetime({day.year}, {day.month}, {day.day}).strftime"
 
 
 def _literal(value: Any) -> str:

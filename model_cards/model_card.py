@@ -261,8 +261,7 @@ def _inputs(run_dir: Path, run: Row) -> dict[str, Any]:
     given = run["data"].get("chat_template_kwargs") or {}
     settings = chat_inputs.arguments(run_dir, given)
     return {
-        "template_inputs": _Markdown(chat_inputs.in_python(settings)),
-        "clock": chat_inputs.CLOCK in settings,
+        "template_inputs": _Markdown(chat_inputs.in_python(given)),
         "day": settings.get(chat_inputs.CLOCK, "") if "date_string" not in settings else "",
         "serve_more": _Markdown(chat_inputs.in_vllm(settings)),
     }

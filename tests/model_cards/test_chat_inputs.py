@@ -5,7 +5,6 @@ Thinking, a date, an effort, tools: what a template may read is given to it, as 
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import re
@@ -16,6 +15,8 @@ import tiny_parts
 
 from tests.model_cards.test_model_card import DATASET, REPO, RUN
 from usermirrorer.builders.decisions import chat
+from usermirrorer.builders.decisions.chat import chat_text
+from usermirrorer.builders.decisions.prompts import messages
 from usermirrorer.model_cards import model_card
 
 TURNS = tiny_parts.CHAT_TEMPLATE
@@ -32,7 +33,17 @@ GIVEN = {
     "effort": {"reasoning_effort": "it's `low`\n", "tools": [{"name": "x"}], "thinking": True},
     "a day": {"strftime_now": "2025-01-31", "reasoning_effort": None, "tools": []},
 }
-CHAT = [{"role": "user", "content": "Which film?"}]
+
+
+class Asked:
+    """Stands for the pipeline, and notes what it is asked."""
+
+    def __init__(self, tokenizer, asked: list) -> None:
+        self.tokenizer, self.asked = tokenizer, asked
+
+    def __call__(self, text, **more):
+        self.asked.append((text, more))
+        return [{"generated_text": "A"}]
 
 
 def code(template: str, given: dict, folder) -> tuple[str, list[str]]:
@@ -52,21 +63,18 @@ def test_the_cards_python_gives_the_template_what_training_gave_it(template, giv
     if template == "more" and given == "nothing":
         return  # such a template was not trained on without them
     python, _ = code(TEMPLATES[template], GIVEN[given], tmp_path)
-    call = next(
-        node for node in ast.walk(ast.parse(python))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "simulator"
-    )  # fmt: skip
-    words = [ast.unparse(w.value) for w in call.keywords if w.arg == "tokenizer_encode_kwargs"]
-    scope: dict = {}
-    exec("from datetime import datetime", scope)
-    assert ("from datetime import datetime" in python) == any("strftime" in w for w in words)
-    settings = eval(words[0], scope) if words else {}
     tokenizer = tiny_parts.tokenizer()
     tokenizer.chat_template = TEMPLATES[template]
-    shown = tokenizer.apply_chat_template(
-        CHAT, tokenize=False, add_generation_prompt=True, **settings
+    asked = []
+    start, stop = python.index("scene = {"), python.index("\nsimulator = ")
+    code_of_it = python[start:stop] + python[python.index("\n", stop + 1) :]
+    scope = {"simulator": Asked(tokenizer, asked), "chat_text": chat_text, "messages": messages}
+    exec(compile(code_of_it, "card", "exec"), scope)
+    (shown, more), expected = (
+        asked[0],
+        chat_text(tokenizer, messages(scope["scene"], "direct"), **GIVEN[given]),
     )
-    assert shown == chat.chat_text(tokenizer, CHAT, **GIVEN[given])
+    assert shown == expected + "Behavior: [" and more["add_special_tokens"] is False
 
 
 @pytest.mark.parametrize("given", GIVEN)
