@@ -7,7 +7,9 @@ changes this.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 from lm_eval.api.model import LM, TemplateLM
@@ -34,6 +36,19 @@ def log_likelihoods(
     if not rows:
         return []
     return [value for value, _ in lm._loglikelihood_tokens(list(rows))]
+
+
+def tell_in_a_line(kind: type[Exception]) -> None:
+    """Let the program end with one line for errors of a kind, where it shows a traceback."""
+    usual = sys.excepthook
+
+    def told(of: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, kind):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            usual(of, error, trace)
+
+    sys.excepthook = told
 
 
 def is_plain_transformers(lm: LM) -> bool:

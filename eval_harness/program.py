@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import yaml
 
 from usermirrorer.builders.common.disks import try_writing
 from usermirrorer.builders.common.errors import UserError
-
-Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+from usermirrorer.eval_harness import lm_eval_internals
 
 
 @functools.cache
@@ -31,7 +28,7 @@ def prepare() -> None:
     """
     if not _is_lm_eval(sys.argv[0]):
         return
-    sys.excepthook = functools.partial(_told, sys.excepthook)
+    lm_eval_internals.tell_in_a_line(UserError)
     if output := output_path(sys.argv[1:]):
         try_writing(output.parent if output.suffix == ".json" else output)
 
@@ -59,12 +56,3 @@ def output_path(words: Sequence[str]) -> Path | None:
 def _is_lm_eval(program: str) -> bool:
     path = Path(program)
     return path.stem in ("lm_eval", "lm-eval") or path.parts[-2:] == ("lm_eval", "__main__.py")
-
-
-def _told(
-    usual: Hook, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
-        usual(kind, error, trace)
