@@ -174,7 +174,12 @@ WITHOUT_TEXTS = ("distil scene_file", "report scene_file", "release build --trai
 OTHERS = (
     *("interact --trained-on", "calibrate --trained-on", "calibrate --split", "ablate --tables"),
     *("scenes --later-days", "scenes --history-gap", "scenes --time-cut"),
-    *("ablate --source", "distil --strategy", "eval-results --dataset"),
+    *(
+        "ablate --source",
+        "distil --strategy",
+        "eval-results --dataset",
+        *("simulate --scenes-revision", "calibrate --scenes-revision"),
+    ),
 )
 
 
