@@ -64,7 +64,7 @@ def test_own_logs_are_decided_distilled_released_and_scored_by_the_real_model(
     run("release", "build", "release", "--repo", REPO, "--version", "1.0.0", *made)
     run("release", "push", "release", REPO, hub=local_hub)
     loaded = told(tmp_path, ("-c", LOADED), local_hub)
-    assert loaded.split() == ["1", "{'my-shop'}", "Stimulus:"]
+    assert loaded.split() == ["1", "{'my-shop'}", "Thought:"]
 
     run("release", "pull", REPO, "1.0.0", "pulled", hub=local_hub)
     model = f"pretrained={assets.resolve_model(MODEL)},dtype=float32"
