@@ -69,6 +69,8 @@ def test_own_logs_are_decided_distilled_released_and_scored_by_the_real_model(
     run("release", "pull", REPO, "1.0.0", "pulled", hub=local_hub)
     model = f"pretrained={assets.resolve_model(MODEL)},dtype=float32"
     scored = ("--include_path", "pulled/tasks", "--tasks", "usermirror_my-shop", "--limit", 2)
+    scored += ("--gen_kwargs", "max_gen_toks=24")
+    scored += ("--metadata", '{"samples": 1, "ablations": false}')
     command = ("-m", "lm_eval", "run", "--model", "hf", "--model_args", model, *scored)
     told(tmp_path, (*command, "--apply_chat_template", "--output_path", "scores"), local_hub)
     (results,) = (tmp_path / "scores").rglob("results_*.json")
