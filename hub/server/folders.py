@@ -7,6 +7,7 @@ and the erasing had begun) may go; everything in doubt stays where it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -195,8 +196,13 @@ def make(folder: Path) -> None:
     """Make a folder that says from the first moment on that it is unborn."""
     new = folder.with_name(f"{NAMELESS}{folder.name}")
     new.mkdir()
-    mark(new, UNBORN)
-    new.rename(folder)
+    try:
+        mark(new, UNBORN)
+        new.rename(folder)
+    except OSError:  # the disk is full
+        with contextlib.suppress(OSError):
+            erase(new, UNBORN)
+        raise
 
 
 def erase(folder: Path, marker: str) -> None:

@@ -223,7 +223,8 @@ def add_reference(
         BadName: if git cannot have it.
     """
     full = f"refs/{group}/{name}"
-    other = name.startswith(("-", "refs/")) or _ID.fullmatch(name)  # an option, another reference
+    # What would be taken for an option, another reference, or a commit.
+    other = name.startswith(("-", "refs/heads/", "refs/tags/")) or _ID.fullmatch(name)
     if not name or other or not _can_be(full):
         raise BadName(f"not a reference name: {name[:200]!r}")
     repo = open_(git)
