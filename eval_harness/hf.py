@@ -22,7 +22,7 @@ from usermirrorer.eval_harness.requests import ModelOutput, SceneRequest
 _log = logging.getLogger(__name__)
 
 #: Largest difference of two probabilities between the two ways of scoring a label: a wrong mask or
-#: position shifts them by far more, and half precision rounds logits of 10 to steps of 0.06.
+#: position shifts them by far more, and half precision rounds all that comes before the logits.
 _TOLERANCE, _TOLERANCE_HALF = 0.02, 0.15
 
 
@@ -59,6 +59,8 @@ def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list
     """One batch, padded on the right: a causal model's earlier positions never see the padding."""
     import torch
 
+    from usermirrorer.builders.decisions.engines.label_logits import unrounded
+
     lengths = [len(tokens) for tokens, _ in rows]
     inputs = torch.zeros((len(rows), max(lengths)), dtype=torch.long, device=lm.device)
     for i, (tokens, _) in enumerate(rows):
@@ -66,7 +68,8 @@ def _forward(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> list
     ends = sorted({n - 1 for n in lengths})
     keep = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
     extra = {"logits_to_keep": torch.tensor(ends, device=lm.device)} if keep else {}
-    with torch.no_grad():
+    every = sorted({ending[0] for _, endings in rows for ending in endings})
+    with torch.no_grad(), unrounded(lm.model, torch.tensor(every, device=lm.device)):
         logits = lm.model(inputs, use_cache=False, **extra).logits
     last = []
     for i, (_, endings) in enumerate(rows):

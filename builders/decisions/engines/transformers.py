@@ -42,6 +42,7 @@ from usermirrorer.builders.decisions.engines.base import (
     Generation,
     Sampling,
 )
+from usermirrorer.builders.decisions.engines.label_logits import unrounded
 from usermirrorer.builders.decisions.prompts import FIELDS, LABEL_PREFIX, Message
 from usermirrorer.builders.decisions.uncertainty import softmax
 
@@ -350,7 +351,8 @@ class TransformersEngine:
             [self._tail(trunk.ids[r], texts[r], thought) for thought in row]
             for r, row in enumerate(thoughts)
         ]
-        logits = self._forward_tails(trunk, tails)
+        with unrounded(self.model, self.label_ids):
+            logits = self._forward_tails(trunk, tails)
         results = []
         for row, k in zip(logits, options, strict=True):
             of_labels = row[:, self.label_ids[: len(labels(k))]].double()
