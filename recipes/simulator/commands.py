@@ -267,7 +267,7 @@ def calibrate(
     stored = fitted.row()
     stored["report"]["held_out"] = bool(trained_on)
     named = scenes if commit else Path(scenes).name  # no path of this machine
-    stored["report"]["scenes"] = {"name": named, "commit": commit}
+    stored["report"]["fitted_on"] = {"name": named, "commit": commit}
     storage.write_json(target, stored)
     _tell(fitted, target, held_out=bool(trained_on), as_json=as_json)
 

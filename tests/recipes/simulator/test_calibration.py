@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.model_cards.test_model_card import RUN
 from usermirrorer import Simulator
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import write_json
+from usermirrorer.model_cards import model_card
 from usermirrorer.recipes.simulator import calibration
 from usermirrorer.recipes.simulator.calibration import fit_temperature, fit_threshold, scaled
 from usermirrorer.recipes.simulator.commands import calibrate
@@ -98,6 +100,7 @@ def test_calibrate_keeps_a_file_beside_the_model_that_is_applied_on_request(
     told = json.loads(run(*how).stdout)
     assert told["temperature"] > 1.5  # a random model is far too sure
     assert told["after"]["log_loss_bits"] < told["before"]["log_loss_bits"]
+    assert "| before | " in shown_on_the_card(model, told)
     asked = {"exposure": ["a", "b", "c"], "mode": "direct"}
     plain = Simulator.from_pretrained(model).choose(**asked)
     warm = Simulator.from_pretrained(model, calibrated=True).choose(**asked, coverage=0.8)
@@ -113,6 +116,19 @@ def test_calibrate_keeps_a_file_beside_the_model_that_is_applied_on_request(
         write_json(model / calibration.NAME, broken)
         with pytest.raises(UserError, match="no calibration"):
             Simulator.from_pretrained(model, calibrated=True)
+
+
+def shown_on_the_card(model, told):
+    """Return the part of the model's card, which has to say what `calibrate` said."""
+    write_json(model / "train_run.json", RUN)
+    card = model_card.render(model, scores=None, dataset=None, repo_id="me/sim", version="v1.0.0")
+    part = card.partition("### Calibrated on request")[2].partition("\n## ")[0]
+    for name in ("before", "after"):
+        ece, covered = (100 * told[name][key] for key in ("ece", "coverage"))
+        row = next(line for line in part.splitlines() if line.startswith(f"| {name} |"))
+        assert f"| {ece:.1f} % |" in row and f"| {covered:.1f} % |" in row
+    assert f"{told['users']['report']} users ({told['scenes']['report']} scenes)" in part
+    return part
 
 
 def test_users_who_trained_the_model_are_left_out(tiny_chat_model, tmp_path):
