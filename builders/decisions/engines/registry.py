@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usermirrorer.builders.common.storage import Spread
 
 DEFAULT = "transformers"
-_NO_ENGINES = {"attention", "base", "ray", "registry"}  # the other modules of this folder
+_NO_ENGINES = {"attention", "base", "label_logits", "ray", "registry"}  # the other modules here
 
 _FOR_ALL = {"kind", "model", "dtype", "name", "chat_template_kwargs"}
 
