@@ -96,9 +96,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_family_does_to_logits_and_windows_is_respected(family):
-    """The same random weights under plain forwards, prompts being several windows long."""
+def family_model(family):
+    """Return a model of random weights and its tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = tiny_parts.tokenizer()
@@ -107,7 +106,13 @@ def test_what_a_family_does_to_logits_and_windows_is_respected(family):
         family, vocab_size=len(tokenizer), bos_token_id=None, **ends, **SIZES, **FAMILIES[family]
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(config).eval(), tokenizer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_does_to_logits_and_windows_is_respected(family):
+    """The same random weights under plain forwards, prompts being several windows long."""
+    model, tokenizer = family_model(family)
     with torch.no_grad():  # a fresh norm or bias does nothing: make all weights count
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_parts
 import torch
 
 from tests.builders.decisions.test_engine import (
     FAMILIES,
     OPTIONS,
     PROMPTS,
-    SIZES,
     THOUGHTS,
     brute_force,
+    family_model,
 )
 from usermirrorer.builders.common import assets
 from usermirrorer.builders.decisions.engines.label_logits import unrounded
 from usermirrorer.builders.decisions.engines.registry import load_engine
 from usermirrorer.builders.decisions.engines.transformers import TransformersEngine
-
-
-def family_model(family):
-    """A random model whose logits are as large as those of real ones."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    tokenizer = tiny_parts.tokenizer()
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), bos_token_id=None, **ends, **SIZES, **FAMILIES[family]
-    )
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval(), tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
