@@ -285,8 +285,10 @@ def number_type(column: pl.Series) -> dict[str, Any]:
 
 def overlap(one: pl.Series, other: pl.Series) -> float:
     """Return which share of the values of one column the other holds."""
-    ids = filled(one).str.replace(r"^(\d+)\.0+$", "${1}").unique()
-    known = filled(other).str.replace(r"^(\d+)\.0+$", "${1}").unique()
+    ids, known = (
+        pl.select(values.whole(pl.lit(filled(column)))).to_series().unique()
+        for column in (one, other)
+    )
     return int(ids.is_in(known.implode()).sum()) / len(ids) if len(ids) else 0.0
 
 

@@ -53,8 +53,8 @@ def _split(name: str, separator: str) -> pl.Expr:
 
 
 def _whole(column: pl.Expr) -> pl.Expr:
-    """Ids in a list as `values.identifier` makes them."""
-    return column.list.eval(pl.element().str.replace(r"^(\d+)\.0+$", "${1}"))
+    """Ids in a list, as those that stand alone."""
+    return column.list.eval(values.whole(pl.element()))
 
 
 def _labelled(rows: pl.DataFrame, about: Mapping[str, Any], tell: Tell) -> pl.DataFrame:
@@ -105,7 +105,7 @@ def _of_rows(rows: pl.DataFrame, about: Mapping[str, Any], tell: Tell) -> pl.Dat
     small = pl.col(CLICKED).str.strip_chars().str.to_lowercase()
     fault = pl.lit(tell(f"column {about['clicked']!r} is neither yes nor no", "clicked"))
     one = rows.with_columns(
-        pl.col(SHOWN).str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}"),
+        values.whole(pl.col(SHOWN).str.strip_chars()),
         small.is_in(values.YES).alias("_yes"),
         pl.when(~small.is_in([*_LABELS, ""])).then(fault).alias(FAULT),
     )

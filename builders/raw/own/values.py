@@ -38,8 +38,13 @@ def stated(column: pl.Expr, missing: Sequence[str]) -> pl.Expr:
 
 
 def identifier(column: pl.Expr, missing: Sequence[str]) -> pl.Expr:
-    """An id: `00123` stays, `123.0` (a number that passed through a float) is `123`."""
-    return stated(column, missing).str.replace(r"^(\d+)\.0+$", "${1}")
+    """An id as `whole` makes it, null where it is missing."""
+    return whole(stated(column, missing))
+
+
+def whole(ids: pl.Expr) -> pl.Expr:
+    """Ids of text: `00123` stays, `123.0` (a number that passed through a float) is `123`."""
+    return ids.str.replace(r"^(\d+)\.0+$", "${1}")
 
 
 def typed(column: pl.Expr, about: Mapping[str, Any], missing: Sequence[str]) -> pl.Expr:
