@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Workers share the cores: as many threads each, in what they start as well, as make one a core.
@@ -16,6 +17,12 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny_parts
+
+# The same cases in each run: a red run speaks of the commit, not of its seed. New cases are
+# sought with `--hypothesis-profile=search`, as often as one likes.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", derandomize=False, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

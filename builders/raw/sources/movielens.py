@@ -158,7 +158,7 @@ def _read_1m(folder: Path, report: Report) -> _Three:
     films = ["item_id", "title", "genres"]
     year = _year_of_title()
     return (
-        users.with_columns(_occupation(pl.col("occupation"))),
+        users.with_columns(_occupation_of_code(pl.col("occupation"))),
         _table(files.one(folder, "movies.dat"), report, "::", films, [*films, year]),
         _ratings(files.one(folder, "ratings.dat"), report, "::", _EVENT),
     )
@@ -231,11 +231,17 @@ def _persons(gender: pl.Expr, age: pl.Expr) -> list[pl.Expr | str]:
     ]
 
 
-def _occupation(code: pl.Expr) -> pl.Expr:
-    """The name of a code of MovieLens-1M; words stay, and a number that is no code says nothing."""
+def _occupation_of_code(code: pl.Expr) -> pl.Expr:
+    """The name of a code of MovieLens-1M; what is no code says nothing."""
     names = {str(i): name for i, name in enumerate(_OCCUPATIONS_1M)}
-    named = code.replace_strict(names, default=None, return_dtype=pl.String)
-    return pl.when(code.str.contains("[A-Za-z]{3}")).then(code).otherwise(named).fill_null("")
+    return code.replace_strict(names, default="", return_dtype=pl.String)
+
+
+def _occupation(token: pl.Expr) -> pl.Expr:
+    """Of RecBole's files: MovieLens-100K's words stay, a code of MovieLens-1M gets its name."""
+    return (
+        pl.when(token.str.contains("[A-Za-z]{3}")).then(token).otherwise(_occupation_of_code(token))
+    )
 
 
 def _year_of_title(title: str = "title") -> pl.Expr:

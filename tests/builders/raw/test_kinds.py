@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.builders.raw.golden import CASES, lines
@@ -126,6 +126,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("case", CODES)
 @given(code=st.text(st.sampled_from("0123456789MFx-+. "), max_size=7))
+@example(code="FFF")
 @settings(max_examples=40, deadline=None)
 def test_a_malformed_code_is_no_fact_about_a_person(case, code, tmp_path_factory):
     folder = copy(case, tmp_path_factory.mktemp("raw"))
