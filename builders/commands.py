@@ -328,7 +328,13 @@ def _list_strategies(context: click.Context, _: click.Parameter, wanted: bool) -
 @click.option("--weak", type=_FILE, required=True, help="Decisions of the weak model, judged.")
 @click.option("--strong", type=_FILE, required=True, help="Decisions of the strong model, judged.")
 @click.option("--out", type=_FILE, required=True, help="Parquet file of pairs to make.")
-@click.option("--pairs", default=10_000, help="Number of pairs (the paper: 10,000).")
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="Number of pairs (the paper: 10,000).",
+)
+@click.option("--at-most", is_flag=True, help="Make fewer, where fewer scenes allow a pair.")
 @click.option("--strategy", default="delta_eu", help="How scenes are ranked; see --strategies.")
 @click.option(
     "--strategies",
@@ -361,6 +367,7 @@ def distil(
     strong: Path,
     out: Path,
     pairs: int,
+    at_most: bool,
     strategy: str,
     model: str | None,
     dtype: str,
@@ -385,12 +392,13 @@ def distil(
     strategies.get_strategy(strategy)  # before any work
     folder = prompts or DEFAULT_PROMPTS
     judged = candidates.candidates(scene_file, weak, strong)
-    assert_enough(judged, pairs)
+    assert_enough(judged, 1 if at_most else pairs)
     if strategy == "ifd" and model:
         judged = _with_perplexities(judged, model, dtype, folder, out, chat_template_kwargs)
     settings = read_settings(chat_template_kwargs)
     fitting = _fitting(tokenizer, settings, max_tokens) if tokenizer else {}
-    table, fate = make_pairs(judged, pairs, strategy=strategy, seed=seed, prompts=folder, **fitting)
+    fitting |= {"exact": not at_most, "prompts": folder}
+    table, fate = make_pairs(judged, pairs, strategy=strategy, seed=seed, **fitting)
     if tokenizer or strategy == "ifd":
         given = {"chat": template_settings(settings), "max_tokens": max_tokens}
         table = storage.with_record(table, storage.record_of(table) | given)

@@ -105,7 +105,7 @@ def assert_enough(candidates: Candidates, pairs: int) -> None:
         raise UserError(
             f"{pairs} pairs wanted, but only {len(candidates.usable)} of {counts['scenes']} scenes "
             f"allow one ({_reasons(counts)})",
-            fix="Ask for fewer pairs, or build more scenes or decisions.",
+            fix="Ask for fewer pairs or with --at-most, or build more scenes or decisions.",
         )
 
 

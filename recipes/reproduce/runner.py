@@ -140,7 +140,8 @@ class Run:
             self.state.reasons[step.name] = str(error)
             if step.name in self.state.places:
                 self.state.places[step.name].fail(str(error))
-            self.tell(f"✗ {step.name}: {error}")
+            told = str(error)
+            self.tell(f"✗ {told if error.where == step.name else f'{step.name}: {told}'}")
 
     def _key(self, step: Step, *, fetch: bool) -> bool:
         """Work out the place of a step; without `fetch`, only of parts that are here."""
@@ -262,7 +263,8 @@ def _last_words(log: Path) -> str:
     if not log.exists() or not (said := lines(log)):
         return "it printed nothing"
     errors = [line for line in said if line.startswith("error:")]
-    return errors[-1].removeprefix("error: ") if errors else last_line(log)
+    words = errors[-1].removeprefix("error: ") if errors else last_line(log)
+    return words.rstrip(".")
 
 
 def manifest(run: Run, names: Iterable[str]) -> dict[str, Any]:

@@ -90,6 +90,14 @@ def test_a_killed_run_of_the_real_model_lost_and_repeated_nothing(decided):
         ]
 
 
+def test_at_most_so_many_pairs_where_the_scenes_allow_fewer(decided, tmp_path):
+    files = ["--weak", decided / "w.parquet", "--strong", decided / "s.parquet"]
+    words = ["distil", decided / "train.parquet", *files, "--out", tmp_path / "pairs.parquet"]
+    said = told(*words, "--at-most")
+    count = pq.read_metadata(tmp_path / "pairs.parquet").num_rows
+    assert PAIRS <= count <= SCENES and f"pairs: {count}" in said
+
+
 @pytest.mark.parametrize("strategy", sorted(strategies.STRATEGIES))
 def test_every_strategy_yields_a_valid_dataset(decided, strategy, tmp_path):
     files = ["--weak", decided / "w.parquet", "--strong", decided / "s.parquet"]
