@@ -30,10 +30,11 @@ class Event:
 
     Args:
         person: Profile, and history before the first slate.
-        slate: The items' numbers in the catalogue, as they were shown.
+        slate: The items' numbers in the catalogue.
         texts: Of the slate.
-        chosen: The place of the chosen item on the slate; None if nothing was chosen.
-        choice: What the simulator said, decision processes included.
+        chosen: The place of the chosen item on the slate; None if nothing of it was chosen.
+        probabilities: Of the slate's items, then of the rivals, then of `outside`.
+        choice: What the simulator said, decision processes included; options as they were shown.
         history: All lines, the chosen item's included.
         step: Number of the slate, from 1.
     """
@@ -42,6 +43,7 @@ class Event:
     slate: tuple[int, ...]
     texts: tuple[str, ...]
     chosen: int | None
+    probabilities: tuple[float, ...]
     choice: Choice
     history: tuple[str, ...]
     step: int
@@ -58,8 +60,10 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Action: `slate` numbers of the catalogue. Of equal numbers the first stays; each later one
     becomes the next higher number that is free, counted from 0 again after the last.
     Choice: one option is drawn by the simulator's probabilities. Behind the items stands `outside`.
-    Nothing is chosen when it is drawn, or an item whose probability is below `threshold`. A chosen
-    item becomes the newest line of the history.
+    `rivals` are what the person could take elsewhere: other items of the catalogue, drawn anew for
+    each slate, all options then in random order, as in scenes. Nothing is chosen when `outside` or
+    a rival is drawn, or an item whose probability is below `threshold`. A chosen item becomes the
+    newest line of the history.
     Reward: 1 for a choice, else 0, plus `reward`.
     End: terminated when nothing was chosen `patience` times in a row (the person leaves);
     truncated after `steps` slates.
@@ -72,6 +76,8 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         patience: Slates in a row without a choice after which the person leaves.
         memory: Lines of the history that are observed.
         outside: Text of the option of choosing nothing; None shows none.
+        rivals: Items beside the slate. With them, and without `outside`, a simulator is asked what
+            it was trained on: which of several items.
         threshold: Least probability at which a drawn item counts as chosen.
         reward: Added to the reward; a finite number for what happened.
         embed: Gives texts their vectors.
@@ -94,6 +100,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         patience: int = 3,
         memory: int = 5,
         outside: str | None = OUTSIDE,
+        rivals: int = 0,
         threshold: float = 0.0,
         reward: Reward | None = None,
         embed: Embed | None = None,
@@ -102,7 +109,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         self.world = scenes if isinstance(scenes, World) else read_world(scenes, embed)
         self.outside, self.threshold, self.reward = outside, threshold, reward
-        self.slate, self.steps, self.patience = slate, steps, patience
+        self.slate, self.rivals, self.steps, self.patience = slate, rivals, steps, patience
         self.render_mode = render_mode
         _check(self, memory)
         self.simulator = _loaded(simulator) if isinstance(simulator, str) else simulator
@@ -158,8 +165,8 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         if self._person is None:
             raise UserError("nobody is there to be shown a slate", fix="Call reset first.")
-        texts = [self.world.catalogue[item] for item in self._slate(action)]
-        shown = texts if self.outside is None else [*texts, self.outside]
+        options, order = self._offered(self._slate(action))
+        shown = [options[place] for place in order]
         name = f"{self._person.scene_id}-{self._episode:08x}-{self._step}"
         return question(shown, self._person.profile, self._history, scene_id=name)
 
@@ -173,8 +180,11 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise choice
         assert self._person is not None  # `ask` came before
         slate = self._slate(action)
-        drawn = choice.draw(self.np_random)
-        taken = drawn < len(slate) and choice.probabilities[drawn] >= self.threshold
+        _, order = self._offered(slate)
+        likely = choice.probabilities
+        probabilities = tuple(likely[order.index(place)] for place in range(len(order)))
+        drawn = order[choice.draw(self.np_random)]
+        taken = drawn < len(slate) and probabilities[drawn] >= self.threshold
         self._step += 1
         self._without = 0 if taken else self._without + 1
         texts = tuple(self.world.catalogue[item] for item in slate)
@@ -182,13 +192,13 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._history.append(texts[drawn])
             self._lines.append(self.world.vectors[slate[drawn]])
         self._last = event = Event(
-            self._person, tuple(slate), texts, drawn if taken else None, choice,
+            self._person, tuple(slate), texts, drawn if taken else None, probabilities, choice,
             tuple(self._history), self._step,
         )  # fmt: skip
         told = {
             "slate": np.array(slate, np.int64),
             "chosen": slate[drawn] if taken else -1,
-            "probabilities": np.array(choice.probabilities),
+            "probabilities": np.array(probabilities),
             "thought": choice.thought,
         }
         ended = self._without >= self.patience
@@ -204,7 +214,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         lines = [
             f"{mark} {p:.2f} {text}"
             for mark, p, text in zip(
-                marks, self._last.choice.probabilities, self._last.texts, strict=False
+                marks, self._last.probabilities, self._last.texts, strict=False
             )
         ]
         return "\n".join([f"slate {self._last.step}", *lines])
@@ -216,6 +226,19 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             lines[-len(self._lines) :] = np.stack(self._lines)
         share = np.float32(min(self._step / self.steps, 1))
         return np.concatenate([self._profile, lines.ravel(), [share]]).astype(np.float32)
+
+    def _offered(self, slate: Sequence[int]) -> tuple[list[str], list[int]]:
+        """Return the slate, its rivals and `outside`, and the order in which they are shown."""
+        outside = [] if self.outside is None else [self.outside]
+        texts = [self.world.catalogue[item] for item in slate]
+        if not self.rivals:
+            return [*texts, *outside], list(range(len(texts) + len(outside)))
+        chance = np.random.default_rng([self._episode, self._step])
+        others = np.setdiff1d(np.arange(len(self.world.catalogue)), slate)
+        drawn = chance.choice(others, self.rivals, replace=False)
+        texts += [self.world.catalogue[item] for item in drawn]
+        options = [*texts, *outside]
+        return options, chance.permutation(len(options)).tolist()
 
     def _slate(self, action: np.ndarray) -> list[int]:
         if not self.action_space.contains(asked := np.asarray(action, np.int64)):
@@ -259,21 +282,28 @@ def _loaded(model: str) -> Simulator:
 
 def _check(env: FeedEnv, memory: int) -> None:
     """Refuse what no episode could be played with."""
-    items, most = len(env.world.catalogue), len(LABELS) - (env.outside is not None)
-    least = 2 - (env.outside is not None)
-    if not least <= env.slate <= min(items, most):
+    if env.rivals < 0:
+        raise UserError(f"rivals is {env.rivals}", fix="Give 0 or more.")
+    beside = env.rivals + (env.outside is not None)
+    items, least = len(env.world.catalogue), 1 if beside else 2
+    most = min(items - env.rivals, len(LABELS) - beside)
+    if not least <= env.slate <= most:
         raise UserError(
-            f"a slate of {env.slate} items", fix=f"Give {least} to {min(items, most)}: the "
-            f"catalogue has {items} items, and a simulator reads {len(LABELS)} options.",
+            f"a slate of {env.slate} items beside {beside} other option(s)",
+            fix=f"Give {least} to {most}: the catalogue has {items} items, and a simulator reads "
+            f"{len(LABELS)} options." if most >= least else
+            f"Give fewer rivals: the catalogue has {items} items, and a simulator reads "
+            f"{len(LABELS)} options.",
         )  # fmt: skip
     for name, value in {"steps": env.steps, "patience": env.patience, "memory": memory}.items():
         if value < 1:
             raise UserError(f"{name} is {value}", fix="Give 1 or more.")
     if not 0 <= env.threshold <= 1:
         raise UserError(f"threshold is {env.threshold}", fix="Give 0 to 1.")
-    if env.outside is None and env.threshold == 0 and env.reward is None:
+    if not beside and env.threshold == 0 and env.reward is None:
         raise UserError(
-            "every slate would earn 1", fix="Give an outside option, a threshold or a reward."
+            "every slate would earn 1",
+            fix="Give an outside option, rivals, a threshold or a reward.",
         )
     if env.outside is not None:
         looks = numbered_by_looks([*env.world.catalogue, env.outside])

@@ -2,11 +2,11 @@
 
     python -m usermirrorer.recipes.environment.slate_policy --model runs/sft --scenes test.parquet
 
-The policy gives each item of the catalogue a worth that is linear in its vector, and in its vector
-times the mean of the observed history, and draws slates without equal items by it (Plackett-Luce).
-REINFORCE teaches it from each slate's reward. At the end it and random slates serve the same people
-from the same seeds; the difference is printed with a 95 % interval (paired bootstrap over
-episodes).
+The policy gives each item of the catalogue a worth that is linear in its vector and in its likeness
+to the observed history (to the mean, and to the newest line), and draws slates without equal items
+by it (Plackett-Luce). REINFORCE teaches it from each slate's reward: the person takes one of its
+items, or one of as many rivals. At the end it and random slates serve the same people from the
+same seeds; the difference is printed with a 95 % interval (paired bootstrap over episodes).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.progress import bar
 from usermirrorer.recipes.environment.registration import ID, register
 from usermirrorer.recipes.environment.vector import FeedVectorEnv
 
@@ -33,7 +34,8 @@ class SlatePolicy:
     Args:
         vectors: Of the catalogue, [items, width].
         slate: Items per slate.
-        weights: Of an item's vector, and of its vector times the history's mean, [2 * width].
+        weights: Of an item's vector, and of its likeness to the history's mean and to its newest
+            line, [width + 2].
     """
 
     vectors: np.ndarray
@@ -41,11 +43,13 @@ class SlatePolicy:
     weights: np.ndarray
 
     def features(self, observed: np.ndarray) -> np.ndarray:
-        """Return [environments, items, 2 * width] for [environments, observation]."""
+        """Return [environments, items, width + 2] for [environments, observation]."""
         width = self.vectors.shape[1]
         lines = observed[:, width:-1].reshape(len(observed), -1, width)
         items = np.broadcast_to(self.vectors, (len(observed), *self.vectors.shape))
-        return np.concatenate([items, items * lines.mean(axis=1)[:, None]], axis=2)
+        compared = np.stack([lines.mean(axis=1), lines[:, -1]], axis=1)
+        likeness = np.einsum("iw,ecw->eic", self.vectors, compared)
+        return np.concatenate([items, likeness], axis=2)
 
     def __call__(self, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return drawn slates, [environments, slate]."""
@@ -67,7 +71,13 @@ class SlatePolicy:
 
 
 def learn(
-    envs: FeedVectorEnv, slate: int, *, updates: int, rate: float = 0.3, seed: int = 0
+    envs: FeedVectorEnv,
+    slate: int,
+    *,
+    updates: int,
+    rate: float = 0.3,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> SlatePolicy:
     """Return a policy that learned from the environments.
 
@@ -77,9 +87,10 @@ def learn(
         updates: Steps of the environments, one update each.
         rate: Of learning; each update's gradient has at most length 1.
         seed: Of people and draws.
+        progress: Called with 1 after each update.
     """
     vectors = envs.world.vectors.astype(np.float64)
-    policy = SlatePolicy(vectors, slate, np.zeros(2 * vectors.shape[1]))
+    policy = SlatePolicy(vectors, slate, np.zeros(vectors.shape[1] + 2))
     rng = np.random.default_rng(seed)
     observed, _ = envs.reset(seed=seed)
     usual, fresh = 0.0, np.zeros(envs.num_envs, bool)
@@ -94,6 +105,7 @@ def learn(
             policy.weights += rate * slope / max(float(np.linalg.norm(slope)), 1.0)
             usual += 0.1 * (float(rewards[served].mean()) - usual)
         observed, fresh = after, terminated | truncated
+        progress(1)
     return policy
 
 
@@ -141,18 +153,23 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="Hub id, folder, GGUF file, part or address")
     parser.add_argument("--scenes", required=True, help="people and catalogue")
     parser.add_argument("--mode", choices=["direct", "decision"], help="default: as trained")
-    for name, default in {"slate": 4, "envs": 16, "updates": 100, "rounds": 4, "seed": 0}.items():
+    sizes = {"slate": 2, "rivals": 3, "envs": 16, "updates": 150, "rounds": 4, "seed": 0}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args(words)
     register()
     asking = {"mode": given.mode} if given.mode else {}
+    beside = {"rivals": given.rivals, "outside": None} if given.rivals else {}
     try:
         made = gymnasium.make_vec(
             ID, num_envs=given.envs, simulator=given.model, scenes=given.scenes, slate=given.slate,
-            asking=asking,
+            asking=asking, **beside,
         )  # fmt: skip
         assert isinstance(made, FeedVectorEnv)
-        policy = learn(made, given.slate, updates=given.updates, seed=given.seed)
+        with bar("updates", given.updates) as advance:
+            policy = learn(
+                made, given.slate, updates=given.updates, seed=given.seed, progress=advance
+            )
         chance = random_slates(len(made.world.catalogue), given.slate)
         later = given.seed + 1_000_000  # no seed of learning
         ours = returns(made, policy, rounds=given.rounds, seed=later)

@@ -134,8 +134,12 @@ def _size(users: int | None, seeds: int | None, effort: float | None, *, tiny: b
         usual.seeds if seeds is None else seeds,
         usual.effort if effort is None else effort,
     )
-    if size.seeds < 1 or size.users < 0 or not 0 < size.effort <= 100:
-        raise UserError("--seeds, --users and --effort are not negative, and train something")
+    if size.seeds < 1:
+        raise UserError(f"--seeds: {size.seeds} trains nothing", fix="Give 1 or more.")
+    if size.users < 0:
+        raise UserError(f"--users: {size.users} are no people", fix="Give 1 or more, or 0 for all.")
+    if not 0 < size.effort <= 100:
+        raise UserError(f"--effort: {size.effort} trains nothing", fix="Give more than 0, to 100.")
     return size
 
 

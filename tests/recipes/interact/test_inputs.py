@@ -92,7 +92,7 @@ def test_a_simulator_without_a_plain_name_is_refused(word: str, tmp_path: Path) 
 )
 def test_a_run_of_nothing_is_refused(size: list[str], tmp_path: Path) -> None:
     said = _command("--simulators", "a=x", *size, out=tmp_path)
-    assert "train something" in said.what
+    assert said.what.startswith(f"{size[0]}: {size[1]}") and "Give" in said.fix
 
 
 def test_a_tiny_run_has_as_many_seeds_as_are_asked_for(
