@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,9 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Observation: float32, the vectors of the profile and of the newest `memory` lines of the
     history (oldest first, zeros where there are fewer), and the share of `steps` that is over.
-    Action: `slate` numbers of the catalogue. Of equal numbers the first stays; each later one
-    becomes the next higher number that is free, counted from 0 again after the last.
+    Action: `slate` numbers of the catalogue. Of equal numbers the first stays; each later one, and
+    each item that the person took already, becomes the next higher number that is free, counted
+    from 0 again after the last. `action_mask` of the infos is 1 for the items that can be shown.
     Choice: one option is drawn by the simulator's probabilities. Behind the items stands `outside`.
     `rivals` are what the person could take elsewhere: other items of the catalogue, drawn anew for
     each slate, all options then in random order, as in scenes. Nothing is chosen when `outside` or
@@ -78,6 +79,9 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         outside: Text of the option of choosing nothing; None shows none.
         rivals: Items beside the slate. With them, and without `outside`, a simulator is asked what
             it was trained on: which of several items.
+        again: Whether people are shown what they took already: what a line of the history names,
+            and what was chosen since. Scenes never do, so it tempts a simulator to copy. Where too
+            few items are left for a slate and its rivals, those taken longest ago come back.
         threshold: Least probability at which a drawn item counts as chosen.
         reward: Added to the reward; a finite number for what happened.
         embed: Gives texts their vectors.
@@ -101,6 +105,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         memory: int = 5,
         outside: str | None = OUTSIDE,
         rivals: int = 0,
+        again: bool = False,
         threshold: float = 0.0,
         reward: Reward | None = None,
         embed: Embed | None = None,
@@ -112,6 +117,8 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.slate, self.rivals, self.steps, self.patience = slate, rivals, steps, patience
         self.render_mode = render_mode
         _check(self, memory)
+        left = len(self.world.catalogue) - slate - rivals
+        self._taken: deque[int] = deque(maxlen=0 if again else left)
         self.simulator = _loaded(simulator) if isinstance(simulator, str) else simulator
         self.how: Asking = self.simulator.asking(**(asking or {}))
         items, width = self.world.vectors.shape
@@ -147,7 +154,11 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._profile = vectors[0]
         self._lines.clear()
         self._lines.extend(vectors[1:])
-        return self._observed(), {"person": int(number), "scene_id": person.scene_id}
+        self._taken.clear()
+        if self._taken.maxlen:
+            self._taken.extend(named(self.world.catalogue, person.history))
+        told = {"person": int(number), "scene_id": person.scene_id}
+        return self._observed(), {**told, "action_mask": self._mask()}
 
     def step(self, action: np.ndarray) -> Step:
         """Show a slate.
@@ -191,6 +202,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if taken:
             self._history.append(texts[drawn])
             self._lines.append(self.world.vectors[slate[drawn]])
+            self._taken.append(slate[drawn])
         self._last = event = Event(
             self._person, tuple(slate), texts, drawn if taken else None, probabilities, choice,
             tuple(self._history), self._step,
@@ -200,6 +212,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "chosen": slate[drawn] if taken else -1,
             "probabilities": np.array(probabilities),
             "thought": choice.thought,
+            "action_mask": self._mask(),
         }
         ended = self._without >= self.patience
         return self._observed(), self._rewarded(event), ended, self._step >= self.steps, told
@@ -227,6 +240,11 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         share = np.float32(min(self._step / self.steps, 1))
         return np.concatenate([self._profile, lines.ravel(), [share]]).astype(np.float32)
 
+    def _mask(self) -> np.ndarray:
+        mask = np.ones(len(self.world.catalogue), np.int8)
+        mask[list(self._taken)] = 0
+        return mask
+
     def _offered(self, slate: Sequence[int]) -> tuple[list[str], list[int]]:
         """Return the slate, its rivals and `outside`, and the order in which they are shown."""
         outside = [] if self.outside is None else [self.outside]
@@ -234,7 +252,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not self.rivals:
             return [*texts, *outside], list(range(len(texts) + len(outside)))
         chance = np.random.default_rng([self._episode, self._step])
-        others = np.setdiff1d(np.arange(len(self.world.catalogue)), slate)
+        others = np.setdiff1d(np.flatnonzero(self._mask()), slate)
         drawn = chance.choice(others, self.rivals, replace=False)
         texts += [self.world.catalogue[item] for item in drawn]
         options = [*texts, *outside]
@@ -246,7 +264,7 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 f"{action!r} is no slate",
                 fix=f"Give {self.slate} numbers from 0 to {len(self.world.catalogue) - 1}.",
             )
-        return distinct(asked.tolist(), len(self.world.catalogue))
+        return distinct(asked.tolist(), len(self.world.catalogue), self._taken)
 
     def _rewarded(self, event: Event) -> float:
         own = float(self.reward(event)) if self.reward else 0.0
@@ -255,15 +273,16 @@ class FeedEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return float(event.chosen is not None) + own
 
 
-def distinct(items: Sequence[int], size: int) -> list[int]:
-    """Return a slate without equal items; see `FeedEnv`.
+def distinct(items: Sequence[int], size: int, taken: Collection[int] = ()) -> list[int]:
+    """Return a slate without equal items and without taken ones; see `FeedEnv`.
 
     Args:
-        items: Numbers below `size`, not more than `size`.
+        items: Numbers below `size`, not more than `size` without `taken`.
         size: Of the catalogue.
+        taken: Numbers that no slate may hold.
     """
     # The first of equal items stays, wherever an earlier replacement would have gone.
-    used, seen, slate = set(items), set[int](), []
+    used, seen, slate = {*items, *taken}, set(taken), list[int]()
     for asked in items:
         item = asked
         if item in seen:
@@ -273,6 +292,22 @@ def distinct(items: Sequence[int], size: int) -> list[int]:
         seen.add(item)
         slate.append(item)
     return slate
+
+
+def named(catalogue: Sequence[str], history: Sequence[str]) -> list[int]:
+    """Return the items that lines of a history name, by where they are last named.
+
+    A line names an item if it has the item's text, as between other words.
+    """
+    lines = "\n".join(["", *history, ""])
+    last = {}
+    for number, text in enumerate(catalogue):
+        place = lines.rfind(text)
+        while place > 0 and (lines[place - 1].isalnum() or lines[place + len(text)].isalnum()):
+            place = lines.rfind(text, 0, place + len(text) - 1)
+        if place > 0:
+            last[number] = place
+    return sorted(last, key=last.__getitem__)
 
 
 @functools.lru_cache(maxsize=1)

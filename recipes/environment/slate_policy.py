@@ -24,7 +24,9 @@ from usermirrorer.builders.common.progress import bar
 from usermirrorer.recipes.environment.registration import ID, register
 from usermirrorer.recipes.environment.vector import FeedVectorEnv
 
-Slates = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+#: Makes slates of observations, [environments, observation], and of what can be shown, int8
+#: [environments, items].
+Slates = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass
@@ -49,24 +51,33 @@ class SlatePolicy:
         items = np.broadcast_to(self.vectors, (len(observed), *self.vectors.shape))
         compared = np.stack([lines.mean(axis=1), lines[:, -1]], axis=1)
         likeness = np.einsum("iw,ecw->eic", self.vectors, compared)
+        # In standard deviations: two numbers are soon learned beside as many as vectors have.
+        likeness -= likeness.mean(axis=1, keepdims=True)
+        likeness /= np.maximum(likeness.std(axis=1, keepdims=True), 1e-9)
         return np.concatenate([items, likeness], axis=2)
 
-    def __call__(self, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def worth(self, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return [environments, items]; an item that cannot be shown has none."""
+        return np.where(mask, features @ self.weights, -np.inf)
+
+    def __call__(
+        self, observed: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """Return drawn slates, [environments, slate]."""
-        worth = self.features(observed) @ self.weights
+        worth = self.worth(self.features(observed), mask)
         return np.argsort(-(worth + rng.gumbel(size=worth.shape)), axis=1)[:, : self.slate]
 
-    def slope(self, observed: np.ndarray, slates: np.ndarray) -> np.ndarray:
+    def slope(self, observed: np.ndarray, mask: np.ndarray, slates: np.ndarray) -> np.ndarray:
         """Return the gradient of the log-probability of each slate, [environments, weights]."""
         features = self.features(observed)
-        worth = features @ self.weights
-        left, total = np.ones_like(worth, dtype=bool), np.zeros(features[:, 0].shape)
+        worth = self.worth(features, mask)
+        total = np.zeros(features[:, 0].shape)
         rows = np.arange(len(slates))
         for place in range(self.slate):
-            p = np.where(left, np.exp(worth - worth.max(axis=1, keepdims=True)), 0)
+            p = np.exp(worth - worth.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
             total += features[rows, slates[:, place]] - np.einsum("ei,eif->ef", p, features)
-            left[rows, slates[:, place]] = False
+            worth[rows, slates[:, place]] = -np.inf
         return total
 
 
@@ -92,15 +103,16 @@ def learn(
     vectors = envs.world.vectors.astype(np.float64)
     policy = SlatePolicy(vectors, slate, np.zeros(vectors.shape[1] + 2))
     rng = np.random.default_rng(seed)
-    observed, _ = envs.reset(seed=seed)
+    observed, told = envs.reset(seed=seed)
     usual, fresh = 0.0, np.zeros(envs.num_envs, bool)
     for update in range(updates):
-        slates = policy(observed, rng)
-        after, rewards, terminated, truncated, _ = envs.step(slates)
+        mask = told["action_mask"]
+        slates = policy(observed, mask, rng)
+        after, rewards, terminated, truncated, told = envs.step(slates)
         served = ~fresh  # an environment that was reset has shown no slate
         if served.any():
             usual = usual if update else float(rewards[served].mean())
-            gain = (rewards - usual)[served, None] * policy.slope(observed, slates)[served]
+            gain = (rewards - usual)[served, None] * policy.slope(observed, mask, slates)[served]
             slope = gain.mean(axis=0)
             policy.weights += rate * slope / max(float(np.linalg.norm(slope)), 1.0)
             usual += 0.1 * (float(rewards[served].mean()) - usual)
@@ -109,11 +121,11 @@ def learn(
     return policy
 
 
-def random_slates(items: int, slate: int) -> Slates:
+def random_slates(slate: int) -> Slates:
     """Return what draws slates without looking."""
 
-    def drawn(observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.argsort(rng.random((len(observed), items)), axis=1)[:, :slate]
+    def drawn(observed: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.argsort(np.where(mask, rng.random(mask.shape), 2), axis=1)[:, :slate]
 
     return drawn
 
@@ -130,10 +142,11 @@ def returns(envs: FeedVectorEnv, slates: Slates, *, rounds: int, seed: int) -> n
     rng = np.random.default_rng(seed)
     earned = np.zeros((rounds, envs.num_envs))
     for row in range(rounds):
-        observed, _ = envs.reset(seed=seed + row * envs.num_envs)
+        observed, told = envs.reset(seed=seed + row * envs.num_envs)
         going = np.ones(envs.num_envs, bool)
         while going.any():
-            observed, rewards, terminated, truncated, _ = envs.step(slates(observed, rng))
+            drawn = slates(observed, told["action_mask"], rng)
+            observed, rewards, terminated, truncated, told = envs.step(drawn)
             earned[row] += np.where(going, rewards, 0)
             going &= ~(terminated | truncated)
     return earned.ravel()
@@ -153,7 +166,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="Hub id, folder, GGUF file, part or address")
     parser.add_argument("--scenes", required=True, help="people and catalogue")
     parser.add_argument("--mode", choices=["direct", "decision"], help="default: as trained")
-    sizes = {"slate": 2, "rivals": 3, "envs": 16, "updates": 150, "rounds": 4, "seed": 0}
+    sizes = {"slate": 2, "rivals": 3, "envs": 16, "updates": 150, "rounds": 6, "seed": 0}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args(words)
@@ -170,7 +183,7 @@ def main(words: Sequence[str] | None = None) -> None:
             policy = learn(
                 made, given.slate, updates=given.updates, seed=given.seed, progress=advance
             )
-        chance = random_slates(len(made.world.catalogue), given.slate)
+        chance = random_slates(given.slate)
         later = given.seed + 1_000_000  # no seed of learning
         ours = returns(made, policy, rounds=given.rounds, seed=later)
         theirs = returns(made, chance, rounds=given.rounds, seed=later)

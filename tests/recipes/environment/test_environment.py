@@ -18,7 +18,7 @@ from usermirrorer.builders.decisions import engines
 from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.builders.decisions.engines.registry import EngineSpec
 from usermirrorer.recipes.environment import ID, slate_policy
-from usermirrorer.recipes.environment.feed import OUTSIDE, FeedEnv, distinct
+from usermirrorer.recipes.environment.feed import OUTSIDE, FeedEnv, distinct, named
 from usermirrorer.recipes.environment.vector import FeedVectorEnv
 from usermirrorer.recipes.environment.world import read_world
 
@@ -88,7 +88,7 @@ def settings(simulator):
 def played(env, slates: int, seed: int) -> list:
     env.action_space.seed(seed)
     observed, told = env.reset(seed=seed)
-    story = [(observed.tolist(), told)]
+    story = [(observed.tolist(), repr(told))]
     for _ in range(slates):
         observed, reward, terminated, truncated, told = env.step(env.action_space.sample())
         story.append((observed.tolist(), reward, terminated, truncated, repr(told)))
@@ -136,7 +136,7 @@ def test_decision_processes_differ_between_episodes_of_one_person(settings):
 
 
 def test_what_is_chosen_is_remembered_shown_and_rewarded(settings):
-    env = FeedEnv(**settings, memory=2, patience=99, steps=99)
+    env = FeedEnv(**settings, memory=2, patience=99, steps=99, again=True)
     before, _ = env.reset(seed=0, options={"person": 1})
     westerns = np.array([0, 5, 10, 15, 20])
     width, person = env.world.vectors.shape[1], env.world.people[1]
@@ -170,8 +170,44 @@ def test_people_leave_after_slates_without_a_choice_and_long_episodes_are_cut(se
     ]  # fmt: skip
 
 
+def test_what_a_person_took_is_not_shown_again(settings):
+    env = FeedEnv(**settings, slate=3, rivals=2, outside=None, patience=99, steps=99)
+    _, told = env.reset(seed=0, options={"person": 3})
+    catalogue, before = env.world.catalogue, list(env.world.people[3].history)
+    taken = {n for n, film in enumerate(catalogue) if any(line.endswith(film) for line in before)}
+    assert len(taken) == len(before) == 3
+    for _ in range(60):
+        assert set(np.flatnonzero(told["action_mask"] == 0)) == taken
+        asked = env.ask(np.arange(3))
+        assert not {catalogue[n] for n in taken} & {*asked.exposure}
+        *_, told = env.step(np.arange(3))
+        if told["chosen"] >= 0 and len(taken) < 25:
+            assert told["chosen"] not in taken
+            taken.add(told["chosen"])
+        if len(taken) == 25:  # of 30 items five are shown: those taken longest ago come back
+            break
+    assert len(taken) == 25
+    for _ in range(9):
+        *_, told = env.step(np.arange(3))
+        assert told["action_mask"].sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("history", "found"),
+    [
+        (["Viewed: Alien (1979) - Horror. Rating: 4"], [0]),
+        (["Alien (1979) - Horrors"], []),
+        (["Aliens (1986)", "Heat", "xHeat", "Heats"], [1]),
+        (["Heat", "Alien (1979) - Horror", "Heat"], [0, 1]),
+        ([], []),
+    ],
+)
+def test_a_line_of_a_history_names_an_item_by_its_whole_text(history, found):
+    assert named(["Alien (1979) - Horror", "Heat"], history) == found
+
+
 def test_rivals_are_other_items_anew_for_each_slate_and_taking_one_is_no_choice(settings):
-    env = FeedEnv(**settings, slate=2, rivals=3, outside=None, patience=99, steps=99)
+    env = FeedEnv(**settings, slate=2, rivals=3, outside=None, again=True, patience=99, steps=99)
     env.reset(seed=0, options={"person": 3})
     seen, places, chosen = set(), set(), []
     for _ in range(60):
@@ -212,16 +248,18 @@ def test_a_reward_of_ones_own_is_told_everything(settings):
 
 
 @pytest.mark.parametrize(
-    ("asked", "shown"),
+    ("asked", "taken", "shown"),
     [
-        ([0, 1, 2], [0, 1, 2]),
-        ([1, 1, 2], [1, 3, 2]),
-        ([3, 3, 3], [3, 0, 1]),
-        ([0, 0, 1], [0, 2, 1]),
+        ([0, 1, 2], [], [0, 1, 2]),
+        ([1, 1, 2], [], [1, 3, 2]),
+        ([3, 3, 3], [], [3, 0, 1]),
+        ([0, 0, 1], [], [0, 2, 1]),
+        ([0, 1, 2], [1], [0, 3, 2]),
+        ([1, 1], [1, 2], [3, 0]),
     ],
 )
-def test_equal_items_of_a_slate_make_way(asked, shown):
-    assert distinct(asked, 4) == shown
+def test_equal_and_taken_items_of_a_slate_make_way(asked, taken, shown):
+    assert distinct(asked, 4, taken) == shown
 
 
 def test_many_people_are_one_batch_and_each_is_as_if_alone(settings):
@@ -310,10 +348,15 @@ def test_the_slope_is_that_of_the_probability_of_the_slate(settings):
     env = FeedEnv(**settings)
     observed = env.reset(seed=0, options={"person": 3})[0][None].astype(np.float64)
     policy = slate_policy.SlatePolicy(world.vectors.astype(float), 3, rng.normal(size=66))
-    slate = policy(observed, rng)
+    mask = np.ones((1, 30), np.int8)
+    mask[0, 7:12] = 0
+    slate = policy(observed, mask, rng)
+    assert not {*slate[0]} & {*range(7, 12)}
 
     def log_probability(weights: np.ndarray) -> float:
-        worth, left, total = policy.features(observed)[0] @ weights, set(range(30)), 0.0
+        worth, left, total = (
+            policy.features(observed)[0] @ weights, {*range(7), *range(12, 30)}, 0.0
+        )  # fmt: skip
         for item in slate[0]:
             total += worth[item] - np.log(np.exp(worth[sorted(left)]).sum())
             left.remove(item)
@@ -324,16 +367,16 @@ def test_the_slope_is_that_of_the_probability_of_the_slate(settings):
         (log_probability(policy.weights + d) - log_probability(policy.weights - d)) / 2e-5
         for d in steps
     ]
-    np.testing.assert_allclose(policy.slope(observed, slate)[0], numeric, atol=1e-6)
+    np.testing.assert_allclose(policy.slope(observed, mask, slate)[0], numeric, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("beside", "least"), [({}, 1), ({"outside": None, "rivals": 2}, 0.5)], ids=["outside", "rivals"]
 )
 def test_a_policy_that_learns_beats_random_slates(settings, beside, least):
-    envs = FeedVectorEnv(16, **settings, slate=3, **beside)
+    envs = FeedVectorEnv(16, **settings, slate=3, again=True, **beside)
     policy = slate_policy.learn(envs, 3, updates=150)
-    chance = slate_policy.random_slates(30, 3)
+    chance = slate_policy.random_slates(3)
     ours, theirs, other = (
         slate_policy.returns(envs, slates, rounds=3, seed=10**6)
         for slates in (policy, chance, slate_policy.SlatePolicy(policy.vectors, 3, np.zeros(66)))
