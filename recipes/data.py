@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -427,7 +429,7 @@ def choose_rows(
             `agreement`: scenes of which `agrees` is true before others, each by that hash.
 
     Raises:
-        UserError: if a domain has no row, fewer than `max_pairs` rows are there, or they lack the
+        UserError: if a domain is none or none of them has a row, fewer than `max_pairs` rows are there, or they lack the
             columns that `by` needs.
     """
     if domains:
@@ -477,16 +479,27 @@ def agrees(scene: Mapping[str, Any]) -> bool:
 
 
 def _of_domains(rows: Dataset, wanted: set[str]) -> Dataset:
+    """Keep rows of these domains or sources.
+
+    Of a source that is known some dataset may have no row, as where few scenes made a pair: that
+    is told. A name that nothing has is a mistake.
+    """
     names = list(zip(rows["domain"], _sources(rows), strict=True))
-    unknown = wanted - {name for both in names for name in both}
-    if unknown:
-        domains = {domain for domain, _ in names}
-        finer = sorted({source for _, source in names} - domains)
-        raise UserError(
-            f"no rows of domain {', '.join(sorted(unknown))}",
-            where="--domains",
-            fix=f"There are {', '.join([*sorted(domains), *finer])}.",
-        )
+    there = {name for both in names for name in both}
+    missing = wanted - there
+    if missing:
+        from usermirrorer.builders.raw.sources import all_sources, domains
+
+        lacking = f"no rows of domain {', '.join(sorted(missing))}"
+        if missing == wanted or missing - {*all_sources(), *domains()}:
+            coarse = {domain for domain, _ in names}
+            raise UserError(
+                lacking,
+                where="--domains",
+                fix=f"There are {', '.join([*sorted(coarse), *sorted(there - coarse)])}.",
+            )
+        if os.environ.get("RANK", "0") == "0":
+            print(f"warning: --domains: {lacking}; the others are taken", file=sys.stderr)
     return rows.select([i for i, both in enumerate(names) if wanted & {*both}])
 
 

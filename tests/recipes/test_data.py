@@ -282,11 +282,15 @@ def test_pairs_have_no_agreement(pairs):
         data.choose_rows(data.load_source(arguments(pairs)), None, 2, "agreement")
 
 
-def test_domains_are_chosen_by_name_and_unknown_ones_refused(pairs):
+def test_domains_are_chosen_by_name_and_unknown_ones_refused(pairs, capsys):
     rows = data.load_source(arguments(pairs))
     assert set(data.choose_rows(rows, ["steam"])["domain"]) == {"steam"}
-    with pytest.raises(UserError, match="There are movielens, steam"):
-        data.choose_rows(rows, ["mind"])
+    for wrong in (["mind"], ["steam", "stem"], ["steam", "mind", "movie"]):
+        with pytest.raises(UserError, match="There are movielens, steam"):
+            data.choose_rows(rows, wrong)
+    assert not capsys.readouterr().err
+    assert set(data.choose_rows(rows, ["steam", "mind", "amazon_beauty"])["domain"]) == {"steam"}
+    assert "no rows of domain amazon_beauty, mind; the others" in capsys.readouterr().err
 
 
 @pytest.fixture
