@@ -429,8 +429,8 @@ def choose_rows(
             `agreement`: scenes of which `agrees` is true before others, each by that hash.
 
     Raises:
-        UserError: if a domain is none or none of them has a row, fewer than `max_pairs` rows are there, or they lack the
-            columns that `by` needs.
+        UserError: if a domain is none or none of them has a row, fewer than `max_pairs` rows are
+            there, or they lack the columns that `by` needs.
     """
     if domains:
         rows = _of_domains(rows, set(domains))
