@@ -200,12 +200,14 @@ def points_beside(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
         if row["lower"] is not None and row["upper"] is not None:
             axes.plot([100 * row["lower"], 100 * row["upper"]], [place] * 2, color=BLUE, lw=1.3)
     axes.set_yticks(list(places), [row["name"] for row in rows], fontsize=8)
-    axes.set_xlabel("right choices (%), lines: 95 % interval; diamonds: published", fontsize=8)
+    own = [row for row in rows if not row["published"]]
+    published = len(rows) - len(own)
+    diamonds = "; diamonds: published" if published else ""
+    axes.set_xlabel(f"right choices (%), lines: 95 % interval{diamonds}", fontsize=8)
     axes.set_xlim(0, 100)
     write_png(figure, path)
-    own = [row for row in rows if not row["published"]]
-    told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in own)
-    return f"right choices: {told or 'none here'}, with {len(rows) - len(own)} published values."
+    told = "; ".join(f"{row['name']} {100 * row['value']:.1f} %" for row in own) or "none here"
+    return f"right choices: {told}" + (f", with {published} published." if published else ".")
 
 
 def entropy_histogram(

@@ -294,6 +294,14 @@ def cut(text: str, limit: int) -> str:
     return text[: boundary if boundary > limit // 2 else limit - 1].rstrip(_TAIL) + "…"
 
 
+_FOLDERS = re.compile(r"(?<![\w/.:~-])/(?:[^\s/:,;'\"()]+/)+")
+
+
+def without_folders(text: str) -> str:
+    """Cut each absolute path in a text to its last part."""
+    return _FOLDERS.sub("", text)
+
+
 def ago(seconds: float) -> str:
     """Say a time difference as in appendix E.1: `just now`, `3 minutes ago`, ..., `1 year ago`.
 

@@ -19,6 +19,7 @@ from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import DECISION, LABELS
 from usermirrorer.builders.common.storage import file_hash, read_json, read_schema, read_table
+from usermirrorer.builders.common.text import without_folders
 from usermirrorer.builders.decisions.prompts import Mode, parse
 from usermirrorer.eval_harness.task_names import family_of, is_ours
 
@@ -93,7 +94,7 @@ class Run:
         behaviors = [b for answer in answers for b in answer.behaviors]
         return {
             "name": self.name,
-            "model": self.model,
+            "model": without_folders(self.model),
             "kind": self.kind,
             "mode": self.mode,
             "scenes": len(self.answers),

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.builders.common.text import without_folders
 from usermirrorer.eval_harness.analysis.result import Column, Table
 from usermirrorer.model_cards import plots
 from usermirrorer.model_cards.analysis_page import shown, to_csv
@@ -59,6 +61,7 @@ def _write_item(run: Run, item: Item, folder: Path) -> None:
         content = cells.content(run, item)
     except UserError as error:
         content = cells.Content(notes=[f"The numbers cannot be shown: {error}"])
+    content = _public(content, run.out)
     pictures = {}
     for number, (path, told) in enumerate(content.pictures.items(), 1):
         name = f"{number}-{path.name}"
@@ -83,6 +86,19 @@ def _write_item(run: Run, item: Item, folder: Path) -> None:
         "up": "../index.html",
     }
     _write_page(folder, item.name, page, tables, files)
+
+
+def _public(content: cells.Content, out: Path) -> cells.Content:
+    """Leave out the folders of this machine, which are nobody's business: pages are published."""
+
+    def said(value: Any) -> Any:
+        return without_folders(value.replace(f"{out}/", "")) if isinstance(value, str) else value
+
+    tables = {
+        name: replace(table, rows=[{k: said(v) for k, v in row.items()} for row in table.rows])
+        for name, table in content.tables.items()
+    }
+    return replace(content, tables=tables, notes=[said(note) for note in content.notes])
 
 
 def _points(table: Table) -> list[Row]:

@@ -16,6 +16,7 @@ from usermirrorer.builders.common.text import (
     cut,
     numbered_by_looks,
     skeleton,
+    without_folders,
 )
 
 ODD = st.sampled_from(
@@ -206,3 +207,17 @@ def test_texts_that_differ_in_letter_case_alone_have_one_number():
     assert len(set(numbered_by_looks(["ALIEN", "Alien", "alien", "AIien"]))) == 1
     assert len(set(numbered_by_looks(["Alien", "Aliens", "Alien 3"]))) == 3
     assert list(numbered_by_looks([])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/me/runs/sft", "sft"),
+        ("failed. See /tmp/x/logs/a.log.", "failed. See a.log."),
+        ("'/a/b/c' and (/d/e)", "'c' and (e)"),
+        ("org/model and/or https://hub.example/org/model", None),
+        ("~/runs/sft, ./a/b, 5 km/h, /single", None),
+    ],
+)
+def test_of_an_absolute_path_the_last_part_is_told(text, told):
+    assert without_folders(text) == (text if told is None else told)

@@ -109,6 +109,19 @@ def test_a_page_has_a_csv_file_a_table_and_shows_no_text_as_html(run):
         assert image.read_bytes().startswith(b"\x89PNG") and image.name in page
 
 
+def test_no_page_tells_a_folder_of_this_machine(run):
+    run.state.reasons["score-sft-smollm2-paper"] = f"failed. See {run.out}/logs/score-sft.log."
+    run.state.reasons["score-teacher-paper"] = "/home/somebody/models/big: does not exist"
+    folder = run.out / "page"
+    folder.mkdir()
+    pages._write_item(run, run.plan.items["table1"], folder)
+    texts = {file: file.read_text() for file in folder.iterdir() if file.suffix != ".png"}
+    table1 = texts[folder / "table1.md"]
+    assert "See logs/score-sft.log." in table1 and "not run: big: does not exist" in table1
+    for file, text in texts.items():
+        assert str(run.out) not in text and "/home/" not in text, file
+
+
 PUSH = """
 import sys
 from pathlib import Path
@@ -175,4 +188,5 @@ def test_an_analysis_is_shown_with_its_tables_plots_and_what_made_them(run, scor
     assert drawn == {path.name for path in (place.folder / "plots").iterdir()}
     (run.out / "page").mkdir()
     pages._write_item(run, run.plan.items["table12"], run.out / "page")
-    assert "entropy_calibration-paper.csv" in (run.out / "page" / "index.html").read_text()
+    page = (run.out / "page" / "index.html").read_text()
+    assert "entropy_calibration-paper.csv" in page and str(run.out.parent) not in page
