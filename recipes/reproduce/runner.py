@@ -125,7 +125,8 @@ class Run:
             if name not in self.state.done and name not in self.state.reasons:
                 cause = next(n for n in step.needs if n not in self.state.done)
                 root = self.state.reasons[cause]
-                text = root if root.startswith("waits for") else f"waits for {cause}: {root}"
+                why = root.removeprefix(f"{cause}: ")
+                text = root if root.startswith("waits for") else f"waits for {cause}: {why}"
                 self.state.reasons[name] = text
 
     def _one(self, step: Step, engine: Engine) -> None:
