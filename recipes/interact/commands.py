@@ -95,9 +95,10 @@ def interact(
     again with what a simulator or a control picked of them, and is measured on what people really
     took. OUT/report.html has the tables and plots. A killed run goes on where it was.
 
-    With the defaults all ten and two simulators of 135M parameters take an hour on two cores,
-    reckoned from a measured run: 26 minutes of training, which grow with --seeds times --effort,
-    and 34 of asking, which grow with --users times --seeds and with the number of simulators.
+    With the defaults all ten and two simulators of 135M parameters took 15 minutes on two idle
+    cores: 10 of training, which grow with --seeds times --effort, and 4 of asking, which grow with
+    --users times --seeds and with the number of simulators. Busy or slow cores took three times
+    as long.
     """
     from usermirrorer.recipes.interact import hyperparameters, pipeline, report
 
