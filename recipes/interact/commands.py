@@ -97,8 +97,7 @@ def interact(
 
     With the defaults all ten and two simulators of 135M parameters took 15 minutes on two idle
     cores: 10 of training, which grow with --seeds times --effort, and 4 of asking, which grow with
-    --users times --seeds and with the number of simulators. Busy or slow cores took three times
-    as long.
+    --users times --seeds and with the number of simulators.
     """
     from usermirrorer.recipes.interact import hyperparameters, pipeline, report
 
