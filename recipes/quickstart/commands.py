@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from usermirrorer.builders.common import storage
+from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.tables import json_option, show_json
 from usermirrorer.builders.decisions.engines import registry
 from usermirrorer.recipes.job import Job
@@ -18,10 +20,15 @@ _ENGINES = click.Choice(registry.kinds())
 
 
 def run(out: Path, plan: Plan) -> Row:
-    """Do the main job in the folder `out` and return what the summary prints."""
+    """Do the main job in the folder `out` and return what the summary prints.
+
+    Raises:
+        UserError: if the folder holds a run of another plan, or a step fails.
+    """
     from usermirrorer.recipes.quickstart import dataset, models, summary
 
     job = Job(out)
+    _refuse_another_plan(job.out, asdict(plan))
     storage.write_json(job.out / "plan.json", asdict(plan))
     facts = dataset.make_dataset(job, plan)
     facts |= models.make_models(job, plan, facts)
@@ -30,6 +37,22 @@ def run(out: Path, plan: Plan) -> Row:
     storage.write_json(job.out / "summary.json", facts)
     summary.show(job, plan, facts)
     return facts
+
+
+def _refuse_another_plan(out: Path, wanted: Row) -> None:
+    """A version is published once, and a model is not trained over another: one plan a folder."""
+    if not (out / "plan.json").exists() or not any((out / "steps").glob("*.json")):
+        return
+    before = storage.read_json(out / "plan.json")
+    changed = [
+        f"--{name.replace('_', '-')} {before.get(name)}, not {value}"
+        for name, value in json.loads(json.dumps(wanted)).items()
+        if before.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"holds a run with {'; '.join(changed)}", where=out, fix="Give another --out."
+        )
 
 
 _OPTIONS = (

@@ -184,6 +184,17 @@ def test_a_finished_run_does_nothing_twice(finished, settings):
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+def test_other_sizes_want_another_folder_which_is_said_before_any_work(finished, settings):
+    out, _ = finished
+    before = (out / "plan.json").read_bytes()
+    more = {**settings, "pairs": 9, "test_scenes": 7}
+    again = subprocess.run(command(out, more), capture_output=True, text=True, check=False)
+    assert again.returncode == 1 and "Give another --out" in again.stderr
+    assert "--test-scenes" in again.stderr and "--pairs" in again.stderr
+    assert "--seed" not in again.stderr and "done before" not in again.stderr
+    assert (out / "plan.json").read_bytes() == before
+
+
 def test_the_same_seed_gives_the_same_bytes(finished, settings, tmp_path):
     """Everything that decides a byte is in the plan: another folder makes the same release."""
     out, _ = finished
