@@ -4,9 +4,9 @@
 
 The policy gives each item of the catalogue a worth that is linear in its vector and in its likeness
 to the observed history (to the mean, and to the newest line), and draws slates without equal items
-by it (Plackett-Luce). REINFORCE teaches it from each slate's reward: the person takes one of its
-items, or one of as many rivals. At the end it and random slates serve the same people from the
-same seeds; the difference is printed with a 95 % interval (paired bootstrap over episodes).
+by it (Plackett-Luce). REINFORCE teaches it from each slate's reward: whether the person takes one
+of its items or something else. At the end it and random slates serve the same people from the same
+seeds; the difference is printed with a 95 % interval (paired bootstrap over episodes).
 """
 
 from __future__ import annotations
