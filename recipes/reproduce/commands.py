@@ -125,8 +125,12 @@ def _owner(plan: Plan, items: list[str], step: str) -> str:
 
 def _execute(run: Run, needed: list[str], engine: str, jobs: int, items: list[str]) -> None:
     """Run the steps, as the only run in this folder; first say what is missing."""
+    from usermirrorer.recipes.reproduce.estimates import needed_parts
     from usermirrorer.recipes.reproduce.store import locked
 
+    for part in needed_parts(run, items):
+        if not part.here and part.fix:
+            run.tell(f"warning: {part.target.replace(':', ' ')} is missing: {part.fix}")
     run.out.mkdir(parents=True, exist_ok=True)
     with locked(run.out / ".run.lock") as held:
         if held is None:

@@ -17,6 +17,7 @@ import yaml
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import read_json
 from usermirrorer.builders.common.tables import show, show_json
+from usermirrorer.recipes.reproduce.parts import Part, recommenders
 from usermirrorer.recipes.reproduce.plan import Step
 from usermirrorer.recipes.reproduce.runner import Run
 
@@ -112,13 +113,20 @@ def _parts(run: Run, steps: Iterable[Step]) -> dict[str, str]:
 
 
 def _show_parts(run: Run, items: Sequence[str]) -> None:
-    steps = run.plan.closure(n for name in items for n in run.plan.items[name].needs)
     rows = []
-    for target in _parts(run, steps.values()):
-        part = run.parts.look(target)
+    for part in needed_parts(run, items):
         state = "here" if part.here else "missing" if part.fix else "fetched on use"
-        rows.append([target.replace(":", " "), part.wanted, state, part.fix])
-    show(("part", "what", "state", ""), rows, title="Models and data")
+        rows.append([part.target.replace(":", " "), part.wanted, state, part.fix])
+    show(("part", "what", "state", ""), rows, title="Models, data and environments")
+
+
+def needed_parts(run: Run, items: Sequence[str]) -> list[Part]:
+    """Return what the items take from outside: models, data, and the recommenders' environment."""
+    steps = run.plan.closure(n for name in items for n in run.plan.items[name].needs).values()
+    found = [run.parts.look(target) for target in _parts(run, steps)]
+    if any(step.words[:2] == ("usermirrorer", "interact") for step in steps):
+        found.append(recommenders())
+    return found
 
 
 def show_graph(run: Run, items: Sequence[str], known: Rates) -> None:

@@ -1,4 +1,4 @@
-"""What a plan needs from outside: models and raw data. Where they are, and what they are."""
+"""What a plan needs from outside: models, raw data, an environment; where and what they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.storage import file_hash, fingerprint
+from usermirrorer.recipes.interact import environment
 from usermirrorer.recipes.reproduce.plan import Plan
 
 #: What a scale's `data` says of a source: `part:NAME` of the package registry, `made-up:U,I,N`
@@ -18,12 +19,20 @@ OWN, PART, MADE_UP = "own", "part:", "made-up:"
 
 @dataclass(frozen=True)
 class Part:
-    """A model or raw files: the name in the plan, what was asked for, and whether it is here."""
+    """A model, raw files, or an environment: its name, what was asked for, whether it is here."""
 
     target: str
     wanted: str
     here: bool
     fix: str = ""
+
+
+def recommenders() -> Part:
+    """Return the environment that `usermirrorer interact` trains recommenders in."""
+    try:
+        return Part("environment:recommenders", environment.python().parents[1].name, True)
+    except UserError as error:
+        return Part("environment:recommenders", Path(error.where).name, False, error.fix)
 
 
 class Parts:

@@ -8,8 +8,11 @@ from click.testing import CliRunner
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes.reproduce.cells import KINDS
 from usermirrorer.recipes.reproduce.commands import reproduce
+from usermirrorer.recipes.reproduce.estimates import needed_parts
+from usermirrorer.recipes.reproduce.parts import Parts
 from usermirrorer.recipes.reproduce.plan import SCALES, read
 from usermirrorer.recipes.reproduce.published import printed
+from usermirrorer.recipes.reproduce.runner import Run
 
 ITEMS = {"figure2", "figure3", "table5", "table6", "table1", "figure5", "table2", "figure6"}
 ITEMS |= {"figure7", "table10", "table11", "table12", "table13", "table14", "table3", "table9"}
@@ -64,8 +67,21 @@ def test_missing_data_names_the_item_and_the_step_and_the_rest_goes_on(plans, tm
     assert isinstance(done.exception, UserError)
     told = str(done.exception)
     assert "item all3" in told and "raw" in told and "data movielens is missing" in told
+    assert done.output.index("warning: data movielens is missing") < done.output.index("  right")
     assert list((tmp_path / "out" / "steps").glob("right-*/text"))
     assert (tmp_path / "out" / "pages" / "all3" / "index.html").exists()
+
+
+def test_a_missing_environment_of_recommenders_is_told_where_an_item_needs_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("USERMIRRORER_RECSYS", str(tmp_path / "nowhere"))
+    plan = read("tiny")
+    run = Run(plan, Parts(plan, None, tmp_path), tmp_path, lambda line: None)
+    (part,) = [part for part in needed_parts(run, ["table3"]) if not part.here]
+    assert part.target == "environment:recommenders" and "--setup-recsys" in part.fix
+    assert all(part.here for part in needed_parts(run, ["table6"]))
+    assert "./quickstart --setup-recsys" in asked("--list", "--out", str(tmp_path)).output
 
 
 @pytest.mark.parametrize(
