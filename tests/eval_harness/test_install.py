@@ -79,7 +79,10 @@ def test_every_task_file_is_installed_beside_lm_evals_own(wheel, tmp_path):
 
 
 def test_a_wheel_holds_everything_that_the_packages_read(checkout, tmp_path):
-    """Code, templates, pages, configurations and `py.typed`; only Slurm's scripts stay behind."""
+    """Code, templates, pages, configurations and `py.typed`.
+
+    Slurm's scripts stay behind, and results that README links to.
+    """
     with zipfile.ZipFile(build("wheel", checkout, tmp_path)) as archive:
         packed = set(archive.namelist())
     package = checkout / "src" / "usermirrorer"
@@ -87,8 +90,9 @@ def test_a_wheel_holds_everything_that_the_packages_read(checkout, tmp_path):
         f"usermirrorer/{path.relative_to(checkout).as_posix()}"
         for folder in FOLDERS
         for path in (checkout / folder).rglob("*")
-        if path.is_file() and path.suffix not in (".sh", ".slurm")
+        if path.is_file() and path.suffix not in (".sh", ".slurm") and "results" not in path.parts
     }
+    assert not any("/results/" in name for name in packed)
     tasks = {name for name in tracked if name.endswith("_yaml")}  # installed for lm_eval alone
     assert len(tracked) > 250 and tracked - tasks <= packed
     assert {f"usermirrorer/{path.name}" for path in package.glob("*.*")} <= packed
