@@ -83,6 +83,11 @@ class Run:
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def public_model(self) -> str:
+        """The model as pages name it: a machine's folders are nobody's business."""
+        return without_folders(self.model)
+
+    @property
     def users(self) -> list[str]:
         """Whose scene each is, in order; users of two sources are two."""
         return [f"{a.scene.source}/{a.scene.user}" for a in self.answers.values()]
@@ -94,7 +99,7 @@ class Run:
         behaviors = [b for answer in answers for b in answer.behaviors]
         return {
             "name": self.name,
-            "model": without_folders(self.model),
+            "model": self.public_model,
             "kind": self.kind,
             "mode": self.mode,
             "scenes": len(self.answers),

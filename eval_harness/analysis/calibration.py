@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.text import without_folders
 from usermirrorer.eval_harness import metrics, published
 from usermirrorer.eval_harness.analysis.answers import Answer, Run
 from usermirrorer.eval_harness.analysis.inference import (
@@ -155,7 +154,7 @@ def _entropies(scored: Sequence[tuple[Run, list[Answer]]]) -> Rows:
         totals = [metrics.entropy(_mean_distribution(answer)) for answer in answers]
         row = {
             "result": run.name,
-            "model": without_folders(run.model),
+            "model": run.public_model,
             "scenes": len(answers),
             "users": len(set(users)),
             "spread": float(np.std(entropies, ddof=1)) if len(entropies) > 1 else math.nan,

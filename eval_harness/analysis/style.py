@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usermirrorer.builders.common.errors import UserError
-from usermirrorer.builders.common.text import without_folders
 from usermirrorer.builders.decisions.prompts import thought_of
 from usermirrorer.eval_harness import metrics, published
 from usermirrorer.eval_harness.analysis.answers import Answer, Run
@@ -103,7 +102,7 @@ def analyse(runs: Sequence[Run], teacher: Run, count: Count | None = None) -> Re
                 fix="Give results of the same scenes, from the decision tasks.",
             )
         answers = [run.answers[scene_id] for scene_id in scenes]
-        row = {"model": without_folders(run.model), **_row(run, answers, pairs, count, unit)}
+        row = {"model": run.public_model, **_row(run, answers, pairs, count, unit)}
         row["length_ratio"] = row["length"] / reference["length"] if reference["length"] else None
         rows.append({**row, "length_unit": unit})
         sources = sorted({pair.source for pair in pairs})
@@ -235,7 +234,7 @@ def _teacher_row(teacher: Run, reference: dict[str, float], unit: str) -> Row:
     answers = teacher.answers.values()
     return {
         "result": teacher.name,
-        "model": without_folders(teacher.model),
+        "model": teacher.public_model,
         "scenes": len(answers),
         "users": len(set(teacher.users)),
         "decisions": sum(len(answer.texts) for answer in answers),
