@@ -14,6 +14,7 @@ hf.py, vllm.py      the same for those models: one forward for all labels, share
 requests.py         what is asked of a model and what comes back
 scene_metrics.py    metrics of one scene, and of all
 metrics.py          metrics with intervals and paired tests, clustered by user (pure numpy)
+added.py            what a simulator knows that a baseline does not
 verdict.py          whether a score shows taste, in words
 inspect_tasks.py    the tasks as inspect-ai runs them from a release
 user_simulation.py  the metrics as a module of the `evaluate` library

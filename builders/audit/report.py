@@ -105,18 +105,34 @@ def audit(
     }
 
 
-def hits_by_scene(scenes: _TABLES) -> dict[str, dict[str, float]]:
-    """Return scene id -> baseline -> how right it is, for the test scenes of one source.
+def baselines_by_scene(scenes: _TABLES) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each baseline says of each test scene of one source.
 
     Args:
         scenes: Split (`train`, `test`) -> scenes; learners learn from train.
+
+    Returns:
+        Scene id -> baseline -> `right` (how right its guess is; ties count in parts) and `scores`
+        (a number per option, higher is likelier, to be compared within the scene: log-odds of what
+        learned them, deviations from the list's mean of the others).
     """
     lists = {split: make_lists(table) for split, table in scenes.items()}
-    common, has = _fields(lists.values())
-    hits = _side(lists, "test", common, has).baselines
-    ids = lists["test"].table["scene_id"].to_pylist()
-    rows = zip(*(values.tolist() for values in hits.values()), strict=True)
-    return {name: dict(zip(hits, row, strict=True)) for name, row in zip(ids, rows, strict=True)}
+    scores = _scores(lists, "test", _fields(lists.values())[1])
+    test = lists["test"]
+    ids, ends = test.table["scene_id"].to_pylist(), test.starts[1:]
+    told: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in ids}
+    for baseline, values in scores.items():
+        parts = np.split(_comparable(test, baseline, values), ends)
+        for name, hit, part in zip(ids, test.hits(values).tolist(), parts, strict=True):
+            told[name][baseline] = {"right": hit, "scores": part.tolist()}
+    return told
+
+
+def _comparable(lists: Lists, baseline: str, values: np.ndarray) -> np.ndarray:
+    if baseline in _LEARNED:
+        share = np.clip(values, 1e-6, 1 - 1e-6)
+        return np.log(share / (1 - share))
+    return np.nan_to_num(lists.standardised(values))
 
 
 def sources(scenes: _TABLES) -> list[str]:
@@ -192,6 +208,18 @@ def _unjudged(why: str) -> dict[str, Any]:
 
 def _side(lists: dict[str, Lists], split: str, common: list[str], has: dict) -> _Side:
     test = lists[split]
+    scores = _scores(lists, split, has)
+    guesses = cues(test, common, has[id(test)])
+    return _Side(
+        test,
+        {name: test.hits(values) for name, values in scores.items()},
+        {name: test.hits(values) for name, values in guesses.items()},
+    )
+
+
+def _scores(lists: dict[str, Lists], split: str, has: dict) -> dict[str, np.ndarray]:
+    """Return baseline -> its score of each option of a split, [options]."""
+    test = lists[split]
     train = lists.get("train") if split == "test" else None
     flags = (has[id(train)] if train is not None else None, has[id(test)])
     alike = (neighbours.scores(None, train) if train else None, neighbours.scores(train, test))
@@ -202,12 +230,10 @@ def _side(lists: dict[str, Lists], split: str, common: list[str], has: dict) -> 
             )
             for name, history in _LEARNED.items()
         }
-        guesses = {name: test.hits(scores) for name, scores in cues(test, common, flags[1]).items()}
-        baselines = {"chance": test.chance}
-        baselines |= {name: test.hits(test.numbers[column]) for name, column in _BASELINES.items()}
-        baselines[learned.ALIKE] = test.hits(alike[1])
-        baselines |= {name: test.hits(future.result()) for name, future in fitted.items()}
-    return _Side(test, baselines, guesses)
+        scores = {"chance": np.zeros(len(test.scene))}
+        scores |= {name: test.numbers[column] for name, column in _BASELINES.items()}
+        scores[learned.ALIKE] = alike[1]
+        return scores | {name: future.result() for name, future in fitted.items()}
 
 
 def _estimates(side: _Side, hits: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:

@@ -62,13 +62,24 @@ class Answer:
     tokens: tuple[int, ...] = ()
 
     @property
+    def expected(self) -> NDArray[np.float64]:
+        """Probability of each option [k], the mean over decisions and orders of the options.
+
+        Raises:
+            UserError: if the model gave none.
+        """
+        if self.probabilities is None:
+            raise UserError("has no probabilities", where=f"scene {self.scene.scene_id}")
+        return self.probabilities.mean(axis=0)
+
+    @property
     def right(self) -> float:
         """Its accuracy, as `acc` of the tasks: malformed decisions are wrong."""
         if self.behaviors:
             return float(np.mean([b == self.scene.answer for b in self.behaviors]))
         if self.probabilities is None:
             return 0.0
-        return top_choice(self.probabilities.mean(axis=0), self.scene.answer)
+        return top_choice(self.expected, self.scene.answer)
 
 
 @dataclass(frozen=True)

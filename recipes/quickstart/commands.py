@@ -70,7 +70,7 @@ _OPTIONS = (
     click.option("--trained-layers", default=0, help="Upper layers it trains (0: the recipe's)."),
     click.option("--decision-scenes", default=12, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=48, help="Scenes to compare the two models on."),
-    click.option("--test-scenes", default=240, help="Test scenes, scored directly."),
+    click.option("--test-scenes", default=300, help="Test scenes, scored directly."),
     click.option("--history", nargs=2, type=int, default=(1, 20), help="Fewest, most shown."),
     click.option("--decision-test-scenes", default=4, help="Of them, scored with decisions."),
     click.option("--samples", default=3, help="Decisions per scene and model (the paper: 10)."),

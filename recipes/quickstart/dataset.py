@@ -15,6 +15,7 @@ from usermirrorer.recipes.job import RECIPES, Job
 from usermirrorer.recipes.quickstart.plan import PROMPTS, REPO, SMALL, Plan, Row, only, public
 
 _OPTIONS = 4  # items beside the real one, in train as in test (section 3.1: five options)
+_TEST_USERS = 0.2  # intervals are by user: few users leave them wide, however many scenes there are
 _SCENES = ("source", "train_scenes", "test_scenes", "history", "seed")
 _SIMULATOR = (
     *("strong", "simulator_scenes", "trained_layers", "decision_scenes", "check_scenes"),
@@ -102,6 +103,7 @@ def make_scenes(job: Job, plan: Plan, parts: Row, exposure: str = "exchangeable"
             plan.train_scenes,
             plan.test_scenes,
             plan.seed,
+            test_users=_TEST_USERS,
             history=(low, high),
             train_others=(_OPTIONS, _OPTIONS),
             test_others=_OPTIONS,
@@ -132,7 +134,7 @@ def _audit(job: Job) -> Row:
     """
     from usermirrorer.builders import validate
     from usermirrorer.builders.audit.load import read_files
-    from usermirrorer.builders.audit.report import assert_no_tells, audit, hits_by_scene
+    from usermirrorer.builders.audit.report import assert_no_tells, audit, baselines_by_scene
 
     findings = validate.validate(*validate.load(str(job.out / "scenes")))
     if broken := [finding for finding in findings if finding.ok is False]:
@@ -148,7 +150,7 @@ def _audit(job: Job) -> Row:
         _scene_files(job, exposure="paper"), _scene_files(job, "placebo_", "paper")
     )
     storage.write_json(job.out / "audit_paper.json", audit(*as_printed, allow_tells=True))
-    storage.write_json(job.out / "baselines.json", hits_by_scene(real))
+    storage.write_json(job.out / "baselines.json", baselines_by_scene(real))
     (source,) = report["sources"].values()
     return {"verdict": source["verdict"], "why": source["why"], "baselines": source["baselines"]}
 

@@ -123,8 +123,9 @@ def _evaluate(
 ) -> list[Row]:
     """Score by `lm_eval`: base and simulator directly, what SFT and DPO made with decisions.
 
-    Each ablation asks for every scene once more. So the simulator alone is asked without the
-    history, with another's and on placebo scenes: it is the one that has to show taste.
+    Each ablation asks for every scene once more, and each order of the options too. So the
+    simulator alone is asked without the history, with another's and on placebo scenes, and in all
+    orders: it is the one that has to show taste, not a liking for a label.
     """
     from usermirrorer.eval_harness.results import card_rows, read_results
 
@@ -136,8 +137,8 @@ def _evaluate(
         output = job.out / "scores" / name
 
         def work(name: str = name, model: Row = model, output: Path = output) -> Row:
-            ablations = name == "simulator"
-            _lm_eval(job, plan, model["folder"], tasks[name], output, ablations, environment)
+            whole = name == "simulator"
+            _lm_eval(job, plan, model["folder"], tasks[name], output, whole, environment)
             return {"rows": card_rows(read_results(output), name)}
 
         made_from = [release, model, tasks[name], plan.guided, plan.thought_tokens, plan.dtype]
@@ -151,15 +152,19 @@ def _lm_eval(
     model: str,
     tasks: dict[str, int],
     output: Path,
-    ablations: bool,
+    whole: bool,
     environment: dict[str, str],
 ) -> None:
-    """Score a model by `lm_eval` on the first so many scenes of each task."""
+    """Score a model by `lm_eval` on the first so many scenes of each task.
+
+    `whole`: with ablations, and with the options in every order.
+    """
     metadata = {
         "dataset": REPO,
         "dataset_revision": f"v{plan.version}",
         "guided": plan.guided,
-        "ablations": ablations,
+        "ablations": whole,
+        "rotations": whole,
         "prompt_folder": str(PROMPTS),
     }
     scenes = {task: list(range(number)) for task, number in tasks.items()}

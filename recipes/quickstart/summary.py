@@ -40,7 +40,8 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
 
     Returns:
         `rows`: `name`, `kind`, `value`, `lower`, `upper` of each; `against`: name -> difference of
-        the simulator to it in accuracy, with its interval and p-value; `picture`: alt text.
+        the simulator to it in accuracy, with its interval and p-value; `added`: baseline -> what
+        the simulator knows beyond it, see `eval_harness/added.py`; `picture`: alt text.
     """
     from usermirrorer.eval_harness.metrics import mean, paired_test
     from usermirrorer.model_cards import plots
@@ -49,9 +50,9 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
     ids = [name for name in simulator if name in base]
     users = [simulator[name]["user_id"] for name in ids]
     values: dict[str, tuple[str, list[float]]] = {}
-    hits = storage.read_json(job.out / "baselines.json")
+    told = storage.read_json(job.out / "baselines.json")
     for key, title in BASELINES.items():
-        values[title] = ("baseline", [hits[name][key] for name in ids])
+        values[title] = ("baseline", [told[name][key]["right"] for name in ids])
     values["base model"] = ("model", [base[name]["acc"] for name in ids])
     for metric, title in _SIMULATOR.items():
         kind = "result" if metric == "acc" else "ablation"
@@ -66,7 +67,22 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
     rows = [_row(title, kind, mean(v, users, "share")) for title, (kind, v) in values.items()]
     figures = job.out / "figures"
     picture = plots.compared_bars(rows, rows[0]["value"], figures / "learnt.png")
-    return {"rows": rows, "against": against, "picture": picture, "scenes": len(ids)}
+    made = {"rows": rows, "against": against, "added": _added(job, told, users, ids)}
+    return made | {"picture": picture, "scenes": len(ids)}
+
+
+def _added(job: Job, told: Mapping[str, Any], users: list[str], ids: list[str]) -> Row:
+    """Return baseline -> what the simulator knows beyond it."""
+    from usermirrorer.eval_harness.added import added
+    from usermirrorer.eval_harness.analysis.answers import read_run
+
+    answers = read_run(str(job.out / "scores" / "simulator")).answers
+    truths = [answers[name].scene.answer for name in ids]
+    likely = [answers[name].expected for name in ids]
+    return {
+        title: asdict(added([told[n][key]["scores"] for n in ids], likely, truths, users))
+        for key, title in BASELINES.items()
+    }
 
 
 def _row(title: str, kind: str, estimate: Estimate) -> Row:
@@ -98,6 +114,11 @@ def verdict(learnt: Mapping[str, Any]) -> str:
     parts += [f"not told apart from {_and(open_)} by these scenes"] if open_ else []
     parts += [f"right less often than {_and(below)}"] if below else []
     text = "; ".join(parts) + "."
+    knows = {name: row["bits"]["low"] > 0 for name, row in learnt["added"].items()}
+    if more := [name for name, known in knows.items() if known]:
+        text += f" Read together with each, it knows more than {_and(more)}"
+        less = [name for name, known in knows.items() if not known]
+        text += f"; not shown for {_and(less)}." if less else "."
     swapped = learnt["against"].get(_SIMULATOR["acc_swapped"])
     if swapped is not None:
         read = "reads the person" if swapped["low"] > 0 else "is not shown to read the person"
@@ -160,10 +181,14 @@ def _show_learnt(job: Job, learnt: Row) -> None:
             difference = f"{100 * against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
         interval = f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
         interval = "" if row["name"] == "chance" else interval
-        rows.append((row["name"], f"{100 * row['value']:.1f}", interval, difference))
+        bits = learnt["added"].get(row["name"], {}).get("bits")
+        adds = (
+            f"{bits['difference']:+.2f} [{bits['low']:+.2f}, {bits['high']:+.2f}]" if bits else ""
+        )
+        rows.append((row["name"], f"{100 * row['value']:.1f}", interval, difference, adds))
         styles.append({"result": "bold", "baseline": "dim"}.get(row["kind"], ""))
     title = f"What was learnt: right choices on {learnt['scenes']} test scenes of other users"
-    head = ("", "right %", "95 % interval", "simulator minus this, points")
+    head = ("", "right %", "95 % interval", "simulator minus this, points", "adds to it, bits")
     tables.show(head, rows, title=title, styles=styles, err=True)
     job.console.print(verdict(learnt), soft_wrap=True)
     picture = job.out / "figures" / "learnt.png"

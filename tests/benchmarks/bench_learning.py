@@ -1,6 +1,6 @@
 """Does real feedback teach a small model to pick as people did, and how much of it is needed?
 
-    python tests/benchmarks/bench_learning.py runs/learning --sizes 300 600 1200 2400
+    python tests/benchmarks/bench_learning.py runs/learning --sizes 300 900 2400 --placebo_size 900
 
 Builds exchangeable scenes of MovieLens-100K, trains SmolLM2-135M-Instruct on the label token alone
 (section 3.1) on each number of scenes by `accelerate launch recipes/sft.py` with the configuration
@@ -17,20 +17,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from usermirrorer.builders.audit.report import hits_by_scene
+from usermirrorer.builders.audit.report import baselines_by_scene
 from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.models import fast_dtype
 from usermirrorer.builders.common.storage import read_json, read_table, write_json
 from usermirrorer.builders.raw.sources import get_source
 from usermirrorer.builders.scenes import pipeline
 from usermirrorer.builders.scenes.world import SceneConfig
+from usermirrorer.eval_harness.added import added
+from usermirrorer.eval_harness.analysis.answers import read_run
 from usermirrorer.eval_harness.metrics import mean, paired_test
-from usermirrorer.eval_harness.results import Score, compare, read_results, read_samples
+from usermirrorer.eval_harness.results import compare, read_results
 from usermirrorer.recipes.job import RECIPES, Job
 
 FOLDER = RECIPES / "smollm2-135m-instruct" / "direct_compact"
@@ -70,6 +72,7 @@ def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
     """Score by lm_eval on the first `limit` test scenes, with all ablations."""
     output = job.out / "scores" / name
     scenes = {"dataset": str(job.out / "scenes" / "test.parquet"), "prompt_folder": str(PROMPTS)}
+    scenes |= {"rotations": True}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={model},dtype={fast_dtype()}", "--tasks", TASK]
     command += ["--limit", str(limit), "--apply_chat_template", "--batch_size", "32"]
@@ -78,25 +81,26 @@ def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
     return {"folder": str(output)}
 
 
-def against(
-    scores: Sequence[Score], hits: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Return baseline -> its accuracy and the model's difference to it, paired, by user."""
-    (own,) = [s for s in scores if s.metric == "acc"]
-    samples = read_samples(own)
-    users = [row["user_id"] for row in samples.values()]
-    right = [row["acc"] for row in samples.values()]
+def against(folder: Path, told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return baseline -> its accuracy, the model's difference to it, and what the model adds."""
+    answers = list(read_run(str(folder)).answers.values())
+    users = [answer.scene.user for answer in answers]
+    truths = [answer.scene.answer for answer in answers]
+    own = [answer.expected for answer in answers]
+    right = [answer.right for answer in answers]
     found = {}
-    for name in next(iter(hits.values())):
-        baseline = [hits[scene][name] for scene in samples]
+    for name in next(iter(told.values())):
+        theirs = [told[answer.scene.scene_id][name] for answer in answers]
+        baseline = [one["right"] for one in theirs]
         found[name] = {
             "acc": asdict(mean(baseline, users)),
             "model_minus_it": asdict(paired_test(baseline, right, users)),
+            "model_adds": asdict(added([one["scores"] for one in theirs], own, truths, users)),
         }
     return found
 
 
-def point(job: Job, name: str, hits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def point(job: Job, name: str, told: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what one model reached: a row of the curve."""
     scores = read_results(job.out / "scores" / name)
     row: dict[str, Any] = {
@@ -104,7 +108,7 @@ def point(job: Job, name: str, hits: Mapping[str, Mapping[str, float]]) -> dict[
         for s in scores
         if s.metric in SHOWN
     }
-    row["baselines"] = against(scores, hits)
+    row["baselines"] = against(job.out / "scores" / name, told)
     if name != "base":
         base = read_results(job.out / "scores" / "base")
         row["minus_base"] = asdict(compare(base, scores))
@@ -118,20 +122,26 @@ def main() -> None:
     """Do it and print one JSON line per model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[300, 600, 1200, 2400])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[300, 900, 2400])
     parser.add_argument("--test", type=int, default=1000, help="test scenes")
+    parser.add_argument("--scored", type=int, help="score the first so many of them (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no_placebo", action="store_true", help="train on no placebo targets")
+    parser.add_argument(
+        "--placebo_size",
+        type=int,
+        help="placebo targets to train on (default: the largest size; 0: train on none)",
+    )
     asked, more = parser.parse_known_args()  # the rest goes to the recipe
     job, largest = Job(asked.out), max(asked.sizes)
     made_from = [largest, asked.test, asked.seed]
     made = job.step("scenes", made_from, lambda: build(job, largest, asked.test, asked.seed))
     files = {split: job.out / "scenes" / f"{split}.parquet" for split in ("train", "test")}
-    hits = hits_by_scene({split: read_table(path) for split, path in files.items()})
-    base, limit = assets.resolve_model("smollm2-135m-instruct"), made["test"]["scenes"]
+    told = baselines_by_scene({split: read_table(path) for split, path in files.items()})
+    base = assets.resolve_model("smollm2-135m-instruct")
+    limit = min(made["test"]["scenes"], asked.scored or made["test"]["scenes"])
     runs = [(str(size), "train.parquet", size) for size in sorted(asked.sizes)]
-    if not asked.no_placebo:
-        runs.append((f"placebo-{largest}", "placebo_train.parquet", largest))
+    if placebo := largest if asked.placebo_size is None else asked.placebo_size:
+        runs.append((f"placebo-{placebo}", "placebo_train.parquet", placebo))
     curve = {}
     for name, scenes, size in [("base", "", 0), *runs]:
         # The recipe knows a finished run itself.
@@ -141,7 +151,7 @@ def main() -> None:
             [made["files"], assets.model_revision(model), limit],
             lambda name=name, model=model: score(job, name, model, limit),
         )
-        curve[name] = point(job, name, hits)
+        curve[name] = point(job, name, told)
         print(json.dumps({"model": name, **curve[name]}), flush=True)
         write_json(job.out / "learning.json", {"test_scenes": limit, "curve": curve})
 

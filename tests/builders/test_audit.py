@@ -15,7 +15,7 @@ from tests import exposures
 from usermirrorer.builders import commands, validate
 from usermirrorer.builders.audit import estimates, marks
 from usermirrorer.builders.audit.lists import make_lists
-from usermirrorer.builders.audit.report import assert_no_tells, audit
+from usermirrorer.builders.audit.report import assert_no_tells, audit, baselines_by_scene
 from usermirrorer.builders.common import storage
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.builders.common.schema import OPTION_FEATURES, PREFERENCE
@@ -222,6 +222,22 @@ def test_wrong_answers_that_the_user_took_within_the_hour_are_counted(real, plac
     assert found["verdict"] == "tells"
     assert "wrong answer that the user took within the hour" in " ".join(found["why"])
     assert found["taken_later"]["value"] > counts / 1600 - 0.01
+
+
+def test_what_baselines_say_of_each_scene_is_what_the_audit_counts(real, clean):
+    told = baselines_by_scene(real)
+    counted = next(iter(clean["sources"].values()))["baselines"]
+    answers = dict(
+        zip(real["test"]["scene_id"].to_pylist(), real["test"]["answer"].to_pylist(), strict=True)
+    )
+    for name, estimate in counted.items():
+        right = [told[scene][name]["right"] for scene in answers]
+        near = 0.03 if name in ("no_history", "all_features") else 1e-4  # they read fields of both
+        assert np.mean(right) == pytest.approx(estimate["value"], abs=near), name
+        for scene, answer in answers.items():
+            one = told[scene][name]
+            if one["right"] in (0.0, 1.0):  # no tie
+                assert (np.argmax(one["scores"]) == answer) == bool(one["right"]), (scene, name)
 
 
 def test_logged_lists_and_scenes_without_a_placebo_are_not_judged(real, placebo):
