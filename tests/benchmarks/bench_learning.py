@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +26,7 @@ from typing import Any
 
 from usermirrorer.builders.audit.report import baselines_by_scene
 from usermirrorer.builders.common import assets
+from usermirrorer.builders.common.choice import top_choice
 from usermirrorer.builders.common.models import fast_dtype
 from usermirrorer.builders.common.storage import read_json, read_table, write_json
 from usermirrorer.builders.raw.sources import get_source
@@ -81,6 +84,27 @@ def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
     return {"folder": str(output)}
 
 
+def years(scene: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what one line says of a scene: the option of about the newest five films' years."""
+    shown, options = ([year(text) for text in scene[name]] for name in ("history", "exposure"))
+    newest = [then for then in shown[-5:] if then is not None]
+    scores = [
+        math.nan if own is None or not newest else -sum(abs(own - then) for then in newest)
+        for own in options
+    ]
+    return {
+        "right": top_choice(scores, scene["answer"]),
+        # The root, since a distance of 40 years hardly says more than one of 30.
+        "scores": [0.0 if math.isnan(score) else -math.sqrt(-score) for score in scores],
+    }
+
+
+def year(text: str) -> int | None:
+    """Return the last year in brackets."""
+    found = re.findall(r"\((\d{4})\)", text)
+    return int(found[-1]) if found else None
+
+
 def against(folder: Path, told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return baseline -> its accuracy, the model's difference to it, and what the model adds."""
     answers = list(read_run(str(folder)).answers.values())
@@ -136,7 +160,10 @@ def main() -> None:
     made_from = [largest, asked.test, asked.seed]
     made = job.step("scenes", made_from, lambda: build(job, largest, asked.test, asked.seed))
     files = {split: job.out / "scenes" / f"{split}.parquet" for split in ("train", "test")}
-    told = baselines_by_scene({split: read_table(path) for split, path in files.items()})
+    tables = {split: read_table(path) for split, path in files.items()}
+    told = baselines_by_scene(tables)
+    for scene in tables["test"].to_pylist():
+        told[scene["scene_id"]]["years"] = years(scene)
     base = assets.resolve_model("smollm2-135m-instruct")
     limit = min(made["test"]["scenes"], asked.scored or made["test"]["scenes"])
     runs = [(str(size), "train.parquet", size) for size in sorted(asked.sizes)]

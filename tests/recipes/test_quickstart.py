@@ -161,6 +161,26 @@ def test_what_was_learnt_is_compared_on_the_same_scenes_in_a_table_and_a_picture
     assert (out / "figures" / "learnt.png").stat().st_size > 5_000
 
 
+def test_what_the_simulator_adds_to_each_baseline_is_told(finished):
+    out, told = finished
+    learnt = storage.read_json(out / "summary.json")["learnt"]
+    baselines = {row["name"] for row in learnt["rows"] if row["kind"] == "baseline"}
+    assert learnt["added"].keys() == baselines and "adds to it, bits" in told
+    for one in learnt["added"].values():
+        assert one["bits"]["n"] == learnt["scenes"]
+        assert one["bits"]["low"] <= one["bits"]["difference"] <= one["bits"]["high"]
+        assert one["alone"] - one["together"] == pytest.approx(one["bits"]["difference"])
+
+
+def test_the_simulator_is_scored_in_every_order_of_the_options_and_the_card_says_so(finished):
+    out, _ = finished
+    rows = storage.read_json(out / "summary.json")["scores"]
+    orders = {row["model"]: "rotations" in row["settings"] for row in rows}
+    assert orders == {"base": False, "simulator": True, "sft": False, "dpo": False}
+    card = (out / "models" / "simulator" / "README.md").read_text()
+    assert "options in every order" in card
+
+
 def test_cards_of_all_models_name_their_data_and_scores(finished):
     for stage in ("simulator", "sft", "dpo"):
         card = (finished[0] / "models" / stage / "README.md").read_text()
