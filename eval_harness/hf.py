@@ -42,16 +42,18 @@ def last_logits(lm: Any, rows: Sequence[tuple[list[int], list[list[int]]]]) -> l
     logits: dict[int, Floats] = {}
     size = lm.batch_size if isinstance(lm.batch_size, int) else 32
     start = 0
-    while start < len(order):
-        batch = order[start : start + size]
-        try:
-            logits.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
-        except RuntimeError as error:
-            if size == 1 or "out of memory" not in str(error).lower():
-                raise
-            size //= 2
-            continue
-        start += size
+    with tqdm(total=len(rows), desc="Scoring labels", disable=len(rows) <= size) as shown:
+        while start < len(order):
+            batch = order[start : start + size]
+            try:
+                logits.update(zip(batch, _forward(lm, [rows[i] for i in batch]), strict=True))
+            except RuntimeError as error:
+                if size == 1 or "out of memory" not in str(error).lower():
+                    raise
+                size //= 2
+                continue
+            start += size
+            shown.update(len(batch))
     return [logits[i] for i in range(len(rows))]
 
 
