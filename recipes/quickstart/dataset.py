@@ -15,8 +15,7 @@ from usermirrorer.recipes.job import RECIPES, Job
 from usermirrorer.recipes.quickstart.plan import PROMPTS, REPO, SMALL, Plan, Row, only, public
 
 _OPTIONS = 4  # items beside the real one, in train as in test (section 3.1: five options)
-_TEST_USERS = 0.2  # intervals are by user: few users leave them wide, however many scenes there are
-_SCENES = ("source", "train_scenes", "test_scenes", "history", "seed")
+_SCENES = ("source", "train_scenes", "test_scenes", "test_users", "history", "seed")
 _SIMULATOR = (
     *("strong", "simulator_scenes", "trained_layers", "decision_scenes", "check_scenes"),
     *("engine", "dtype", "seed"),
@@ -103,7 +102,7 @@ def make_scenes(job: Job, plan: Plan, parts: Row, exposure: str = "exchangeable"
             plan.train_scenes,
             plan.test_scenes,
             plan.seed,
-            test_users=_TEST_USERS,
+            test_users=plan.test_users,
             history=(low, high),
             train_others=(_OPTIONS, _OPTIONS),
             test_others=_OPTIONS,

@@ -124,8 +124,8 @@ def _evaluate(
     """Score by `lm_eval`: base and simulator directly, what SFT and DPO made with decisions.
 
     Each ablation asks for every scene once more, and each order of the options too. So the
-    simulator alone is asked without the history, with another's and on placebo scenes, and in all
-    orders: it is the one that has to show taste, not a liking for a label.
+    simulator alone is asked without the history, with another's and on placebo scenes, and (with
+    `every_order`) in all orders: it is the one that has to show taste, not a liking for a label.
     """
     from usermirrorer.eval_harness.results import card_rows, read_results
 
@@ -142,6 +142,7 @@ def _evaluate(
             return {"rows": card_rows(read_results(output), name)}
 
         made_from = [release, model, tasks[name], plan.guided, plan.thought_tokens, plan.dtype]
+        made_from += [plan.every_order]
         rows += job.step(f"score {name}", made_from, work)["rows"]
     return rows
 
@@ -157,14 +158,14 @@ def _lm_eval(
 ) -> None:
     """Score a model by `lm_eval` on the first so many scenes of each task.
 
-    `whole`: with ablations, and with the options in every order.
+    `whole`: with ablations, and with the options in every order if the plan says so.
     """
     metadata = {
         "dataset": REPO,
         "dataset_revision": f"v{plan.version}",
         "guided": plan.guided,
         "ablations": whole,
-        "rotations": whole,
+        "rotations": whole and plan.every_order,
         "prompt_folder": str(PROMPTS),
     }
     scenes = {task: list(range(number)) for task, number in tasks.items()}

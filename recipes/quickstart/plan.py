@@ -31,6 +31,8 @@ class Plan:
     decision_scenes: int
     check_scenes: int
     test_scenes: int
+    test_users: float
+    every_order: bool
     history: tuple[int, int]
     decision_test_scenes: int
     samples: int

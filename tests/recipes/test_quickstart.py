@@ -37,6 +37,7 @@ def options(raw: Path, model: Path, encoder: Path) -> dict:
         "decision_scenes": 24,
         "check_scenes": 20,
         "test_scenes": 12,
+        "every_order": True,
         "decision_test_scenes": 3,
         "samples": 3,
         "thought_tokens": 18,
@@ -48,7 +49,10 @@ def options(raw: Path, model: Path, encoder: Path) -> dict:
 
 
 def command(out: Path, settings: dict) -> list[str]:
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    words = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in settings.items()
+    ]
     return [sys.executable, "-m", "usermirrorer.recipes.cli", "quickstart", f"--out={out}", *words]
 
 
