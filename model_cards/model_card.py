@@ -9,7 +9,6 @@ Texts that come from data (names, ids, licences) are escaped, so that none can b
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -534,7 +533,7 @@ def _scenes(scores: Sequence[Row], repo_id: str) -> list[str]:
         parts = [f"{row['n']:,} scenes of {row['users']:,} users"] if "users" in row else []
         parts += [f"exposures: {', '.join(modes)}"] if modes else []
         parts += [f"time since the history: {tell_gaps(gaps)}"] if gaps else []
-        if json.loads(row.get("settings") or "{}").get("rotations"):
+        if '"rotations": true' in str(row.get("settings")):
             parts.append("asked with the options in every order (rotations), ablations in one")
         if parts:
             told.append(f"{title_of(row['task'])}: {'; '.join(parts)}")

@@ -71,7 +71,12 @@ _OPTIONS = (
     click.option("--decision-scenes", default=12, help="Scenes that both models decide on."),
     click.option("--check-scenes", default=48, help="Scenes to compare the two models on."),
     click.option("--test-scenes", default=240, help="Test scenes, scored directly."),
-    click.option("--test-users", default=0.1, help="Share of users set aside for them."),
+    click.option(
+        "--test-users",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.1,
+        help="Share of users set aside for them.",
+    ),
     click.option(
         "--every-order/--one-order",
         default=False,

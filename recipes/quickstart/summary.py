@@ -72,10 +72,12 @@ def learnt(job: Job, plan: Plan, facts: Row) -> Row:
 
 
 def _added(job: Job, told: Mapping[str, Any], users: list[str], ids: list[str]) -> Row:
-    """Return baseline -> what the simulator knows beyond it."""
+    """Return baseline -> what the simulator knows beyond it; {} of one user's scenes alone."""
     from usermirrorer.eval_harness.added import added
     from usermirrorer.eval_harness.analysis.answers import read_run
 
+    if len(set(users)) < 2:
+        return {}
     answers = read_run(str(job.out / "scores" / "simulator")).answers
     truths = [answers[name].scene.answer for name in ids]
     likely = [answers[name].expected for name in ids]
