@@ -92,7 +92,7 @@ def train(job: Job, strategy: str, simulator: str, steps: int) -> Path:
         command += ["--model_name_or_path", str(before), "--max_steps", str(steps)]
         command += ["--dataset_name", str(job.out / "pairs" / f"{strategy}.parquet")]
         command += ["--stage", STRATEGIES[strategy].mode, "--output_dir", str(folder)]
-        command += ["--bf16", str(fast_dtype() == "bfloat16").lower()]
+        command += ["--use_cpu", "true", "--bf16", str(fast_dtype() == "bfloat16").lower()]
         job.call(f"{strategy}: accelerate launch recipes/{stage}.py", command)
         before = folder
     return before

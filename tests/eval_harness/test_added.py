@@ -65,6 +65,17 @@ def test_noise_adds_nothing_since_weights_are_of_other_users():
     assert sum(gain < 0 for gain in gains) >= 4
 
 
+def test_no_scene_is_judged_by_weights_that_its_own_user_fitted():
+    """Of two people a simulator is right of one and wrong of the other: each refutes the other."""
+    world = scenes(6)
+    half = len(world["users"]) // 2
+    wrong = [1 / row / (1 / row).sum() for row in world["second"][half:]]
+    world["second"][half:] = wrong
+    users = ["right"] * half + ["wrong"] * (len(world["users"]) - half)
+    got = added(world["first"], world["second"], world["answers"], users)
+    assert got.bits.difference < -0.2
+
+
 def test_a_baseline_without_scores_shows_all_that_the_simulator_knows():
     world = scenes(3)
     chance = [np.zeros(5) for _ in world["first"]]
