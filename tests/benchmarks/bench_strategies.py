@@ -6,9 +6,10 @@
 Takes a simulator that was trained on behaviors and scenes of users that it was not trained on
 (`bench_learning` leaves both). One part of these users' scenes is decided on by the base model and
 by the simulator; each strategy picks so many pairs from the same candidates, and each set trains
-the simulator further: SFT on the chosen responses, then DPO. All are scored by `lm_eval` on the
-same scenes of the other users: by decision processes, `random_direct` by the likeliest label. The
-differences to `random` are paired by scene, by user. A killed run goes on where it was.
+the simulator further: SFT on the chosen responses, then DPO (unless `--stages sft`). All are scored
+by `lm_eval` on the same scenes of the other users: by decision processes, `random_direct` by the
+likeliest label. The differences to `random` are paired by scene, by user. A killed run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -81,10 +82,10 @@ def distil(job: Job, strategy: str, base: str, pairs: int, tokens: int) -> dict[
     return {"pairs": len(read_table(target)), "file": file_hash(target)}
 
 
-def train(job: Job, strategy: str, simulator: str, steps: int) -> Path:
+def train(job: Job, strategy: str, simulator: str, steps: int, stages: list[str]) -> Path:
     """SFT on the chosen responses of a strategy's pairs, then DPO on the pairs."""
     before = Path(simulator)
-    for stage in ("sft", "dpo"):
+    for stage in stages:
         folder = job.out / "models" / f"{strategy}-{stage}"
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(RECIPES / "accelerate" / "cpu.yaml")]
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3, help="decisions per scene and model")
     parser.add_argument("--tokens", type=int, default=48, help="of the longest decision process")
     parser.add_argument("--steps", type=int, default=8, help="of SFT, and of DPO, of 4 rows each")
+    parser.add_argument("--stages", nargs="+", choices=["sft", "dpo"], default=["sft", "dpo"])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     asked = parser.parse_args()
     job, base = Job(asked.out), assets.resolve_model("smollm2-135m-instruct")
@@ -172,10 +174,12 @@ def main() -> None:
             [decided, asked.pairs],
             partial(distil, job, strategy, base, asked.pairs, asked.tokens),
         )
-        model = train(job, strategy, simulator, asked.steps)  # the recipe knows a finished run
+        model = train(
+            job, strategy, simulator, asked.steps, asked.stages
+        )  # the recipe knows a finished run
         job.step(
             f"{strategy} score",
-            [picked, asked.steps, *size],
+            [picked, asked.steps, asked.stages, *size],
             partial(score, job, strategy, model, mode, *size),
         )
         names[strategy] = mode
