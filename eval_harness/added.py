@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usermirrorer.builders.common.choice import top_choice
-from usermirrorer.eval_harness.metrics import Comparison, paired_test
+from usermirrorer.builders.decisions.uncertainty import softmax
+from usermirrorer.eval_harness.metrics import Comparison, log_loss, paired_test
 
-FOLDS = 5
+_FOLDS = 5
 #: Keeps weights finite where a score is always right; too small to matter otherwise.
 _RIDGE = 1e-3
 _LEAST = 1e-6
@@ -64,18 +65,18 @@ def added(
     number = {user: n for n, user in enumerate(dict.fromkeys(users))}
     if len(number) < 2:
         raise ValueError("scenes of one user alone leave nobody to fit on")
-    fold = np.array([number[user] for user in users]) % FOLDS
+    fold = np.array([number[user] for user in users]) % _FOLDS
     scores = _padded(baseline, 0.0)
     own = np.log(np.maximum(_padded(simulator, 1.0), _LEAST))
-    there = _padded([np.ones(len(np.asarray(row))) for row in baseline], 0.0) > 0
+    there = np.arange(scores.shape[1]) < np.array([[len(np.asarray(row))] for row in baseline])
     if scores.shape != own.shape or {len(answers), len(users)} != {len(scores)}:
         raise ValueError("baseline and simulator do not speak of the same scenes")
     truth = np.asarray(answers)
     alone = _out_of_fold(scores[:, :, None], there, truth, fold)
     both = _out_of_fold(np.stack([scores, own], axis=2), there, truth, fold)
-    rows = np.arange(len(truth))
-    lost = [-np.log2(np.maximum(p[rows, truth], 1e-12)) for p in (alone, both)]
-    right = [[top_choice(p[n, there[n]], truth[n]) for n in rows] for p in (alone, both)]
+    told = [[p[n, there[n]] for n in range(len(truth))] for p in (alone, both)]
+    lost = [np.array([log_loss(*one) for one in zip(p, truth, strict=True)]) for p in told]
+    right = [[top_choice(*one) for one in zip(p, truth, strict=True)] for p in told]
     return Added(
         bits=paired_test(lost[1], lost[0], users),
         points=paired_test(right[0], right[1], users),
@@ -120,6 +121,4 @@ def _fit(x: Floats, there: NDArray, truth: NDArray) -> Floats:
 
 
 def _probabilities(x: Floats, there: NDArray, weights: Floats) -> Floats:
-    utility = np.where(there, x @ weights, -np.inf)
-    likely = np.exp(utility - utility.max(axis=1, keepdims=True))
-    return likely / likely.sum(axis=1, keepdims=True)
+    return softmax(np.where(there, x @ weights, -np.inf))

@@ -208,13 +208,14 @@ def _unjudged(why: str) -> dict[str, Any]:
 
 def _side(lists: dict[str, Lists], split: str, common: list[str], has: dict) -> _Side:
     test = lists[split]
-    scores = _scores(lists, split, has)
-    guesses = cues(test, common, has[id(test)])
-    return _Side(
-        test,
-        {name: test.hits(values) for name, values in scores.items()},
-        {name: test.hits(values) for name, values in guesses.items()},
-    )
+    with ThreadPoolExecutor(1) as pool:  # cues are looked at while learners learn
+        scores = pool.submit(_scores, lists, split, has)
+        guesses = cues(test, common, has[id(test)])
+        return _Side(
+            test,
+            {name: test.hits(values) for name, values in scores.result().items()},
+            {name: test.hits(values) for name, values in guesses.items()},
+        )
 
 
 def _scores(lists: dict[str, Lists], split: str, has: dict) -> dict[str, np.ndarray]:

@@ -118,7 +118,7 @@ def verdict(learnt: Mapping[str, Any]) -> str:
     text = "; ".join(parts) + "."
     knows = {name: row["bits"]["low"] > 0 for name, row in learnt["added"].items()}
     if more := [name for name, known in knows.items() if known]:
-        text += f" Read together with each, it knows more than {_and(more)}"
+        text += f" Read together with each, it adds to {_and(more)}"
         less = [name for name, known in knows.items() if not known]
         text += f"; not shown for {_and(less)}." if less else "."
     swapped = learnt["against"].get(_SIMULATOR["acc_swapped"])

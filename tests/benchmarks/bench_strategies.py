@@ -30,7 +30,6 @@ from usermirrorer.builders.common import assets
 from usermirrorer.builders.common.models import fast_dtype
 from usermirrorer.builders.common.storage import (
     file_hash,
-    read_json,
     read_table,
     write_json,
     write_table,
@@ -166,7 +165,7 @@ def main() -> None:
     counts = job.step("deal", made_from, lambda: deal(job, scenes, asked.decided, asked.scored))
     made_from = [*made_from, assets.model_revision(simulator), *size]
     decided = job.step("decide", made_from, lambda: decide(job, base, simulator, *size))
-    names = {}
+    names, pairs = {}, {}
     for strategy in dict.fromkeys(["random", *asked.strategies]):
         mode = STRATEGIES[strategy].mode
         picked = job.step(
@@ -174,9 +173,9 @@ def main() -> None:
             [decided, asked.pairs],
             partial(distil, job, strategy, base, asked.pairs, asked.tokens),
         )
-        model = train(
-            job, strategy, simulator, asked.steps, asked.stages
-        )  # the recipe knows a finished run
+        pairs[strategy] = picked["pairs"]
+        # The recipe knows a finished run itself.
+        model = train(job, strategy, simulator, asked.steps, asked.stages)
         job.step(
             f"{strategy} score",
             [picked, asked.steps, asked.stages, *size],
@@ -191,8 +190,6 @@ def main() -> None:
         )
         names[f"{BEFORE}-{mode}"] = mode
     rows = table(job, names)
-    pairs = {s: read_json(job.out / "steps" / f"{s} pairs.json")["facts"]["pairs"] for s in names
-             if s in STRATEGIES}  # fmt: skip
     write_json(job.out / "strategies.json", {"scenes": counts, "pairs": pairs, "rows": rows})
     for row in rows:
         print(json.dumps(row), flush=True)
