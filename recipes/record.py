@@ -80,13 +80,15 @@ class Metrics(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop the lines that will be computed again."""
+        """Drop the lines that will be computed again; say if a run ends before it is warm."""
         self._start, self.meter = time.monotonic(), energy.of_this_machine()
         kept = [line for line in self.read() if line["step"] <= state.global_step]
         self._spent = kept[-1] if kept else self._spent
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            if told := all_warm_up(state.max_steps, args.get_warmup_steps(state.max_steps)):
+                print(f"warning: --warmup_steps: {told}", file=sys.stderr)
 
     def on_log(
         self,
@@ -262,6 +264,20 @@ def _weights_hash(folder: Path) -> str:
             file.seek(max(0, size - 2**20))
             parts.append([path.name, size, fingerprint([head.hex(), file.read().hex()])])
     return fingerprint(parts)
+
+
+def all_warm_up(steps: int, warm_up: int) -> str:
+    """Return what is wrong with a run whose every step is warm-up, "" with others.
+
+    Args:
+        steps: Of the whole run.
+        warm_up: Steps of them before the learning rate is reached; the first of them has none.
+    """
+    if warm_up < steps:
+        return ""
+    if steps == 1:
+        return "the only step is the first of warm-up, with a learning rate of 0: nothing is learnt"
+    return f"all {steps} steps are warm-up: the learning rate is never reached"
 
 
 def hyperparameters(stage: str, arguments: Arguments) -> dict[str, Any]:

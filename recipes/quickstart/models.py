@@ -107,7 +107,7 @@ def _train(job: Job, plan: Plan, facts: Row, environment: dict[str, str]) -> Row
         target = folder / stage
 
         def work(stage: str = stage, steps: int = steps, before: str = before) -> Row:
-            more = [*data, "--max_steps", str(steps)]
+            more = [*data, "--max_steps", str(steps), "--warmup_steps", str(steps // 10)]
             recipe(job, plan, stage, stage, before, str(folder / stage), more, environment)
             record = storage.read_json(folder / stage / "train_run.json")
             return {"folder": str(folder / stage), "revision": record["key"]}

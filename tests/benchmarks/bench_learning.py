@@ -7,9 +7,10 @@ Builds exchangeable scenes of MovieLens-100K, trains SmolLM2-135M-Instruct on th
 and the prompts in `recipes/smollm2-135m-instruct/direct_compact/`, and scores each, and the base,
 by `lm_eval` on the same scenes of test users: with the history, without it, with another user's.
 Smaller sets are parts of larger ones. A last model is trained on placebo targets, from which there
-is nothing of a person to be learnt. Beside them stand the scenes' baselines, scene by scene. A
-killed run goes on where it was. Options that are not its own go to the recipe, e.g.
-`--learning_rate 1e-4`.
+is nothing of a person to be learnt: on scenes at random, since scenes taken by agreement are those
+whose history speaks for the target, whoever took it (`--max_pairs_by agreement` shows that).
+Beside them stand the scenes' baselines, scene by scene. A killed run goes on where it was. Options
+that are not its own go to the recipe, e.g. `--learning_rate 1e-4`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,11 @@ def train(job: Job, base: str, name: str, scenes: str, size: int, more: list[str
     return folder
 
 
-def score(job: Job, name: str, model: str, limit: int) -> dict[str, Any]:
+def score(job: Job, name: str, model: str, limit: int, every_order: bool) -> dict[str, Any]:
     """Score by lm_eval on the first `limit` test scenes, with all ablations."""
     output = job.out / "scores" / name
     scenes = {"dataset": str(job.out / "scenes" / "test.parquet"), "prompt_folder": str(PROMPTS)}
-    scenes |= {"rotations": True}
+    scenes |= {"rotations": every_order}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={model},dtype={fast_dtype()}", "--tasks", TASK]
     command += ["--limit", str(limit), "--apply_chat_template", "--batch_size", "32"]
@@ -151,6 +153,9 @@ def main() -> None:
     parser.add_argument("--scored", type=int, help="score the first so many of them (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--one_order", action="store_true", help="score the options in one order, not in every"
+    )
+    parser.add_argument(
         "--placebo_size",
         type=int,
         help="placebo targets to train on (default: the largest size; 0: train on none)",
@@ -166,17 +171,18 @@ def main() -> None:
         told[scene["scene_id"]]["years"] = years(scene)
     base = assets.resolve_model("smollm2-135m-instruct")
     limit = min(made["test"]["scenes"], asked.scored or made["test"]["scenes"])
-    runs = [(str(size), "train.parquet", size) for size in sorted(asked.sizes)]
+    runs = [(str(size), "train.parquet", size, more) for size in sorted(asked.sizes)]
     if placebo := largest if asked.placebo_size is None else asked.placebo_size:
-        runs.append((f"placebo-{placebo}", "placebo_train.parquet", placebo))
+        at_random = ["--max_pairs_by", "random", *more]
+        runs.append((f"placebo-{placebo}", "placebo_train.parquet", placebo, at_random))
     curve = {}
-    for name, scenes, size in [("base", "", 0), *runs]:
+    for name, scenes, size, options in [("base", "", 0, more), *runs]:
         # The recipe knows a finished run itself.
-        model = str(train(job, base, name, scenes, size, more)) if size else base
+        model = str(train(job, base, name, scenes, size, options)) if size else base
         job.step(
             f"score {name}",
-            [made["files"], assets.model_revision(model), limit],
-            lambda name=name, model=model: score(job, name, model, limit),
+            [made["files"], assets.model_revision(model), limit, asked.one_order],
+            partial(score, job, name, model, limit, not asked.one_order),
         )
         curve[name] = point(job, name, told)
         print(json.dumps({"model": name, **curve[name]}), flush=True)

@@ -163,6 +163,7 @@ def main() -> None:
     made_from = [file_hash(asked.scenes), asked.decided, asked.scored]
     scenes = read_table(asked.scenes)
     counts = job.step("deal", made_from, lambda: deal(job, scenes, asked.decided, asked.scored))
+    scored = file_hash(job.out / "score.parquet")
     made_from = [*made_from, assets.model_revision(simulator), *size]
     decided = job.step("decide", made_from, lambda: decide(job, base, simulator, *size))
     names, pairs = {}, {}
@@ -178,7 +179,7 @@ def main() -> None:
         model = train(job, strategy, simulator, asked.steps, asked.stages)
         job.step(
             f"{strategy} score",
-            [picked, asked.steps, asked.stages, *size],
+            [picked, asked.steps, asked.stages, scored, *size],
             partial(score, job, strategy, model, mode, *size),
         )
         names[strategy] = mode

@@ -94,6 +94,24 @@ def test_full_fine_tuning_in_direct_mode_learns_its_rows(tiny_model, scenes, tmp
     assert run["results"]["final_loss"] < 0.5 * run["results"]["first_loss"]
 
 
+def test_a_run_that_ends_within_its_warm_up_says_so(tiny_model, scenes, tmp_path, capsys):
+    told = {}
+    for steps in (1, 2, 3):  # two of warm-up
+        output = tmp_path / str(steps)
+        sft.main([*words("sft", tiny_model, scenes, output, steps=steps), "--stage", "direct"])
+        said = [line for line in capsys.readouterr().err.splitlines() if "--warmup_steps" in line]
+        told[steps] = said[0] if said else ""
+    assert "nothing is learnt" in told[1] and "all 2 steps are warm-up" in told[2] and not told[3]
+    same, moved = (
+        torch.equal(
+            AutoModelForCausalLM.from_pretrained(tmp_path / steps).lm_head.weight,
+            AutoModelForCausalLM.from_pretrained(tiny_model).lm_head.weight,
+        )
+        for steps in ("1", "2")
+    )
+    assert same and not moved
+
+
 def test_layers_before_the_last_ones_stay_as_they_are(tiny_model, scenes, tmp_path):
     more = ["--stage", "direct", "--train_last_layers", "1"]
     output = sft.main([*words("sft", tiny_model, scenes, tmp_path / "last"), *more])
