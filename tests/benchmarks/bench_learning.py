@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -76,6 +77,7 @@ def train(job: Job, base: str, name: str, scenes: str, size: int, more: list[str
 def score(job: Job, name: str, model: str, limit: int, every_order: bool) -> dict[str, Any]:
     """Score by lm_eval on the first `limit` test scenes, with all ablations."""
     output = job.out / "scores" / name
+    shutil.rmtree(output, ignore_errors=True)  # of a run that asked for other scenes or orders
     scenes = {"dataset": str(job.out / "scenes" / "test.parquet"), "prompt_folder": str(PROMPTS)}
     scenes |= {"rotations": every_order}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -101,6 +102,7 @@ def train(job: Job, strategy: str, simulator: str, steps: int, stages: list[str]
 def score(job: Job, name: str, model: Path, mode: str, samples: int, tokens: int) -> dict[str, Any]:
     """Score on `score.parquet` by `lm_eval`."""
     output = job.out / "scores" / name
+    shutil.rmtree(output, ignore_errors=True)  # of a run that asked for other scenes or orders
     metadata = {
         "dataset": str(job.out / "score.parquet"),
         "prompt_folder": str(PROMPTS),
