@@ -87,7 +87,9 @@ class Metrics(TrainerCallback):
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            if told := all_warm_up(state.max_steps, args.get_warmup_steps(state.max_steps)):
+            plain = args.lr_scheduler_type in ("constant", "reduce_lr_on_plateau")  # no warm-up
+            warm_up = 0 if plain else args.get_warmup_steps(state.max_steps)
+            if told := all_warm_up(state.max_steps, warm_up):
                 print(f"warning: --warmup_steps: {told}", file=sys.stderr)
 
     def on_log(

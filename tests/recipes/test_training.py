@@ -102,6 +102,9 @@ def test_a_run_that_ends_within_its_warm_up_says_so(tiny_model, scenes, tmp_path
         said = [line for line in capsys.readouterr().err.splitlines() if "--warmup_steps" in line]
         told[steps] = said[0] if said else ""
     assert "nothing is learnt" in told[1] and "all 2 steps are warm-up" in told[2] and not told[3]
+    asked = words("sft", tiny_model, scenes, tmp_path / "constant", steps=1)
+    sft.main([*asked, "--stage", "direct", "--lr_scheduler_type", "constant"])  # has no warm-up
+    assert "--warmup_steps" not in capsys.readouterr().err
     same, moved = (
         torch.equal(
             AutoModelForCausalLM.from_pretrained(tmp_path / steps).lm_head.weight,
