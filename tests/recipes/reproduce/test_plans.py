@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from usermirrorer.builders.common.errors import UserError
+from usermirrorer.recipes.record import all_warm_up
 from usermirrorer.recipes.reproduce.cells import KINDS
 from usermirrorer.recipes.reproduce.commands import reproduce
 from usermirrorer.recipes.reproduce.estimates import needed_parts
@@ -14,6 +18,7 @@ from usermirrorer.recipes.reproduce.plan import SCALES, read
 from usermirrorer.recipes.reproduce.published import printed
 from usermirrorer.recipes.reproduce.runner import Run
 
+CHECKOUT = Path(__file__).parents[3]
 ITEMS = {"figure2", "figure3", "table5", "table6", "table1", "figure5", "table2", "figure6"}
 ITEMS |= {"figure7", "table10", "table11", "table12", "table13", "table14", "table3", "table9"}
 ITEMS |= {"table7"}
@@ -41,6 +46,24 @@ def test_a_dry_run_prints_every_command_and_names_what_is_missing(scale, tmp_pat
     else:
         assert isinstance(done.exception, UserError)
         assert "missing: data kuairec, for step scenes-kuairec-" in done.output
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_no_run_ends_within_its_warm_up(scale):
+    """Or the models that a page compares would be the one they started from."""
+    read_steps = 0
+    for step in read(scale).steps.values():
+        said = dict(
+            zip(step.words, step.words[1:], strict=False)
+        )  # of a flag given twice, the last
+        if "--config" not in said:
+            continue
+        config = yaml.safe_load((CHECKOUT / said["--config"]).read_text())
+        steps = int(said.get("--max_steps", -1))
+        warm_up = float(said.get("--warmup_steps", config.get("warmup_steps", 0)))
+        assert steps < 1 or not all_warm_up(steps, int(warm_up)), step.name
+        read_steps += 1
+    assert read_steps > 20
 
 
 def test_items_of_the_same_runs_share_their_steps():
