@@ -53,9 +53,8 @@ def test_no_run_ends_within_its_warm_up(scale):
     """Or the models that a page compares would be the one they started from."""
     read_steps = 0
     for step in read(scale).steps.values():
-        said = dict(
-            zip(step.words, step.words[1:], strict=False)
-        )  # of a flag given twice, the last
+        # Of a flag that is given twice, the last.
+        said = dict(zip(step.words, step.words[1:], strict=False))
         if "--config" not in said:
             continue
         config = yaml.safe_load((CHECKOUT / said["--config"]).read_text())
