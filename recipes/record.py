@@ -275,7 +275,7 @@ def all_warm_up(steps: int, warm_up: int) -> str:
         steps: Of the whole run.
         warm_up: Steps of them before the learning rate is reached; the first of them has none.
     """
-    if warm_up == 0 or warm_up < steps:
+    if warm_up < steps:
         return ""
     if steps == 1:
         return "the only step is the first of warm-up, with a learning rate of 0: nothing is learnt"

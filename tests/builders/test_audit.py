@@ -521,8 +521,9 @@ def test_the_audit_tells_the_exposures_of_the_paper_from_exchangeable_ones(of_mo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "scenes"),
-    # Many items for one person: a placebo's target is one that this person never takes, and where
-    # people take a fifth of all items that alone makes it rarer than the other options.
+    # Many items for one person: a placebo's target is one that this person never takes, its other
+    # options only ones that were not taken yet, which is another rule where people take a fifth of
+    # all items. With 150 items here one draw of six was called a tell, with 600 none of twenty.
     [(n, Size(200, 600, 6_000), (600, 200)) for n in PUBLISHED if n != "mind"]
     # Most artists were tagged by few, so that counting them twice is seen at once.
     + [("lastfm", Size(800, 4_000, 60_000), (3_000, 1_500))],

@@ -54,7 +54,8 @@ def test_a_machine_without_a_meter_that_may_be_read_gives_no_number(machine, mon
 def trained(path: Path, machine: Path, steps: range) -> Metrics:
     """Log `steps`, each of which takes 5 joules, as a trainer does from a checkpoint on."""
     metrics, arguments = Metrics(path), SFTConfig(output_dir=str(path.parent), bf16=False)
-    state, control = TrainerState(global_step=steps.start - 1), TrainerControl()
+    state = TrainerState(global_step=steps.start - 1, max_steps=steps.stop - 1)
+    control = TrainerControl()
     metrics.on_train_begin(arguments, state, control)
     for step in steps:
         use(machine, "intel-rapl:0", 900 + 5 * step)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from tests.product import ROOT
 from usermirrorer.builders.common.errors import UserError
 from usermirrorer.recipes.record import all_warm_up
 from usermirrorer.recipes.reproduce.cells import KINDS
@@ -18,7 +17,6 @@ from usermirrorer.recipes.reproduce.plan import SCALES, read
 from usermirrorer.recipes.reproduce.published import printed
 from usermirrorer.recipes.reproduce.runner import Run
 
-CHECKOUT = Path(__file__).parents[3]
 ITEMS = {"figure2", "figure3", "table5", "table6", "table1", "figure5", "table2", "figure6"}
 ITEMS |= {"figure7", "table10", "table11", "table12", "table13", "table14", "table3", "table9"}
 ITEMS |= {"table7"}
@@ -57,10 +55,10 @@ def test_no_run_ends_within_its_warm_up(scale):
         said = dict(zip(step.words, step.words[1:], strict=False))
         if "--config" not in said:
             continue
-        config = yaml.safe_load((CHECKOUT / said["--config"]).read_text())
+        config = yaml.safe_load((ROOT / said["--config"]).read_text())
         steps = int(said.get("--max_steps", -1))
-        warm_up = float(said.get("--warmup_steps", config.get("warmup_steps", 0)))
-        assert steps < 1 or not all_warm_up(steps, int(warm_up)), step.name
+        warm_up = int(said.get("--warmup_steps", config.get("warmup_steps", 0)))
+        assert steps < 1 or not all_warm_up(steps, warm_up), step.name
         read_steps += 1
     assert read_steps > 20
 
